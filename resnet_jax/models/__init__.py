@@ -1,0 +1,8 @@
+"""Residual networks as pure functions of (variables, images); jax and flax only."""
+
+from resnet_jax.models.blocks import BlockDesign
+from resnet_jax.models.errors import InputError
+from resnet_jax.models.registry import create_model, list_models
+from resnet_jax.models.resnet import ResNet
+
+__all__ = ['BlockDesign', 'InputError', 'ResNet', 'create_model', 'list_models']

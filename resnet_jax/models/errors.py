@@ -1,0 +1,37 @@
+"""The one kind of error that is the caller's to mend.
+
+It lives with the models because imports in this package go one way and all may import models.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: a name, value, file or folder that the caller gave.
+
+    The message is one line that says what was wrong, where, and what to do. The command line prints
+    it without a traceback and exits with code 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that is not among the known ones, showing the nearest.
+
+    Args:
+      kind: what the name names, for the message, e.g. 'model'.
+      name: the name given.
+      known: all valid names.
+
+    Returns:
+      The error, to be raised by the caller.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    if near:
+        hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
+    elif len(known) <= 12:
+        hint = 'known: ' + ', '.join(known)
+    else:
+        hint = f'there are {len(known)}, such as ' + ', '.join(known[:5])
+    return InputError(f'unknown {kind} {name!r}; {hint}')

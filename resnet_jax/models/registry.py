@@ -1,0 +1,137 @@
+"""Every model by name: a row of plain values, with its source.
+
+Papers: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
+"""
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+import jax.numpy as jnp
+
+from resnet_jax.models.blocks import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
+from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.models.resnet import ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A registered model.
+
+    Attributes:
+      settings: arguments of `ResNet`.
+      paper: where it comes from.
+      image_size: height and width of the images that it was published for, in pixels.
+    """
+
+    settings: dict[str, Any]
+    paper: str
+    image_size: int
+
+
+def _imagenet(stage_sizes: tuple[int, ...], block: BlockDesign, paper: str) -> Row:
+    return Row({'stage_sizes': stage_sizes, 'block': block, 'num_classes': 1000}, paper, 224)
+
+
+def _cifar(depth: int, block: BlockDesign, paper: str) -> Row:
+    # he2015, section 4.2: three stages of n blocks of two convolutions, depth 6n + 2, with 16, 32
+    # and 64 channels; with bottlenecks (he2016) 9n + 2.
+    blocks, rest = divmod(depth - 2, 3 * len(block.kernels))
+    assert rest == 0, depth
+    settings = {
+        'stage_sizes': (blocks,) * 3,
+        'block': block,
+        'num_classes': 10,
+        'stem': 'cifar',
+        'stem_width': 16,
+        'width': 16,
+    }
+    return Row(settings, paper, 32)
+
+
+def _preact(block: BlockDesign) -> BlockDesign:
+    return dataclasses.replace(block, placement='full_preact')
+
+
+# he2015, table 1; 200 from he2016, section 4.
+_STAGES = {
+    18: ((2, 2, 2, 2), BASIC),
+    34: ((3, 4, 6, 3), BASIC),
+    50: ((3, 4, 6, 3), BOTTLENECK),
+    101: ((3, 4, 23, 3), BOTTLENECK),
+    152: ((3, 8, 36, 3), BOTTLENECK),
+    200: ((3, 24, 36, 3), BOTTLENECK),
+}
+_PLAIN = dataclasses.replace(BASIC, shortcut='none')
+_OPTION_A = dataclasses.replace(BASIC, shortcut='zero_pad')
+
+MODELS: dict[str, Row] = {
+    # The stride of a bottleneck on its 3x3, as in torchvision ("v1.5") ...
+    **{f'resnet{d}': _imagenet(*_STAGES[d], 'he2015') for d in (18, 34, 50, 101, 152)},
+    'resnet200': _imagenet(*_STAGES[200], 'he2016'),
+    # ... and on the first 1x1, as in the paper.
+    **{f'resnet{d}_v1': _imagenet(_STAGES[d][0], BOTTLENECK_V1, 'he2015') for d in (50, 101, 152)},
+    **{f'plain{d}': _imagenet(_STAGES[d][0], _PLAIN, 'he2015') for d in (18, 34)},
+    **{
+        f'preact_resnet{d}': _imagenet(stages, _preact(block), 'he2016')
+        for d, (stages, block) in _STAGES.items()
+    },
+    # he2015, section 4.2: option A on CIFAR.
+    **{
+        f'cifar_resnet{d}': _cifar(d, _OPTION_A, 'he2015')
+        for d in (8, 14, 20, 32, 44, 56, 110, 1202)
+    },
+    # he2016's bottleneck nets project, with the stride on the first 1x1 (the authors' release).
+    **{f'cifar_resnet{d}': _cifar(d, BOTTLENECK_V1, 'he2016') for d in (164, 1001)},
+    **{f'cifar_plain{d}': _cifar(d, _PLAIN, 'he2015') for d in (20, 32, 44, 56, 110)},
+    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(_OPTION_A), 'he2016') for d in (20, 56, 110)},
+    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(BOTTLENECK_V1), 'he2016') for d in (164, 1001)},
+}
+
+_BLOCK_FIELDS = {f.name for f in dataclasses.fields(BlockDesign)}
+_MODEL_FIELDS = {f.name for f in dataclasses.fields(ResNet)} - {'parent', 'name', 'block'}
+
+
+def model_row(name: str) -> Row:
+    """The row of a registered model; an unknown name is an `InputError` that shows the nearest."""
+    if name not in MODELS:
+        raise unknown_name('model', name, MODELS)
+    return MODELS[name]
+
+
+def create_model(
+    name: str, num_classes: int | None = None, dtype: Any = jnp.float32, **overrides: Any
+) -> ResNet:
+    """A registered model as a Flax module.
+
+    Args:
+      name: a name that `list_models` gives.
+      num_classes: number of logits; that of the paper's data set by default.
+      dtype: of the computation, e.g. `jnp.bfloat16`; parameters, statistics and logits are float32.
+      **overrides: any field of `ResNet` or of its `BlockDesign`, e.g. `placement='full_preact'`.
+
+    Returns:
+      The module, with `init(key, images, train=False)` and `apply(variables, images, train=...)`.
+
+    Raises:
+      InputError: for an unknown name, field or value.
+    """
+    settings = dict(model_row(name).settings)
+    known = _BLOCK_FIELDS | _MODEL_FIELDS
+    for field in overrides:
+        if field not in known:
+            raise unknown_name('model field', field, known)
+    block = {field: value for field, value in overrides.items() if field in _BLOCK_FIELDS}
+    settings |= {field: value for field, value in overrides.items() if field in _MODEL_FIELDS}
+    settings['stage_sizes'] = tuple(settings['stage_sizes'])  # a config gives a list
+    if num_classes is not None:
+        settings['num_classes'] = num_classes
+    if settings['num_classes'] < 1:
+        raise InputError(f'num_classes must be at least 1, got {settings["num_classes"]}')
+    settings['block'] = dataclasses.replace(settings['block'], **block)
+    return ResNet(**settings, dtype=dtype)
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Names of the registered models that match a shell pattern, in the registry's order."""
+    return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]

@@ -1,0 +1,206 @@
+"""Every registered model has exactly the parameters that its source says."""
+
+import pytest
+
+from resnet_jax.models import InputError, create_model, list_models
+from resnet_jax.models.counting import count
+from resnet_jax.models.registry import MODELS, model_row
+
+
+def basic_net(stages, *, stem, width, classes, projection):
+    """Parameters of a net of two-convolution blocks, from he2015's table 1 and section 4.2."""
+    total = stem * stem * 3 * width + 2 * width
+    before = width
+    for stage, blocks in enumerate(stages):
+        c = width * 2**stage
+        for _ in range(blocks):
+            total += 9 * before * c + 9 * c * c + 4 * c
+            if projection and before != c:
+                total += before * c + 2 * c
+            before = c
+    return total + before * classes + classes
+
+
+def bottleneck_net(stages, *, stem, stem_width, width, classes):
+    """The same for 1x1-3x3-1x1 blocks with expansion 4 and projections."""
+    total = stem * stem * 3 * stem_width + 2 * stem_width
+    before = stem_width
+    for stage, blocks in enumerate(stages):
+        c = width * 2**stage
+        for _ in range(blocks):
+            total += before * c + 9 * c * c + 4 * c * c + 2 * (c + c + 4 * c)
+            if before != 4 * c:
+                total += before * 4 * c + 2 * 4 * c
+            before = 4 * c
+    return total + before * classes + classes
+
+
+def preact_change(stages, *, stem, widths, expansion, projection):
+    """What full pre-activation adds to the original: each norm moves before its convolution.
+
+    The stem's norm goes, the first norm of each block has the block's input channels, the norm
+    after each last convolution goes, one final norm comes, and projections lose theirs.
+    """
+    change, before = -2 * stem, stem
+    for blocks, c in zip(stages, widths, strict=True):
+        for _ in range(blocks):
+            change += 2 * before - 2 * expansion * c
+            if projection and before != expansion * c:
+                change -= 2 * expansion * c
+            before = expansion * c
+    return change + 2 * before
+
+
+def imagenet_preact(stages, bottleneck):
+    widths, expansion = (64, 128, 256, 512), 4 if bottleneck else 1
+    net = (
+        bottleneck_net(stages, stem=7, stem_width=64, width=64, classes=1000)
+        if bottleneck
+        else basic_net(stages, stem=7, width=64, classes=1000, projection=True)
+    )
+    return net + preact_change(stages, stem=64, widths=widths, expansion=expansion, projection=True)
+
+
+def cifar(n, projection=False):
+    return basic_net((n,) * 3, stem=3, width=16, classes=10, projection=projection)
+
+
+def cifar_bottleneck(n):
+    return bottleneck_net((n,) * 3, stem=3, stem_width=16, width=16, classes=10)
+
+
+TORCHVISION = 'torchvision model documentation'
+TIMM = 'timm resnetv2, batch-norm variant'
+OPTION_A = "he2015, table 6 (in millions) and REFERENCE counts of the authors' definition"
+# name -> (parameters, where the figure comes from)
+EXPECTED = {
+    'resnet18': (11_689_512, TORCHVISION),
+    'resnet34': (21_797_672, TORCHVISION),
+    'resnet50': (25_557_032, TORCHVISION),
+    'resnet101': (44_549_160, TORCHVISION),
+    'resnet152': (60_192_808, TORCHVISION),
+    'resnet200': (
+        bottleneck_net((3, 24, 36, 3), stem=7, stem_width=64, width=64, classes=1000),
+        'he2016, section 4: stages of 3, 24, 36, 3',
+    ),
+    'resnet50_v1': (25_557_032, 'as resnet50: a stride has no parameters'),
+    'resnet101_v1': (44_549_160, 'as resnet101'),
+    'resnet152_v1': (60_192_808, 'as resnet152'),
+    'plain18': (
+        11_689_512 - sum(c * 2 * c + 4 * c for c in (64, 128, 256)),
+        'resnet18 less three projections with their norms',
+    ),
+    'plain34': (
+        21_797_672 - sum(c * 2 * c + 4 * c for c in (64, 128, 256)),
+        'resnet34 less three projections with their norms',
+    ),
+    'preact_resnet18': (imagenet_preact((2, 2, 2, 2), False), 'closed form, he2016 section 3'),
+    'preact_resnet34': (imagenet_preact((3, 4, 6, 3), False), 'closed form, he2016 section 3'),
+    'preact_resnet50': (25_549_352, TIMM),
+    'preact_resnet101': (44_541_480, TIMM),
+    'preact_resnet152': (imagenet_preact((3, 8, 36, 3), True), 'closed form, he2016 section 3'),
+    'preact_resnet200': (imagenet_preact((3, 24, 36, 3), True), 'closed form, he2016 section 3'),
+    'cifar_resnet8': (cifar(1), 'closed form, he2015 section 4.2'),
+    'cifar_resnet14': (cifar(2), 'closed form, he2015 section 4.2'),
+    'cifar_resnet20': (269_722, OPTION_A),
+    'cifar_resnet32': (464_154, OPTION_A),
+    'cifar_resnet44': (658_586, OPTION_A),
+    'cifar_resnet56': (853_018, OPTION_A),
+    'cifar_resnet110': (1_727_962, OPTION_A),
+    'cifar_resnet1202': (19_421_274, OPTION_A),
+    'cifar_resnet164': (cifar_bottleneck(18), 'closed form, he2016 table 2 ("1.7M")'),
+    'cifar_resnet1001': (cifar_bottleneck(111), 'closed form, he2016 table 3 ("10.2M")'),
+    'cifar_plain20': (269_722, 'as cifar_resnet20: option A has no parameters'),
+    'cifar_plain32': (464_154, 'as cifar_resnet32'),
+    'cifar_plain44': (658_586, 'as cifar_resnet44'),
+    'cifar_plain56': (853_018, 'as cifar_resnet56'),
+    'cifar_plain110': (1_727_962, 'as cifar_resnet110'),
+    **{
+        f'cifar_preact_resnet{6 * n + 2}': (
+            cifar(n)
+            + preact_change((n,) * 3, stem=16, widths=(16, 32, 64), expansion=1, projection=False),
+            'closed form, he2016 section 3',
+        )
+        for n in (3, 9, 18)
+    },
+    'cifar_preact_resnet164': (1_703_258, "computed from he2016's definition"),
+    'cifar_preact_resnet1001': (10_327_706, "computed from he2016's definition"),
+}
+
+# Multiply-adds at 224 in units of 1e9, from torchvision's published table.
+MULTIPLY_ADDS = {
+    'resnet18': 1.814,
+    'resnet34': 3.664,
+    'resnet50': 4.089,
+    'resnet101': 7.801,
+    'resnet152': 11.514,
+}
+
+
+def test_every_name_has_an_expected_count():
+    assert set(EXPECTED) == set(list_models())
+
+
+@pytest.mark.parametrize('name', list_models())
+def test_parameters(name):
+    size = model_row(name).image_size
+    expected, source = EXPECTED[name]
+    assert count(create_model(name), (size, size, 3)).parameters == expected, source
+
+
+def test_closed_forms_agree_with_published_counts():
+    """The formulas above are only as good as their agreement with counts that others printed."""
+    stages = (3, 4, 6, 3)
+    assert bottleneck_net(stages, stem=7, stem_width=64, width=64, classes=1000) == 25_557_032
+    assert basic_net(stages, stem=7, width=64, classes=1000, projection=True) == 21_797_672
+    assert imagenet_preact(stages, bottleneck=True) == 25_549_352
+    assert cifar(18) == 1_727_962
+
+
+@pytest.mark.parametrize('name', MULTIPLY_ADDS)
+def test_multiply_adds(name):
+    counted = count(create_model(name), (224, 224, 3)).multiply_adds
+    assert counted / 1e9 == pytest.approx(MULTIPLY_ADDS[name], abs=5e-4)
+
+
+def test_multiply_adds_of_the_v1_stride_are_fewer_by_the_first_convolutions():
+    """he2015 runs each strided block's first 1x1 and its 3x3 ... at the smaller resolution."""
+    difference = (
+        count(create_model('resnet50'), (224, 224, 3)).multiply_adds
+        - count(create_model('resnet50_v1'), (224, 224, 3)).multiply_adds
+    )
+    # Only the first 1x1 of stages 2 to 4 moves from r^2 to (r / 2)^2 pixels.
+    expected = sum(
+        (r * r - (r // 2) ** 2) * c_in * c
+        for r, c_in, c in ((56, 256, 128), (28, 512, 256), (14, 1024, 512))
+    )
+    assert difference == expected
+
+
+def test_list_models_takes_a_pattern():
+    assert list_models('cifar_plain*') == [f'cifar_plain{d}' for d in (20, 32, 44, 56, 110)]
+    assert list_models('nothing*') == []
+
+
+def test_settings_of_a_row_are_not_shared():
+    create_model('resnet18', width=32)
+    assert 'width' not in MODELS['resnet18'].settings
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda: create_model('resnet5O'), "unknown model 'resnet5O'; did you mean 'resnet50'"),
+        (lambda: create_model('resnet18', placment='original'), "did you mean 'placement'"),
+        (lambda: create_model('resnet18', placement='full_preactivation'), "'full_preact'"),
+        (lambda: create_model('resnet18', shortcut='A'), 'unknown shortcut'),
+        (lambda: create_model('resnet18', stride_at=2), 'stride_at is the index'),
+        (lambda: create_model('resnet18', kernels=(2, 3)), 'kernels must be odd'),
+        (lambda: create_model('resnet18', num_classes=0), 'num_classes must be at least 1'),
+    ],
+)
+def test_bad_arguments_say_what_to_do(call, message):
+    with pytest.raises(InputError) as error:
+        call()
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
