@@ -1,0 +1,36 @@
+"""Data: sources, the order and reading of examples, preprocessing, augmentation on the device."""
+
+from resnet_jax.data.augment import augment, example_keys, random_crop, random_flip
+from resnet_jax.data.images import decode_image
+from resnet_jax.data.loader import (
+    batch_indices,
+    batch_positions,
+    epoch_order,
+    eval_batches,
+    load_arrays,
+    train_batches,
+)
+from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
+from resnet_jax.data.sources import Source, open_source, split_sizes
+from resnet_jax.data.workers import default_workers
+
+__all__ = [
+    'Preprocessing',
+    'Source',
+    'augment',
+    'batch_indices',
+    'batch_positions',
+    'decode_image',
+    'default_workers',
+    'epoch_order',
+    'eval_batches',
+    'example_keys',
+    'fit_mean',
+    'fit_std',
+    'load_arrays',
+    'open_source',
+    'random_crop',
+    'random_flip',
+    'split_sizes',
+    'train_batches',
+]

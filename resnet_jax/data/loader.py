@@ -1,0 +1,230 @@
+"""Examples in a fixed order: which ones make up a step, and reading them.
+
+The stream of training examples is epoch 0's order, then epoch 1's, and so on; step s takes the
+positions [s * B, (s + 1) * B) of it. The step number is therefore the whole state of the data, and
+no example is dropped at the end of an epoch.
+"""
+
+import concurrent.futures
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from resnet_jax.data.images import convert_channels, random_resized_crop
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.sources import Source
+from resnet_jax.data.workers import Batch, read_ahead, usable_cores
+from resnet_jax.models.errors import InputError
+
+# Streams of random numbers from one seed, kept apart by these numbers.
+ORDER_STREAM = 1
+CROP_STREAM = 2
+
+READ_TOGETHER = 256  # examples that one thread of load_arrays reads in one call
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order of the examples in an epoch.
+
+    Args:
+      seed: of the run, not negative.
+      epoch: from 0.
+      n: number of examples.
+
+    Returns:
+      A read-only permutation of range(n), int64 [n]; a function of the arguments alone (and of the
+      version of numpy, which may change its streams).
+    """
+    order = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(n)
+    order.flags.writeable = False
+    return order
+
+
+# An order is asked for at every step; threads that read ahead may be in the next epoch already.
+_recent_order = functools.lru_cache(maxsize=4)(epoch_order)
+
+
+def batch_positions(step: int, batch_size: int) -> np.ndarray:
+    """The positions in the stream of examples that a step takes, int64 [batch_size]."""
+    return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+
+
+def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
+    """The examples that a training step takes.
+
+    Args:
+      seed: of the run.
+      step: from 0.
+      batch_size: examples a step, at most `n`.
+      n: examples in the training set.
+
+    Returns:
+      int32 [batch_size], each in range(n).
+
+    Raises:
+      InputError: if the batch is larger than the data set.
+    """
+    _check_batch_size(batch_size, n)
+    epochs, places = np.divmod(batch_positions(step, batch_size), n)
+    indices = np.empty(batch_size, np.int32)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _recent_order(seed, int(epoch), n)[places[here]]
+    return indices
+
+
+def _check_batch_size(batch_size: int, n: int) -> None:
+    if not 0 < batch_size <= n:
+        raise InputError(
+            f'the batch of {batch_size} must be between 1 and the {n} examples of the data set; '
+            'change train.batch_size'
+        )
+
+
+def load_arrays(
+    source: Source, preprocessing: Preprocessing, progress: bool = True
+) -> dict[str, np.ndarray]:
+    """Reads a whole split into memory, in order, with a thread for each core.
+
+    Args:
+      source: the split.
+      preprocessing: its `prepare` is applied to each image.
+      progress: show a bar where standard error is a terminal and it takes over a second.
+
+    Returns:
+      {'image': uint8 [N, S, S, C], 'label': int32 [N]}.
+
+    Raises:
+      InputError: on an image that cannot be read or a label outside the classes.
+    """
+    arrays = _empty_batch(len(source), preprocessing)
+
+    def fill(start: int) -> int:
+        stop = min(start + READ_TOGETHER, len(source))
+        for i, example in enumerate(source.take(range(start, stop)), start):
+            arrays['image'][i] = preprocessing.prepare(example['image'])
+            arrays['label'][i] = example['label']
+        return stop - start
+
+    pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
+    title = f'{source.name} {source.split}'
+    bar = tqdm(total=len(source), desc=title, delay=1, disable=None if progress else True)
+    try:
+        for done in pool.map(fill, range(0, len(source), READ_TOGETHER)):
+            bar.update(done)
+    finally:
+        # On an error or an interrupt the chunks not yet begun are not read.
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return arrays
+
+
+def train_batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    workers: int = 0,
+    random_resized_crop: bool = False,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+) -> Iterator[Batch]:
+    """Streams the training batches of steps `first_step` to `last_step - 1`.
+
+    What a step gets is a function of (seed, step) alone: not of the number of workers, nor of where
+    the iterator began.
+
+    Args:
+      source: the training split.
+      preprocessing: gives the size and channels.
+      seed: of the run.
+      batch_size: examples a step.
+      first_step: the first step to read for, from 0.
+      last_step: the step to stop before.
+      workers: processes that read ahead; 0 for threads of this process.
+      random_resized_crop: cut a random box out of each image instead of the centre.
+      crop_scale: smallest and largest area of that box, as a fraction of the image.
+
+    Returns:
+      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B]}. Its close() stops the
+      workers, also when it is dropped half-way.
+
+    Raises:
+      InputError: if the batch is larger than the data set; while iterating, on an image that cannot
+        be read or a label outside the classes.
+    """
+    _check_batch_size(batch_size, len(source))
+    scale = crop_scale if random_resized_crop else None
+    make = functools.partial(_train_batch, source, preprocessing, seed, batch_size, scale)
+    return read_ahead(make, first_step, last_step, workers)
+
+
+def eval_batches(
+    source: Source, preprocessing: Preprocessing, batch_size: int, workers: int = 0
+) -> Iterator[Batch]:
+    """Streams a split once, in order.
+
+    Args:
+      source: the split.
+      preprocessing: its `prepare` is applied to each image.
+      batch_size: examples a batch.
+      workers: processes that read ahead; 0 for threads of this process.
+
+    Returns:
+      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B], 'mask': bool [B]}. The last
+      batch is filled up with black images of label 0 whose mask is False.
+
+    Raises:
+      InputError: while iterating, as `train_batches`.
+    """
+    if batch_size < 1:
+        raise InputError(f'batch_size must be positive, not {batch_size}')
+    make = functools.partial(_eval_batch, source, preprocessing, batch_size)
+    return read_ahead(make, 0, -(-len(source) // batch_size), workers)
+
+
+def _empty_batch(size: int, preprocessing: Preprocessing) -> Batch:
+    side, channels = preprocessing.image_size, preprocessing.channels
+    return {
+        'image': np.zeros((size, side, side, channels), np.uint8),
+        'label': np.zeros(size, np.int32),
+    }
+
+
+def _train_batch(
+    source: Source,
+    preprocessing: Preprocessing,
+    seed: int,
+    batch_size: int,
+    crop_scale: tuple[float, float] | None,
+    step: int,
+) -> Batch:
+    batch = _empty_batch(batch_size, preprocessing)
+    positions = batch_positions(step, batch_size)
+    examples = source.take(batch_indices(seed, step, batch_size, len(source)))
+    for i, (position, example) in enumerate(zip(positions, examples, strict=True)):
+        batch['label'][i] = example['label']
+        if crop_scale is None:
+            batch['image'][i] = preprocessing.prepare(example['image'])
+            continue
+        image = convert_channels(example['image'], preprocessing.channels)
+        rng = np.random.default_rng([seed, CROP_STREAM, int(position)])
+        size = preprocessing.image_size
+        batch['image'][i] = random_resized_crop(image, size, rng, scale=crop_scale)
+    return batch
+
+
+def _eval_batch(
+    source: Source, preprocessing: Preprocessing, batch_size: int, number: int
+) -> Batch:
+    first = number * batch_size
+    here = range(first, min(first + batch_size, len(source)))
+    batch = _empty_batch(batch_size, preprocessing)
+    for i, example in enumerate(source.take(here)):
+        batch['image'][i] = preprocessing.prepare(example['image'])
+        batch['label'][i] = example['label']
+    return batch | {'mask': np.arange(batch_size) < len(here)}

@@ -1,0 +1,22 @@
+"""Fixtures for all tests, and JAX made strict before any test imports it."""
+
+import os
+import pathlib
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> pathlib.Path:
+    """The folder of real data for tests; the test is skipped where it is absent."""
+    beside = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+    data = pathlib.Path(os.environ.get('RESNET_JAX_DATA', beside))
+    if not data.is_dir():
+        pytest.skip(f'no real data at {data}; set RESNET_JAX_DATA')
+    return data

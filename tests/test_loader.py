@@ -1,0 +1,255 @@
+import itertools
+import multiprocessing
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.data import (
+    Preprocessing,
+    batch_indices,
+    batch_positions,
+    default_workers,
+    epoch_order,
+    eval_batches,
+    load_arrays,
+    open_source,
+    train_batches,
+)
+from resnet_jax.models.errors import InputError
+
+DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
+COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())
+STREAM = {'seed': 3, 'batch_size': 7}
+
+
+def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
+    """Batches of a stream over 20 synthetic images, so that it runs through several epochs."""
+    source = open_source('synthetic', 'train[:20]')
+    return list(
+        train_batches(
+            source,
+            COLOUR,
+            **STREAM,
+            first_step=first,
+            last_step=last,
+            workers=workers,
+            random_resized_crop=crop,
+        )
+    )
+
+
+def assert_same(batches, others) -> None:
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], strict=True)
+
+
+def test_epoch_order_is_a_permutation_of_its_own():
+    orders = {(s, e): tuple(epoch_order(s, e, 100)) for s in range(3) for e in range(4)}
+    assert len(set(orders.values())) == 12
+    for order in orders.values():
+        assert sorted(order) == list(range(100))
+    assert tuple(epoch_order(1, 2, 100)) == orders[1, 2]
+
+
+def test_the_stream_is_one_epoch_after_another():
+    n, batch, seed = 10, 4, 5
+    stream = np.concatenate([batch_indices(seed, s, batch, n) for s in range(10)])
+    expected = np.concatenate([epoch_order(seed, e, n) for e in range(4)])
+    np.testing.assert_array_equal(stream, expected)
+    assert stream.dtype == np.int32
+    positions = np.concatenate([batch_positions(s, batch) for s in range(10)])
+    np.testing.assert_array_equal(positions, np.arange(40))
+
+
+def test_a_late_step_needs_no_earlier_one():
+    n = 50_000
+    step = 10**6
+    indices = batch_indices(0, step, 128, n)
+    epoch, place = divmod(step * 128, n)
+    np.testing.assert_array_equal(indices[:10], epoch_order(0, epoch, n)[place : place + 10])
+
+
+@pytest.mark.parametrize('batch_size', [0, 21])
+def test_a_batch_that_does_not_fit_is_refused(batch_size):
+    words = f'batch of {batch_size} must be between 1 and the 20 examples'
+    with pytest.raises(InputError, match=words):
+        batch_indices(0, 0, batch_size, 20)
+    source = open_source('synthetic', 'train[:20]')
+    with pytest.raises(InputError, match=words):
+        train_batches(source, COLOUR, seed=0, batch_size=batch_size, first_step=0, last_step=1)
+
+
+def test_load_arrays_keeps_the_order():
+    source = open_source('digits', 'train')
+    arrays = load_arrays(source, DIGITS)
+    examples = source.take(range(len(source)))
+    np.testing.assert_array_equal(arrays['image'], [e['image'] for e in examples])
+    np.testing.assert_array_equal(arrays['label'], [e['label'] for e in examples])
+    assert (arrays['image'].dtype, arrays['label'].dtype) == (np.uint8, np.int32)
+
+
+def test_load_arrays_gives_the_size_and_channels():
+    arrays = load_arrays(open_source('digits', 'test[:5]'), COLOUR)
+    assert arrays['image'].shape == (5, 12, 12, 3)
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_batches_are_those_of_batch_indices(workers):
+    source = open_source('synthetic', 'train[:20]')
+    images = np.stack([COLOUR.prepare(source[i]['image']) for i in range(20)])
+    labels = np.asarray([source[i]['label'] for i in range(20)], np.int32)
+    rows = [batch_indices(3, step, 7, 20) for step in range(9)]
+    expected = [{'image': images[r], 'label': labels[r]} for r in rows]
+    assert_same(stream(0, 9, workers, crop=False), expected)
+
+
+def test_random_crops_do_not_depend_on_workers_or_on_where_the_stream_began():
+    whole = stream(0, 9, workers=0, crop=True)
+    assert_same(stream(0, 9, workers=2, crop=True), whole)
+    assert_same(stream(5, 9, workers=0, crop=True), whole[5:])
+    assert_same(stream(8, 9, workers=2, crop=True), whole[8:])  # fewer batches than workers
+    # The same image is cut differently in the next epoch.
+    source_of = np.concatenate([batch_indices(3, s, 7, 20) for s in range(9)])
+    first, second = np.flatnonzero(source_of == 0)[:2]
+    images = np.concatenate([batch['image'] for batch in whole])
+    assert (images[first] != images[second]).any()
+
+
+def test_the_stream_does_not_depend_on_how_it_is_cut_into_batches():
+    source = open_source('synthetic', 'train[:20]')
+    options = {'seed': 3, 'first_step': 0, 'random_resized_crop': True}
+    streams = []
+    for size in (6, 12):
+        steps = 48 // size
+        batches = train_batches(source, COLOUR, batch_size=size, last_step=steps, **options)
+        streams.append(np.concatenate([batch['image'] for batch in batches]))
+    np.testing.assert_array_equal(streams[0], streams[1])
+
+
+def test_no_steps_left():
+    assert stream(4, 4, workers=0, crop=False) == []
+    assert stream(4, 4, workers=2, crop=False) == []
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('n', [20, 21])
+def test_evaluation_sees_each_example_once_in_order(workers, n):
+    source = open_source('synthetic', f'test[:{n}]')
+    batches = list(eval_batches(source, COLOUR, 5, workers))
+    assert len(batches) == -(-n // 5)
+    assert all(b['image'].shape == (5, 12, 12, 3) and b['mask'].shape == (5,) for b in batches)
+    mask = np.concatenate([b['mask'] for b in batches])
+    np.testing.assert_array_equal(mask, np.arange(len(mask)) < n)
+    arrays = load_arrays(source, COLOUR)
+    for name in ('image', 'label'):
+        whole = np.concatenate([b[name] for b in batches])
+        np.testing.assert_array_equal(whole[mask], arrays[name])
+        assert not whole[~mask].any()
+
+
+@pytest.fixture
+def broken_folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    for i in range(8):
+        (tmp_path / f'train/class{i % 2}').mkdir(parents=True, exist_ok=True)
+        name = tmp_path / f'train/class{i % 2}/{i}.png'
+        Image.fromarray(np.full((16, 16, 3), i, np.uint8)).save(name)
+    (tmp_path / 'train/class1/5.png').write_text('not a picture')
+    return tmp_path
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_bad_image_ends_the_stream_with_its_name(broken_folder, workers):
+    source = open_source(f'folder:{broken_folder}', 'train')
+    batches = train_batches(
+        source, COLOUR, seed=0, batch_size=2, first_step=0, last_step=4, workers=workers
+    )
+    with pytest.raises(InputError, match=r'5\.png: not an image') as caught:
+        list(batches)
+    assert '\n' not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_a_bad_image_ends_loading_with_its_name(broken_folder):
+    with pytest.raises(InputError, match=r'5\.png: not an image'):
+        load_arrays(open_source(f'folder:{broken_folder}', 'train'), COLOUR)
+
+
+def test_dropping_the_stream_half_way_ends_its_processes():
+    jnp.ones(3).block_until_ready()  # JAX's threads run, so forking would be unsafe
+    source = open_source('synthetic', 'train')
+    batches = train_batches(
+        source, COLOUR, seed=0, batch_size=8, first_step=0, last_step=10**6, workers=2
+    )
+    assert len(list(itertools.islice(batches, 3))) == 3
+    assert len(multiprocessing.active_children()) == 2
+    del batches
+    assert not multiprocessing.active_children()
+
+
+PROGRAM = """
+    import multiprocessing, time
+    import jax.numpy as jnp
+    from resnet_jax.data import Preprocessing, open_source, train_batches
+
+    if __name__ == '__main__':
+        jnp.ones(3).block_until_ready()
+        batches = train_batches(
+            open_source('synthetic', 'train'), Preprocessing(12, 3, None, (0,) * 3, (1,) * 3, ()),
+            seed=0, batch_size=8, first_step=0, last_step=10**6, workers=2)
+        next(batches), next(batches)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        while True:
+            next(batches)
+            time.sleep(0.01)
+"""  # `batches` is a global: nothing drops it before the interpreter ends
+
+
+def running(pid: int) -> bool:
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not pathlib.Path('/proc/self').exists(), reason='looks processes up in /proc')
+@pytest.mark.parametrize('kill', [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_the_program(tmp_path, kill):
+    (tmp_path / 'program.py').write_text(textwrap.dedent(PROGRAM))
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / 'program.py')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert len(workers) == 2
+    assert all(running(pid) for pid in workers)
+    if kill == signal.SIGINT:
+        os.killpg(process.pid, kill)  # as Ctrl-C does, to the workers too
+    else:
+        process.kill()
+    process.wait(timeout=20)
+    deadline = time.monotonic() + 10
+    while any(running(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(running(pid) for pid in workers)
+    errors = process.stderr.read()
+    if kill == signal.SIGINT:  # the program's own, and nothing from the workers or from Grain
+        assert errors.count('Traceback') == 1, errors
+        assert 'leaked' not in errors
+
+
+def test_default_workers_is_small():
+    assert 0 <= default_workers() <= 8
