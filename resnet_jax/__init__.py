@@ -1,1 +1,5 @@
 """The laboratory for residual networks in JAX."""
+
+from resnet_jax.models import create_model, list_models
+
+__all__ = ['create_model', 'list_models']

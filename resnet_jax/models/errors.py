@@ -1,6 +1,6 @@
-"""The one kind of error that is the caller's to mend.
+"""The two kinds of error that the command line reports in one line.
 
-It lives with the models because imports in this package go one way and all may import models.
+They live with the models because imports in this package go one way and all may import models.
 """
 
 import difflib
@@ -12,6 +12,14 @@ class InputError(ValueError):
 
     The message is one line that says what was wrong, where, and what to do. The command line prints
     it without a traceback and exits with code 2.
+    """
+
+
+class RunError(RuntimeError):
+    """A failure inside a run that is not the input's: diverged, disk full.
+
+    The message says what is kept and how to go on. The command line prints it without a traceback
+    and exits with code 1.
     """
 
 

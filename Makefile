@@ -1,0 +1,65 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+EXTRAS ?= test
+CONSTRAINTS ?= constraints.txt
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help demo test test-slow lint format bench clean
+help:
+	@echo 'make demo       train on the embedded digits, evaluate'
+	@echo 'make test       run the tests (under 10 minutes on 2 cores)'
+	@echo 'make test-slow  run the slow tests'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make format     reformat the code'
+	@echo 'make bench      run the CPU benchmarks'
+	@echo 'make clean      remove .venv, caches and the demo run'
+
+# A stamp for each set of extras, so that `make demo` does not install what only tests need.
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo 'Python 3.11 or newer is needed; try: make PYTHON=python3.12'; exit 1; }
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.$(1)'
+@touch $@
+endef
+
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(call environment)
+
+$(VENV)/.installed-$(EXTRAS): pyproject.toml $(CONSTRAINTS)
+	$(call environment,[$(EXTRAS)])
+
+$(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS)
+	$(call environment,[dev])
+
+demo: $(VENV)/.installed
+	$(BIN)/resnet-jax train --config configs/digits.py --workdir runs/demo
+	$(BIN)/resnet-jax eval --workdir runs/demo --per-class
+	@echo
+	@echo 'Next: look at runs/demo/confusion_test.png and runs/demo/metrics.jsonl, then'
+	@echo '  $(BIN)/resnet-jax models                  # what else there is'
+	@echo '  $(BIN)/resnet-jax train --help            # how to train on your own images'
+
+test: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

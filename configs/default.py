@@ -1,0 +1,100 @@
+"""Every field, with the value that a config need not change: the CIFAR-10 recipe of he2015.
+
+A config file defines `get_config()`, or `get_config(variant)` for `--config=file.py:variant`,
+starts from this one and changes only what differs. Its own folder is importable while it is read,
+hence `import default`. On the command line `--config.optim.learning_rate=0.05` changes one field;
+None unsets one. Papers: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ConfigDict:
+    """The default config; `placeholder(type)` is a field of that type that is not set."""
+    config = ConfigDict()
+    config.seed = 0  # everything random in a run derives from it
+
+    config.model = ConfigDict()
+    config.model.name = 'cifar_resnet20'  # see `resnet-jax models`
+    config.model.dtype = 'float32'  # of the computation; bfloat16 keeps float32 parameters
+    # The rest overrides the model's row, where set (see resnet_jax/models).
+    config.model.placement = placeholder(str)  # where norm and activation stand: he2016, figure 4
+    config.model.shortcut = placeholder(str)  # zero_pad, projection, projection_all, none
+    config.model.activation = placeholder(str)  # relu
+    config.model.kernels = placeholder(tuple)  # kernel sizes in a block, e.g. (1, 3, 1)
+    config.model.expansion = placeholder(int)  # a block's output channels over its inner ones
+    config.model.stride_at = placeholder(int)  # which convolution of a block carries the stride
+    config.model.zero_init_last = placeholder(bool)  # every residual branch starts at zero
+    config.model.stage_sizes = placeholder(tuple)  # blocks in each stage
+    config.model.stem = placeholder(str)  # imagenet (7x7/2 and max-pool) or cifar (3x3)
+    config.model.stem_width = placeholder(int)  # channels of the stem
+    config.model.width = placeholder(int)  # channels of the first stage
+    config.model.dropout = placeholder(float)  # rate, before the head
+    config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
+    config.model.bn_epsilon = placeholder(float)
+
+    config.data = ConfigDict()
+    config.data.name = 'tfds:cifar10'  # digits, synthetic, tfds:NAME or folder:PATH
+    config.data.dir = placeholder(str)  # where TFDS keeps its data; its own default if not set
+    config.data.train_split = 'train'  # TFDS's syntax: train[:45000], train[:90%]+test
+    config.data.eval_split = 'test'
+    config.data.image_size = 32  # pixels, height and width of what the model sees
+    config.data.channels = 3  # 1 or 3; images are converted
+    config.data.resize = placeholder(
+        int
+    )  # shorter side before the centre crop; image_size if unset
+    config.data.normalize = 'channel'  # subtract the mean per channel or per pixel (he2015: pixel)
+    config.data.mean = placeholder(tuple)  # per channel, pixels in [0, 1]; measured if not set
+    config.data.std = placeholder(tuple)  # likewise; divided by per channel, unless per pixel
+    config.data.memory_mib = 1024  # a training set up to this size lives on the device
+    config.data.workers = placeholder(int)  # processes that read a streamed set; chosen if not set
+
+    config.augment = ConfigDict()
+    config.augment.pad = 4  # pixels on each side before a random crop; 0: no crop
+    config.augment.pad_mode = 'zero'  # zero or reflect
+    config.augment.flip = True  # mirror half of the images, left to right
+    config.augment.random_resized_crop = (
+        False  # Inception's crop (arXiv 1409.4842); streams the set
+    )
+    config.augment.crop_scale = (0.08, 1.0)  # its area, as a fraction of the image
+
+    config.train = ConfigDict()
+    config.train.batch_size = 128
+    config.train.steps = 64_000  # exactly one of steps and epochs is set
+    config.train.epochs = placeholder(float)
+    config.train.log_every = 100  # steps
+    config.train.eval_every = 1000  # steps; 0: only at the end
+    config.train.eval_batch_size = 500
+
+    config.optim = ConfigDict()
+    config.optim.name = 'sgd'  # sgd, adam, adamw, lamb
+    config.optim.learning_rate = 0.1
+    config.optim.scale_by_batch = 0  # if set: learning_rate is for this batch size, scaled linearly
+    config.optim.momentum = 0.9  # of sgd
+    config.optim.nesterov = False
+    config.optim.b1 = 0.9  # of adam, adamw, lamb
+    config.optim.b2 = 0.999
+    config.optim.weight_decay = 1e-4  # into the gradient for sgd and adam, else decoupled
+    # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
+    config.optim.decay_norm_and_bias = True
+    config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle
+    config.optim.schedule_unit = 'steps'  # of boundaries and warmup: steps or epochs
+    config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...
+    config.optim.decay_factor = 0.1  # ... by this
+    config.optim.warmup = 0.0  # length; he2015's nets of 110 layers: 400 steps, see warmup_start
+    config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
+    config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
+    config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
+    config.optim.ema = (
+        0.0  # decay of averaged parameters and statistics, used in evaluation; 0: none
+    )
+
+    config.loss = ConfigDict()
+    config.loss.label_smoothing = 0.0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 1000  # steps
+    config.checkpoint.keep = 2  # the last so many; the best is kept besides
+    config.checkpoint.best = 'top1'  # which figure of the evaluation makes the best: top1 or loss
+    return config

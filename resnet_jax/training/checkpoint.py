@@ -1,0 +1,167 @@
+"""Checkpoints with Orbax: written in the background, complete or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from resnet_jax.models.errors import InputError, RunError, unknown_name
+from resnet_jax.training.step import TrainState
+
+# Whether a larger figure is better.
+BEST_MODES = {'top1': 'max', 'loss': 'min'}
+
+
+def checkpoints_dir(workdir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return workdir / 'checkpoints'
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint holds the training state, which is all that continuing exactly takes (the data
+    order and the random keys are functions of the seed and the step), and the seconds trained.
+
+    Attributes:
+      best_metric: a key of `BEST_MODES`; the figure that makes a checkpoint the best.
+    """
+
+    def __init__(self, workdir: Path, settings: ConfigDict, read_only: bool = False) -> None:
+        if settings.best not in BEST_MODES:
+            raise unknown_name('checkpoint.best', settings.best, BEST_MODES)
+        self.best_metric = settings.best
+        self._dir = checkpoints_dir(workdir).resolve()
+        if read_only and not self._dir.is_dir():
+            raise InputError(f'{self._dir} does not exist; train the run first')
+
+        def figure(metrics: dict[str, float]) -> float:
+            return metrics[self.best_metric]
+
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(settings.keep),
+                preservation_policy.BestN(
+                    get_metric_fn=figure,
+                    reverse=BEST_MODES[settings.best] == 'min',
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self._dir,
+            item_names=('state', 'progress'),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=figure,
+                best_mode=BEST_MODES[settings.best],
+                create=not read_only,
+                read_only=read_only,
+                # What a killed run left half-written; a complete checkpoint has been renamed.
+                cleanup_tmp_directories=not read_only,
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def find(self, which: str) -> int:
+        """The step of a checkpoint: 'latest', 'best', or a number.
+
+        Raises:
+          InputError: if there is none such.
+        """
+        steps = self.steps()
+        if not steps:
+            raise InputError(f'{self._dir} holds no complete checkpoint; train the run first')
+        if which == 'latest':
+            return steps[-1]
+        if which == 'best':
+            best = self._manager.best_step()
+            return steps[-1] if best is None else best
+        if which.isdigit() and int(which) in steps:
+            return int(which)
+        raise unknown_name('checkpoint', which, ['latest', 'best', *map(str, steps)])
+
+    def save(
+        self, state: TrainState, seconds: float, figures: dict[str, float] | None = None
+    ) -> None:
+        """Starts to write a checkpoint of `state`; waits for the one before it.
+
+        Args:
+          state: may be donated or changed as soon as this returns.
+          seconds: spent training so far.
+          figures: of an evaluation at this step; what the best checkpoint is chosen by.
+
+        Raises:
+          RunError: if this or the previous checkpoint cannot be written, as on a full disk.
+        """
+        step = int(state.step)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            progress=ocp.args.JsonSave({'seconds': seconds}),
+        )
+        self._guard(lambda: self._manager.save(step, args=args, metrics=figures, force=True))
+
+    def wait(self) -> None:
+        """Waits until the last checkpoint is on disk; errors as `save`."""
+        self._guard(self._manager.wait_until_finished)
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+            self._manager.check_for_errors()
+        except Exception as error:  # tensorstore raises its own kinds
+            self._manager.reload()
+            steps = self.steps()
+            kept = f'the last complete one is of step {steps[-1]}' if steps else 'there is none yet'
+            raise RunError(
+                f'cannot write a checkpoint in {self._dir}: {one_line(error)}; {kept}; make room '
+                'and run the same command again to continue from there'
+            ) from error
+
+    def restore(self, template: TrainState, step: int) -> tuple[TrainState, float]:
+        """Reads a checkpoint.
+
+        Args:
+          template: a state of the same structure, for example of `jax.ShapeDtypeStruct`.
+          step: of an existing checkpoint.
+
+        Returns:
+          The state, and the seconds trained until then.
+
+        Raises:
+          InputError: if files are missing or damaged, or it is of another model.
+        """
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, template)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes), progress=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=args)
+        except Exception as error:  # Orbax and tensorstore raise many kinds
+            others = [s for s in self.steps() if s != step]
+            hint = (
+                f'move that folder away to continue from step {others[-1]}'
+                if others
+                else 'there is no other checkpoint'
+            )
+            raise InputError(
+                f'checkpoint {self._dir / str(step)} cannot be read: {one_line(error)}; {hint}'
+            ) from error
+        return restored['state'], restored['progress']['seconds']
+
+    def close(self) -> None:
+        """Waits and releases the threads."""
+        self._guard(self._manager.close)
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The message of an error on one line, cut after `limit` characters."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[:limit] + ' ...'

@@ -1,0 +1,212 @@
+"""Config files: reading, overriding and comparing them."""
+
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.models.errors import InputError, unknown_name
+
+# Fields that may change between a run and its continuation: they say how a run is watched and kept,
+# or where its data lies, not what it computes.
+FREE_FIELDS = frozenset(
+    {
+        'data.dir',
+        'data.workers',
+        'train.log_every',
+        'train.eval_batch_size',
+        'checkpoint.every',
+        'checkpoint.keep',
+    }
+)
+# Setting one of a pair by an override unsets the other.
+ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
+
+
+def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Reads a config file and applies overrides.
+
+    Args:
+      spec: path of a Python file that defines `get_config()`; `path.py:variant` calls
+        `get_config(variant)`. While it is read, its own folder comes first on the import path, as
+        when Python runs a script.
+      overrides: pairs of a dotted field and its value as text, a Python literal or a bare string.
+
+    Returns:
+      The config, locked.
+
+    Raises:
+      InputError: for a file that cannot be read, an unknown field (with the nearest names) or a
+        value of the wrong type.
+    """
+    config = _run_config_file(spec)
+    set_fields = {field for field, _ in overrides}
+    for field, text in overrides:
+        _override(config, field, text)
+        other = ALTERNATIVES.get(field)
+        if other and other not in set_fields and _parse(text) is not None:
+            config.update_from_flattened_dict({other: None})
+    if (config.train.steps is None) == (config.train.epochs is None):
+        raise InputError(
+            f'set exactly one of train.steps and train.epochs; they are '
+            f'{config.train.steps} and {config.train.epochs}'
+        )
+    return config
+
+
+def _run_config_file(spec: str) -> ConfigDict:
+    name, separator, variant = spec.partition('.py:')
+    path = Path(name + '.py' if separator else name)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
+        if near:
+            raise unknown_name(f'config file in {path.parent}/:', path.name, near)
+        raise InputError(f'no config file {path}')
+    folder = str(path.parent.resolve())
+    before = set(sys.modules)
+    sys.path.insert(0, folder)
+    try:
+        module_spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
+        if module_spec is None or module_spec.loader is None:
+            raise InputError(f'config file {path} is not a Python file (.py)')
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, 'get_config'):
+            raise InputError(f'config file {path} does not define get_config()')
+        config = module.get_config(variant) if separator else module.get_config()
+    except InputError:
+        raise
+    except Exception as error:  # whatever the file does wrong is the caller's to mend
+        reason = ' '.join(str(error).split())
+        raise InputError(f'config file {spec}: {type(error).__name__}: {reason}') from error
+    finally:
+        sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            # A neighbour such as `default` must not stand in for another folder's.
+            if str(getattr(sys.modules[name], '__file__', '')).startswith(folder):
+                del sys.modules[name]
+    if not isinstance(config, ConfigDict):
+        raise InputError(
+            f'config file {spec}: get_config() must return an ml_collections.ConfigDict'
+        )
+    return config.lock()
+
+
+def _parse(text: str) -> Any:
+    """The value of an override: a Python literal, true or false in any case, else the text."""
+    if text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _override(config: ConfigDict, field: str, text: str) -> None:
+    fields = flatten(config)
+    if field not in fields:
+        raise unknown_name('config field', field, fields)
+    value, old = _parse(text), fields[field]
+    if value is None and old is not None and field not in ALTERNATIVES:
+        raise InputError(f'config field {field} cannot be unset; it is {old!r}')
+    if isinstance(old, str) and not isinstance(value, str) and value is not None:
+        value = text  # a name that looks like a number
+    try:
+        config.update_from_flattened_dict({field: value})
+    except (TypeError, ValueError) as error:
+        kind = config_type(config, field)
+        raise InputError(f'config field {field} takes {kind}, got {text!r}') from error
+
+
+# Least values of numeric fields.
+_AT_LEAST = {
+    'seed': 0,
+    'data.image_size': 1,
+    'data.memory_mib': 0,
+    'data.workers': 0,
+    'augment.pad': 0,
+    'train.batch_size': 1,
+    'train.steps': 1,
+    'train.log_every': 1,
+    'train.eval_every': 0,
+    'train.eval_batch_size': 1,
+    'optim.scale_by_batch': 0,
+    'optim.weight_decay': 0,
+    'optim.warmup': 0,
+    'optim.clip_norm': 0,
+    'checkpoint.every': 1,
+    'checkpoint.keep': 1,
+}
+# Fields in [0, 1).
+_FRACTIONS = ('model.dropout', 'optim.momentum', 'optim.ema', 'loss.label_smoothing')
+
+
+def check_values(config: ConfigDict) -> None:
+    """Refuses numbers that make no sense, before anything is read or written.
+
+    Raises:
+      InputError: naming the field and its range.
+    """
+    fields = flatten(config)
+    for field, least in _AT_LEAST.items():
+        if fields[field] is not None and fields[field] < least:
+            raise InputError(f'config field {field} must be at least {least}, got {fields[field]}')
+    for field in _FRACTIONS:
+        if fields[field] is not None and not 0 <= fields[field] < 1:
+            raise InputError(f'config field {field} must be in [0, 1), got {fields[field]}')
+    if config.train.epochs is not None and config.train.epochs <= 0:
+        raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
+    low, high = config.augment.crop_scale
+    if not 0 < low <= high <= 1:
+        raise InputError(f'config field augment.crop_scale must be in (0, 1], got {(low, high)}')
+
+
+def config_type(config: ConfigDict, field: str) -> str:
+    """Name of the type of a field, also of one that is not set."""
+    *parents, leaf = field.split('.')
+    for parent in parents:
+        config = config[parent]
+    return config.get_type(leaf).__name__
+
+
+def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Dotted names of all fields, with their values."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict | Mapping):
+            flat.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; tuples become lists."""
+    return json.dumps(json.loads(config.to_json()), indent=2) + '\n'
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`, locked; lists become tuples."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(json.loads(text))).lock()
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """What of a run would change: a line 'field: old -> new' for each field not in FREE_FIELDS."""
+    a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
+    missing = '(absent)'
+    return [
+        f'{field}: {a.get(field, missing)!r} -> {b.get(field, missing)!r}'
+        for field in sorted(a.keys() | b.keys())
+        if field not in FREE_FIELDS and a.get(field, missing) != b.get(field, missing)
+    ]

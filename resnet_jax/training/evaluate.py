@@ -1,0 +1,66 @@
+"""Evaluation: every example once, whatever the batch size."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.data import Preprocessing
+from resnet_jax.training import metrics
+
+Array = jax.Array
+
+
+def make_eval_step(model: nn.Module, preprocessing: Preprocessing) -> Any:
+    """The jitted sums of one batch: (variables, batch) -> tree of sums.
+
+    `batch` holds 'image' (uint8 [N, S, S, C]), 'label' (int32 [N]) and 'mask' (bool [N], False for
+    padding).
+    """
+
+    @jax.jit
+    def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        images = preprocessing.normalize(batch['image'])
+        logits: Any = model.apply(variables, images, train=False)
+        labels, mask = batch['label'], batch['mask']
+        return {
+            **metrics.batch_sums(logits, labels, mask),
+            **metrics.calibration_sums(logits, labels, mask),
+            'confusion': metrics.confusion_sums(logits, labels, mask),
+        }
+
+    return eval_step
+
+
+def evaluate(
+    eval_step: Any, variables: Any, batches: Iterable[dict[str, Any]]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Figures of merit over all batches.
+
+    Args:
+      eval_step: from `make_eval_step`.
+      variables: the model's.
+      batches: as `eval_batches` gives them.
+
+    Returns:
+      {'n', 'loss', 'top1', 'top5', 'ece'}, fractions of 1 (loss in nats), and the confusion matrix:
+      counts [classes, classes], row the true class, column the predicted one.
+    """
+    total = None
+    for batch in batches:
+        sums = eval_step(variables, batch)
+        # Added on the host in float64 and integers: exact for any number of examples.
+        sums = jax.tree.map(
+            lambda x: np.asarray(x, np.int64 if x.dtype == jnp.int32 else np.float64), sums
+        )
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    assert total is not None, 'a source holds at least one example'
+    figures = {
+        'n': int(total['n']),
+        **metrics.averages(total),
+        'ece': metrics.expected_calibration_error(total),
+    }
+    return figures, total['confusion']

@@ -1,0 +1,147 @@
+"""The examples of a run, as its config describes them."""
+
+import dataclasses
+import math
+from collections.abc import Generator, Iterable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax import data
+from resnet_jax.data import Preprocessing, Source
+from resnet_jax.models.errors import InputError, unknown_name
+
+NORMALIZE = ('channel', 'pixel')
+PAD_MODES = ('zero', 'reflect')
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The examples of a run.
+
+    Attributes:
+      config: of the run.
+      train: the training split.
+      eval: the split that the run is evaluated on.
+      preprocessing: of both.
+      arrays: the whole training set, {'image': uint8 [N, S, S, C], 'label': int32 [N]}, where it is
+        small enough to live on the device; else None, and it streams.
+    """
+
+    config: ConfigDict
+    train: Source
+    eval: Source
+    preprocessing: Preprocessing
+    arrays: dict[str, np.ndarray] | None
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Not rounded: no example is dropped, a batch may straddle two epochs."""
+        return len(self.train) / self.config.train.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        if self.config.train.steps is not None:
+            return self.config.train.steps
+        return math.ceil(self.config.train.epochs * self.steps_per_epoch)
+
+    def train_batches(self, first_step: int, last_step: int) -> Generator[dict[str, np.ndarray]]:
+        """Batches for steps first_step to last_step - 1.
+
+        {'index': int32 [B]} into `arrays`, or, streaming, {'image': uint8 [B, S, S, C], 'label':
+        int32 [B]}.
+        """
+        config = self.config
+        size, seed = config.train.batch_size, config.seed
+        if self.arrays is not None:
+            for step in range(first_step, last_step):
+                yield {'index': data.batch_indices(seed, step, size, len(self.train))}
+            return
+        yield from data.train_batches(
+            self.train,
+            self.preprocessing,
+            seed=seed,
+            batch_size=size,
+            first_step=first_step,
+            last_step=last_step,
+            workers=workers(config),
+            random_resized_crop=config.augment.random_resized_crop,
+            crop_scale=config.augment.crop_scale,
+        )
+
+    def eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
+        """The evaluation split once; iterate anew for each evaluation, except over a list."""
+        return data.eval_batches(
+            self.eval, self.preprocessing, self.config.train.eval_batch_size, workers(self.config)
+        )
+
+
+def workers(config: ConfigDict) -> int:
+    """Reading processes: as configured, else what suits the machine."""
+    return data.default_workers() if config.data.workers is None else config.data.workers
+
+
+def fits_in_memory(source: Source, config: ConfigDict) -> bool:
+    """Whether a split, at the model's resolution, is at most config.data.memory_mib."""
+    example = config.data.image_size**2 * config.data.channels
+    return len(source) * example <= config.data.memory_mib * 2**20
+
+
+def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inputs:
+    """Opens both splits and reads the training set where it fits.
+
+    Args:
+      config: of the run.
+      stored: the preprocessing of a run that is being continued; measured and built if None.
+
+    Raises:
+      InputError: for data that is not there, cannot be read, or does not fit the config.
+    """
+    settings, augment = config.data, config.augment
+    if settings.normalize not in NORMALIZE:
+        raise unknown_name('data.normalize', settings.normalize, NORMALIZE)
+    if augment.pad_mode not in PAD_MODES:
+        raise unknown_name('augment.pad_mode', augment.pad_mode, PAD_MODES)
+    if augment.pad_mode == 'reflect' and augment.pad >= settings.image_size:
+        raise InputError(
+            f'augment.pad {augment.pad} cannot reflect an image of {settings.image_size} pixels'
+        )
+    train = data.open_source(settings.name, settings.train_split, settings.dir)
+    evaluation = data.open_source(settings.name, settings.eval_split, settings.dir)
+    data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
+    draft = Preprocessing(
+        image_size=settings.image_size,
+        channels=settings.channels,
+        resize=settings.resize,
+        mean=(0.0,) * settings.channels,
+        std=(1.0,) * settings.channels,
+        class_names=train.class_names,
+    )
+    resident = not augment.random_resized_crop and fits_in_memory(train, config)
+    arrays = data.load_arrays(train, draft) if resident else None
+    preprocessing = stored or _fit(draft, config, arrays)
+    return Inputs(config, train, evaluation, preprocessing, arrays)
+
+
+def _fit(
+    draft: Preprocessing, config: ConfigDict, arrays: dict[str, np.ndarray] | None
+) -> Preprocessing:
+    """Fills in mean and deviation: as configured, else measured on the training set."""
+    settings = config.data
+    per_pixel = settings.normalize == 'pixel'
+    fitted: dict[str, Any] = {'mean': settings.mean, 'std': settings.std}
+    if per_pixel and (settings.mean is not None or settings.std is not None):
+        raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')
+    if arrays is None and (per_pixel or settings.mean is None or settings.std is None):
+        raise InputError(
+            'a data set that streams is not measured: set data.mean and data.std, with '
+            'data.normalize=channel'
+        )
+    if arrays is not None and settings.mean is None:
+        fitted['mean'] = data.fit_mean(arrays['image'], per_pixel)
+    if arrays is not None and settings.std is None:
+        # he2015, section 4.2, subtracts the per-pixel mean and does not scale.
+        fitted['std'] = draft.std if per_pixel else data.fit_std(arrays['image'])
+    return dataclasses.replace(draft, **fitted)

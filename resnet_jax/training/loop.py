@@ -1,0 +1,321 @@
+"""The training loop: from a config and a folder to a trained model, through any interruption."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax import data
+from resnet_jax.models.errors import RunError
+from resnet_jax.training import config as configs
+from resnet_jax.training import metrics, optim, step, workdir
+from resnet_jax.training.checkpoint import Checkpoints, one_line
+from resnet_jax.training.evaluate import evaluate, make_eval_step
+from resnet_jax.training.inputs import Inputs, fits_in_memory, open_inputs
+from resnet_jax.training.step import TrainState
+from resnet_jax.training.summary import write_summary
+from resnet_jax.training.writers import Console, MetricWriter
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state.
+
+    Attributes:
+      signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """Trains, or continues, the run in a folder until its last step.
+
+    Args:
+      config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
+      folder: the workdir; made if it does not exist.
+
+    Returns:
+      What summary.json holds.
+
+    Raises:
+      InputError: for a bad config or data, or a folder of another run.
+      RunError: for a failure on the way; the last good checkpoint is kept.
+      Interrupted: after SIGTERM or SIGINT; the step was finished and saved.
+    """
+    configs.check_values(config)
+    workdir.check_folder(folder, config)
+    stored = workdir.read_preprocessing(folder) if workdir.is_run(folder) else None
+    inputs = open_inputs(config, stored)
+    run = build_run(config, inputs)
+    with workdir.locked(folder), stop_signals() as signals:
+        if stored is None:
+            workdir.write_run(folder, config, inputs.preprocessing)
+        checkpoints = Checkpoints(folder, config.checkpoint)
+        try:
+            return _train(run, folder, checkpoints, signals)
+        finally:
+            with contextlib.suppress(RunError):  # an error on the way out says enough
+                checkpoints.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config makes, before any step is taken.
+
+    Attributes:
+      inputs: the examples.
+      init_state: () -> TrainState, jitted.
+      template: the state's shapes.
+      train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
+        donated.
+      eval_step: see `make_eval_step`.
+      schedule: the learning rate as a function of the step.
+    """
+
+    inputs: Inputs
+    init_state: Callable[[], TrainState]
+    template: TrainState
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    schedule: Callable[[int], Any]
+
+
+def build_run(config: ConfigDict, inputs: Inputs) -> Run:
+    """Builds model, optimiser and steps."""
+    preprocessing = inputs.preprocessing
+    model = workdir.build_model(config.model, len(preprocessing.class_names))
+    schedule = optim.make_schedule(
+        config.optim,
+        batch_size=config.train.batch_size,
+        total_steps=inputs.total_steps,
+        steps_per_epoch=inputs.steps_per_epoch,
+    )
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    init_state = functools.partial(
+        step.create_state, model, optimizer, shape, config.seed, bool(config.optim.ema)
+    )
+    train_step = step.make_train_step(
+        model,
+        optimizer,
+        make_prepare(config, preprocessing),
+        seed=config.seed,
+        label_smoothing=config.loss.label_smoothing,
+        ema_decay=config.optim.ema,
+    )
+
+    def step_on_arrays(state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
+        if arrays is not None:
+            batch = {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
+        return step.accumulate(train_step)(state, totals, batch)
+
+    return Run(
+        inputs=inputs,
+        init_state=jax.jit(init_state),
+        template=jax.eval_shape(init_state),
+        train_step=jax.jit(step_on_arrays, donate_argnums=(0, 1)),
+        eval_step=make_eval_step(model, preprocessing),
+        schedule=schedule,
+    )
+
+
+def make_prepare(
+    config: ConfigDict, preprocessing: data.Preprocessing
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The device's part of preparing a batch: (uint8 images, step) -> augmented floats."""
+    key = step.named_key(config.seed, 'augment')
+    settings = config.augment
+
+    def prepare(images: jax.Array, number: jax.Array) -> jax.Array:
+        keys = data.example_keys(key, number, jnp.arange(images.shape[0]))
+        return data.augment(
+            preprocessing.normalize(images),
+            keys,
+            pad=settings.pad,
+            pad_mode=settings.pad_mode,
+            flip=settings.flip,
+        )
+
+    return prepare
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may set handlers
+        return
+
+    def handler(signum: int, frame: Any) -> None:
+        if received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    old = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for signum, previous in old.items():
+            signal.signal(signum, previous)
+
+
+def _train(run: Run, folder: Path, checkpoints: Checkpoints, signals: list[int]) -> dict[str, Any]:
+    total = run.inputs.total_steps
+    saved = checkpoints.steps()
+    if saved:
+        state, seconds = checkpoints.restore(run.template, saved[-1])
+    else:
+        state, seconds = run.init_state(), 0.0
+    first = int(state.step)
+    writer, console = MetricWriter(folder, first), Console(first, total)
+    console.say(_headline(run, folder, first))
+    try:
+        if first < total:
+            progress = _Progress(run, checkpoints, writer, console, seconds)
+            seconds = _take_steps(progress, state, signals)
+        return write_summary(folder, run.inputs.config, run.template, seconds)
+    except OSError as error:  # writing the metrics failed; a checkpoint says so itself
+        raise RunError(
+            f'the run in {folder} failed: {one_line(error)}; {_kept(checkpoints)}; '
+            'run the same command again to continue from there'
+        ) from error
+    finally:
+        console.close()
+        writer.close()
+
+
+class _Progress:
+    """What happens between steps: figures, evaluation, checkpoints; and the time they take."""
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        console: Console,
+        seconds: float,
+    ) -> None:
+        self.run, self.checkpoints = run, checkpoints
+        self.writer, self.console = writer, console
+        self.eval_batches: Any = None  # kept after the first evaluation, where they fit
+        self.window = time.perf_counter()  # since when the figures of training are summed
+        self.began = self.window - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Trained in all, over all continuations."""
+        return time.perf_counter() - self.began
+
+    def log(self, done: int, totals: Any) -> None:
+        """Writes the figures of the steps since the last call. Waits for the device."""
+        sums = jax.device_get(totals)
+        figures = metrics.averages(sums)
+        if not np.isfinite(figures['loss']):
+            raise RunError(_diverged(done, self.run, self.checkpoints))
+        speed = float(sums['n']) / (time.perf_counter() - self.window)
+        figures['learning_rate'] = float(self.run.schedule(done - 1))
+        figures['images_per_second'] = speed
+        self.writer.write(done, 'train', figures)
+        left = self.run.inputs.total_steps - done
+        self.console.figures(done, figures, left * self.run.inputs.config.train.batch_size / speed)
+        self.window = time.perf_counter()
+
+    def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
+        """Evaluates and writes the figures."""
+        inputs = self.run.inputs
+        batches = self.eval_batches or inputs.eval_batches()
+        if self.eval_batches is None and fits_in_memory(inputs.eval, inputs.config):
+            self.eval_batches = batches = list(batches)
+        figures, _ = evaluate(self.run.eval_step, step.eval_variables(state), batches)
+        self.writer.write(done, 'eval', figures)
+        self.console.say(
+            f'step {done}  eval: loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        )
+        self.window = time.perf_counter()
+        return figures
+
+    def save(self, done: int, state: TrainState, figures: dict[str, float] | None) -> None:
+        """Starts a checkpoint of a state that is finite."""
+        if not _all_finite(state.params):
+            raise RunError(_diverged(done, self.run, self.checkpoints))
+        self.checkpoints.save(state, self.seconds, figures)
+        self.window = time.perf_counter()
+
+
+def _take_steps(progress: _Progress, state: TrainState, signals: list[int]) -> float:
+    """Takes the steps that are left, and returns the seconds trained in all."""
+    run, config = progress.run, progress.run.inputs.config
+    first, total = int(state.step), run.inputs.total_steps
+    every = config.train.eval_every or total
+    arrays = None if run.inputs.arrays is None else jax.device_put(run.inputs.arrays)
+    zeros = {name: np.zeros((), np.float32) for name in ('n', 'loss', 'top1', 'top5')}
+    totals: Any = zeros
+    with contextlib.closing(run.inputs.train_batches(first, total)) as batches:
+        for done, batch in enumerate(batches, first + 1):
+            state, totals = run.train_step(state, totals, arrays, batch)
+            progress.console.advance()
+            last, stop = done == total, bool(signals)
+            save = last or stop or done % config.checkpoint.every == 0
+            if save or done % config.train.log_every == 0:
+                progress.log(done, totals)
+                totals = zeros
+            figures = None
+            if last or (done % every == 0 and not stop):
+                figures = progress.evaluate(done, state)
+            if save:
+                progress.save(done, state, figures)
+            if stop and not last:
+                progress.checkpoints.wait()
+                raise Interrupted(
+                    signals[0],
+                    f'stopped by {signal.Signals(signals[0]).name}; step {done} of {total} is '
+                    'saved; run the same command again to continue',
+                )
+    progress.checkpoints.wait()
+    return progress.seconds
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _headline(run: Run, folder: Path, first: int) -> str:
+    config, inputs = run.inputs.config, run.inputs
+    where = 'on the device' if inputs.arrays is not None else 'streamed'
+    device = jax.devices()[0]
+    begin = f'continues after step {first}' if first else 'starts'
+    return (
+        f'{config.model.name} on {config.data.name} {begin}, {inputs.total_steps} steps of '
+        f'{config.train.batch_size}; {len(inputs.train)} images {where}; '
+        f'{jax.device_count()} x {device.device_kind}; workdir {folder}'
+    )
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    steps = checkpoints.steps()
+    return f'the last good checkpoint is of step {steps[-1]}' if steps else 'nothing was saved yet'
+
+
+def _diverged(done: int, run: Run, checkpoints: Checkpoints) -> str:
+    with contextlib.suppress(RunError):
+        checkpoints.wait()
+    rate = float(run.schedule(done - 1))
+    return (
+        f'training diverged: the loss or a parameter is not finite at step {done} (learning rate '
+        f'{rate:.3g}); {_kept(checkpoints)}; the same config would diverge again: start a new '
+        'workdir with a lower optim.learning_rate, a warm-up, or optim.clip_norm'
+    )

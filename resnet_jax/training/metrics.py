@@ -1,0 +1,90 @@
+"""Losses and figures of merit, as sums that add up over batches and devices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Array = jax.Array
+ECE_BINS = 15
+
+
+def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Cross entropy of each example, in nats.
+
+    Args:
+      logits: [N, classes], float32.
+      labels: [N], integers.
+      label_smoothing: s in target = (1 - s) * one_hot + s / classes (arXiv 1512.00567, section 7).
+
+    Returns:
+      [N] float32.
+    """
+    if not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+def batch_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:
+    """Sums over a batch: 'n', 'loss' (unsmoothed), 'top1', 'top5'.
+
+    Args:
+      logits: [N, classes].
+      labels: [N], integers.
+      mask: [N] bool; False for padding, which counts nowhere. None: all count.
+    """
+    weight = jnp.ones(labels.shape) if mask is None else mask.astype(jnp.float32)
+    # The rank of the true class, counted from the classes it beats, so that a NaN beats nothing. A
+    # tie goes to the lower class, as in argmax: equal logits do not make every answer right.
+    true = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    later = jnp.arange(logits.shape[1])[None] > labels[:, None]
+    beaten = (logits < true) | ((logits == true) & later)
+    rank = logits.shape[1] - 1 - jnp.sum(beaten, axis=1)
+    return {
+        'n': jnp.sum(weight),
+        'loss': jnp.sum(weight * cross_entropy(logits, labels)),
+        'top1': jnp.sum(weight * (rank < 1)),
+        'top5': jnp.sum(weight * (rank < 5)),
+    }
+
+
+def calibration_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
+    """Sums per confidence bin, [ECE_BINS] each: 'bin_n', 'bin_confidence', 'bin_correct'.
+
+    The bins divide (0, 1] into equal parts and hold their upper end (arXiv 1706.04599, section 2).
+    """
+    probabilities = jax.nn.softmax(logits)
+    confidence = jnp.max(probabilities, axis=1)
+    correct = jnp.argmax(logits, axis=1) == labels
+    bins = jnp.clip(jnp.ceil(confidence * ECE_BINS).astype(jnp.int32) - 1, 0, ECE_BINS - 1)
+    weight = mask.astype(jnp.float32)
+
+    def by_bin(values: Array) -> Array:
+        return jnp.zeros(ECE_BINS).at[bins].add(weight * values)
+
+    return {
+        'bin_n': by_bin(jnp.ones_like(weight)),
+        'bin_confidence': by_bin(confidence),
+        'bin_correct': by_bin(correct.astype(jnp.float32)),
+    }
+
+
+def confusion_sums(logits: Array, labels: Array, mask: Array) -> Array:
+    """[classes, classes] counts: row the true class, column the predicted one."""
+    classes = logits.shape[1]
+    counts = jnp.zeros((classes, classes), jnp.int32)
+    return counts.at[labels, jnp.argmax(logits, axis=1)].add(mask.astype(jnp.int32))
+
+
+def averages(sums: dict[str, Any]) -> dict[str, float]:
+    """Means over the examples from `batch_sums`: 'loss', 'top1', 'top5'."""
+    return {key: float(sums[key]) / float(sums['n']) for key in ('loss', 'top1', 'top5')}
+
+
+def expected_calibration_error(sums: dict[str, Any]) -> float:
+    """Mean over examples of |accuracy - confidence| by bin, from `calibration_sums`."""
+    gaps = np.abs(np.asarray(sums['bin_correct']) - np.asarray(sums['bin_confidence']))
+    return float(gaps.sum() / np.asarray(sums['bin_n']).sum())

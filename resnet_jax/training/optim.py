@@ -1,0 +1,128 @@
+"""Optimisers and learning rate schedules, from a config to Optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from resnet_jax.models.errors import InputError, unknown_name
+
+
+def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:
+    """The learning rate, scaled linearly with the batch where asked (arXiv 1706.02677)."""
+    scale = batch_size / optim.scale_by_batch if optim.scale_by_batch else 1.0
+    return float(optim.learning_rate) * scale
+
+
+def make_schedule(
+    optim: ConfigDict, *, batch_size: int, total_steps: int, steps_per_epoch: float
+) -> optax.Schedule:
+    """The learning rate as a function of the step.
+
+    Args:
+      optim: the config's `optim`.
+      batch_size: examples in a step.
+      total_steps: length of the run; cosine and onecycle end there.
+      steps_per_epoch: not rounded; used where `schedule_unit` is epochs.
+    """
+    if optim.schedule not in SCHEDULES:
+        raise unknown_name('optim.schedule', optim.schedule, SCHEDULES)
+    if optim.schedule_unit not in ('steps', 'epochs'):
+        raise unknown_name('optim.schedule_unit', optim.schedule_unit, ('steps', 'epochs'))
+    if optim.warmup_shape not in ('linear', 'constant'):
+        raise unknown_name('optim.warmup_shape', optim.warmup_shape, ('linear', 'constant'))
+    unit = 1.0 if optim.schedule_unit == 'steps' else steps_per_epoch
+    peak = peak_learning_rate(optim, batch_size)
+    warmup = round(optim.warmup * unit)
+    if warmup >= total_steps and optim.schedule == 'cosine':
+        raise InputError(f'the warm-up of {warmup} steps is as long as the run of {total_steps}')
+    main = SCHEDULES[optim.schedule](optim, peak, unit, warmup, total_steps)
+    if not warmup:
+        return main
+    start = peak * optim.warmup_start
+    end = start if optim.warmup_shape == 'constant' else peak
+    # The main schedule keeps counting from the run's first step: he2015's boundaries at 32k and 48k
+    # iterations do not move with the warm-up.
+    before = optax.linear_schedule(start, end, warmup)
+    return lambda step: jnp.where(step < warmup, before(step), main(step))
+
+
+def _constant(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
+    return optax.constant_schedule(peak)
+
+
+def _piecewise(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
+    factors = {round(boundary * unit): optim.decay_factor for boundary in optim.boundaries}
+    return optax.piecewise_constant_schedule(peak, factors)
+
+
+def _cosine(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
+    decay = optax.cosine_decay_schedule(peak, steps - warmup)
+    return lambda step: decay(step - warmup)
+
+
+def _onecycle(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
+    return optax.cosine_onecycle_schedule(steps, peak)
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    'constant': _constant,
+    'piecewise': _piecewise,
+    'cosine': _cosine,
+    'onecycle': _onecycle,
+}
+
+
+def decay_mask(params: Any) -> Any:
+    """True for the parameters that always decay, kernels; False for biases and norms' scales."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
+
+
+def make_optimizer(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimiser: clipping, weight decay and the update.
+
+    For sgd and adam the decay is L2 regularisation, added to the (clipped) gradient before the
+    momentum, as in he2015; adamw and lamb decouple it (arXiv 1711.05101, 1904.00962).
+    """
+    if optim.name not in OPTIMIZERS:
+        raise unknown_name('optim.name', optim.name, OPTIMIZERS)
+    mask = None if optim.decay_norm_and_bias else decay_mask
+    steps = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    return optax.chain(*steps, OPTIMIZERS[optim.name](optim, schedule, mask))
+
+
+def _sgd(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay, mask),
+        optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov),
+    )
+
+
+def _adam(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.add_decayed_weights(optim.weight_decay, mask),
+        optax.adam(schedule, b1=optim.b1, b2=optim.b2),
+    )
+
+
+def _adamw(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay, mask=mask
+    )
+
+
+def _lamb(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    return optax.lamb(
+        schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay, mask=mask
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    'sgd': _sgd,
+    'adam': _adam,
+    'adamw': _adamw,
+    'lamb': _lamb,
+}

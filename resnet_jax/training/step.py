@@ -1,0 +1,132 @@
+"""The training state and one step, as pure functions."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax.training import metrics
+
+Array = jax.Array
+Batch = dict[str, Array]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes in training, as one pytree.
+
+    Attributes:
+      step: number of steps taken, int32.
+      params, batch_stats: the model's collections.
+      opt_state: of the Optax optimiser.
+      ema: averaged {'params', 'batch_stats'}, or None.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any = None
+
+
+def named_key(seed: int, name: str) -> Array:
+    """The random key of one purpose: a function of the run's seed and the purpose's name alone."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    ema: bool,
+) -> TrainState:
+    """A freshly initialised state for images of [H, W, C]."""
+    images = jnp.zeros((1, *image_shape))
+    variables = model.init(named_key(seed, 'params'), images, train=False)
+    params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        # Copies, because the step donates its state and a buffer can be given away only once.
+        ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if ema else None,
+    )
+
+
+def eval_variables(state: TrainState) -> dict[str, Any]:
+    """The variables to evaluate and predict with: the averaged ones where they are kept."""
+    if state.ema is not None:
+        return state.ema
+    return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    prepare: Callable[[Array, Array], Array],
+    *,
+    seed: int,
+    label_smoothing: float,
+    ema_decay: float,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """One step of training: (state, batch) -> (state, sums).
+
+    Args:
+      model: the module.
+      optimizer: its state is `state.opt_state`.
+      prepare: (uint8 images [N, H, W, C], step) -> floats: normalises and augments.
+      seed: of the run.
+      label_smoothing: of the loss that is minimised; the sums hold the plain cross entropy.
+      ema_decay: of the averaged variables; unused where `state.ema` is None.
+
+    Returns:
+      A pure function. `batch` holds 'image' (uint8) and 'label' (int32); the sums are those of
+      `metrics.batch_sums`, of the model in training mode, before the update.
+    """
+    dropout = named_key(seed, 'dropout')
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        images = prepare(batch['image'], state.step)
+
+        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
+            logits, updates = model.apply(
+                {'params': params, 'batch_stats': state.batch_stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': jax.random.fold_in(dropout, state.step)},
+            )
+            losses = metrics.cross_entropy(logits, batch['label'], label_smoothing)
+            return jnp.mean(losses), (logits, updates.get('batch_stats', {}))
+
+        (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            new = {'params': params, 'batch_stats': batch_stats}
+            ema = optax.incremental_update(new, ema, 1.0 - ema_decay)
+        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        return state, metrics.batch_sums(logits, batch['label'])
+
+    return train_step
+
+
+def accumulate(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
+) -> Callable[[TrainState, dict[str, Array], Batch], tuple[TrainState, dict[str, Array]]]:
+    """Adds the step's sums to running totals on the device, so that the host need not wait."""
+
+    def accumulating_step(
+        state: TrainState, totals: dict[str, Array], batch: Batch
+    ) -> tuple[TrainState, dict[str, Array]]:
+        state, sums = train_step(state, batch)
+        return state, jax.tree.map(jnp.add, totals, sums)
+
+    return accumulating_step

@@ -1,0 +1,74 @@
+"""summary.json: what became of a run, and with what."""
+
+import importlib.metadata
+import json
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.models.counting import count_parameters
+from resnet_jax.training.step import TrainState
+from resnet_jax.training.writers import read_metrics, write_atomically
+
+PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def write_summary(
+    workdir: Path, config: ConfigDict, state: TrainState, seconds: float
+) -> dict[str, Any]:
+    """Writes summary.json from the run's metrics.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      state: the final one, or its shapes.
+      seconds: trained in all, over all continuations.
+
+    Returns:
+      What it wrote. `images_per_second` is the median over the logged stretches, so that
+      compilation does not count; evaluation and saving are left out of each.
+    """
+    lines = list(read_metrics(workdir))
+    train = [line for line in lines if line['split'] == 'train']
+    final = [line for line in lines if line['split'] == 'eval'][-1]
+    summary = {
+        'model': config.model.name,
+        'data': config.data.name,
+        'seed': config.seed,
+        'parameters': count_parameters(state.params),
+        'steps': final['step'],
+        'seconds': round(seconds, 3),
+        'images_per_second': statistics.median(line['images_per_second'] for line in train),
+        'train': _figures(train[-1]),
+        'eval': _figures(final),
+        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+        'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'git_commit': git_commit(),
+    }
+    write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
+    return summary
+
+
+def _figures(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ('step', 'split')}
+
+
+def git_commit() -> str | None:
+    """The commit of the code's checkout, with '+' if it has changes; None outside a checkout."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ['git', '-C', str(Path(__file__).parent), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None
