@@ -1,7 +1,7 @@
 """Imagenette (fast.ai): 10 classes of ImageNet at 64x64, a ResNet-18, streamed.
 
 A short run with the common ImageNet augmentation: random resized crop and flip, cosine schedule
-after one epoch of warm-up; evaluation on the centre crop. No paper's recipe.
+after half an epoch of warm-up; evaluation on the centre crop. No paper's recipe.
 
     resnet-jax train --config configs/imagenette.py --config.data.dir=DIR --workdir runs/imagenette
 
@@ -37,6 +37,6 @@ def get_config() -> ConfigDict:
     config.optim.learning_rate = 0.05
     config.optim.schedule = 'cosine'
     config.optim.schedule_unit = 'epochs'
-    config.optim.warmup = 1.0
+    config.optim.warmup = 0.5
     config.checkpoint.every = 150
     return config

@@ -18,7 +18,8 @@ from resnet_jax.models.blocks import (
     ResidualBlock,
     operations,
 )
-from resnet_jax.models.resnet import ResNet, convolution
+from resnet_jax.models.convolution import convolution
+from resnet_jax.models.resnet import ResNet
 
 EPSILON = 1e-5
 

@@ -19,6 +19,7 @@ from resnet_jax.models.blocks import (
     ResidualBlock,
     operations,
 )
+from resnet_jax.models.convolution import convolution
 from resnet_jax.models.errors import InputError, unknown_name
 
 Array = jax.Array
@@ -28,26 +29,6 @@ STEMS = {
     'imagenet': (7, 2, True),  # he2015, table 1
     'cifar': (3, 1, False),  # he2015, section 4.2
 }
-
-# he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
-# authors' and torchvision's code take the fan-out.
-HE_NORMAL = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
-
-
-def convolution(features: int, kernel_size: int, strides: int, **kwargs: Any) -> nn.Conv:
-    """A square 2-D convolution without bias, padded by `kernel_size // 2` on both sides.
-
-    This is how the PyTorch models pad; 'SAME' would pad one side more where the stride is 2.
-    """
-    return nn.Conv(
-        features,
-        kernel_size=(kernel_size, kernel_size),
-        strides=(strides, strides),
-        padding=[(kernel_size // 2, kernel_size // 2)] * 2,
-        use_bias=False,
-        kernel_init=kwargs.pop('kernel_init', HE_NORMAL),
-        **kwargs,
-    )
 
 
 class Stem(nn.Module):
