@@ -109,7 +109,10 @@ def full_preact(f, x, strides, kind, channels, first=False):
     return h if kind is None else h + f.shortcut(kind, skip, channels, stride, norm=False)
 
 
-FORMULAS = {'original': original, 'full_preact': full_preact}
+FORMULAS = {
+    'original': original,
+    'full_preact': full_preact,
+}
 
 
 def test_every_placement_has_a_formula():
@@ -175,9 +178,9 @@ def test_zero_init_last_makes_the_block_an_identity_that_learns(design, placemen
         )
         return jnp.sum((out - 2 * x) ** 2)
 
-    last = f'norm{len(design.kernels)}' if placement == 'original' else f'conv{len(design.kernels)}'
-    gradient = jax.grad(loss)(variables['params'])[last]
-    leaf = gradient['scale' if placement == 'original' else 'kernel']
+    kind = operations(design).branch[-1]
+    gradient = jax.grad(loss)(variables['params'])[f'{kind}{len(design.kernels)}']
+    leaf = gradient['scale' if kind == 'norm' else 'kernel']
     assert jnp.all(leaf != 0), 'the zero weight must receive a gradient'
 
 

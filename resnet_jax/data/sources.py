@@ -1,7 +1,7 @@
 """Data sets as random-access sources: `digits`, `synthetic`, `tfds:NAME` and `folder:PATH`."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,13 @@ from resnet_jax.data.catalogs import Catalog, Read, Record
 from resnet_jax.data.images import decode_image
 from resnet_jax.models.errors import InputError, unknown_name
 
-KINDS = ('digits', 'synthetic', 'tfds:NAME', 'folder:PATH')
+# What a data set may be called: (what follows the colon, data_dir) -> Catalog.
+KINDS: dict[str, Callable[[str, str | None], Catalog]] = {
+    'digits': lambda _, data_dir: catalogs.digits(),
+    'synthetic': lambda _, data_dir: catalogs.synthetic(),
+    'tfds:NAME': catalogs.tfds,
+    'folder:PATH': lambda path, data_dir: catalogs.folder(path),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +111,11 @@ def split_sizes(spec: str, data_dir: str | None = None) -> dict[str, int]:
 
 
 def _catalog(spec: str, data_dir: str | None) -> Catalog:
-    kind, _, rest = spec.partition(':')
-    if spec == 'digits':
-        return catalogs.digits()
-    if spec == 'synthetic':
-        return catalogs.synthetic()
-    if kind == 'tfds' and rest:
-        return catalogs.tfds(rest, data_dir)
-    if kind == 'folder' and rest:
-        return catalogs.folder(rest)
+    name, _, rest = spec.partition(':')
+    for kind, catalog in KINDS.items():
+        kind_name, _, argument = kind.partition(':')
+        if name == kind_name and bool(rest) == bool(argument):
+            return catalog(rest, data_dir)
     raise unknown_name('data set', spec, KINDS)
 
 

@@ -1,0 +1,198 @@
+"""The documents do what they say: their Python runs, their commands exist, their changes apply.
+
+A Python block that begins with an import is a script of its own; one that does not goes on from the
+block before it. Each runs in an empty folder beside a link to `configs`. The blocks of
+CONTRIBUTING.md run in a copy of the code to which its `diff` blocks have been applied.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from resnet_jax import cli
+from resnet_jax.training.config import load_config
+
+ROOT = pathlib.Path(__file__).parents[1]
+GUIDE = ROOT / 'CONTRIBUTING.md'
+DOCUMENTS = [
+    path for path in (ROOT / 'README.md', GUIDE, *sorted(ROOT.glob('docs/*.md'))) if path.is_file()
+]
+NOTEBOOKS = sorted(ROOT.glob('notebooks/*.ipynb'))
+SHELL = ('bash', 'sh', 'console')
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def blocks(path, *languages):
+    """(line number, language, text) of a document's fenced code blocks in these languages."""
+    found, start = [], None
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.startswith('```'):
+            if start is None:
+                start, language = number, line[3:].strip()
+            else:
+                found.append((start + 1, language, '\n'.join(lines[start : number - 1])))
+                start = None
+    assert start is None, f'{path}:{start}: a code block without end'
+    return [block for block in found if block[1] in languages]
+
+
+def run_python(path):
+    """Runs the Python blocks of a document, in order, in this process."""
+    namespace = {}
+    for line, _, text in blocks(path, 'python'):
+        if text.lstrip().startswith(('import ', 'from ')):
+            namespace = {'__name__': '__main__'}
+        # The empty lines make a traceback show the document's own line numbers.
+        exec(compile('\n' * (line - 1) + text, str(path), 'exec'), namespace)
+
+
+PYTHON = [path for path in DOCUMENTS if path != GUIDE and blocks(path, 'python')]
+
+
+@pytest.mark.parametrize('path', PYTHON, ids=name)
+def test_python_runs_as_written(path, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    monkeypatch.chdir(tmp_path)
+    run_python(path)
+    # What a training loop prints must show that it learns.
+    runs = re.split(r'^step 0\b', capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    for run in runs:
+        losses = [float(x) for x in re.findall(r'loss ([\d.]+)', run)]
+        assert losses[-1] < losses[0] / 2, run
+    assert len(runs) == 2 or path.name != 'own_training_loop.md'
+
+
+def simple_commands(text):
+    """The commands in the text of a shell block, each as a list of words."""
+    lines = text.replace('\\\n', ' ').splitlines()
+    if any(line.startswith('$ ') for line in lines):  # the rest is output
+        lines = [line.removeprefix('$ ') for line in lines if line.startswith('$ ')]
+    for line in lines:
+        if not re.search('resnet-jax|resnet_jax|make', line):
+            continue  # output may be anything, quotes without an end too
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = []
+        for word in [*lexer, ';']:
+            if set(word) <= set(';|&<>()'):
+                yield words
+                words = []
+            elif words or not re.match(r'\w+=', word):  # NAME=value may precede a command
+                words.append(word)
+
+
+def commands(text):
+    """The arguments of each `resnet-jax` or `python -m resnet_jax` in the text of a shell block."""
+    for words in simple_commands(text):
+        if words and pathlib.PurePath(words[0]).name == 'resnet-jax':
+            yield words[1:]
+        elif words[1:3] == ['-m', 'resnet_jax']:
+            yield words[3:]
+
+
+def test_commands_are_found_however_they_are_written():
+    text = 'git clone https://host/resnet-jax && cd resnet-jax\nmake test\n'
+    text += 'A=1 .venv/bin/resnet-jax eval \\\n  --workdir runs/a  # evaluates\n'
+    text += "resnet-jax models 'cifar_*' | head\npython -m resnet_jax predict --workdir a b.png > c"
+    assert list(commands(text)) == [
+        ['eval', '--workdir', 'runs/a'],
+        ['models', 'cifar_*'],
+        ['predict', '--workdir', 'a', 'b.png'],
+    ]
+    assert list(commands("$ resnet-jax models\nresnet-jax isn't one\n")) == [['models']]
+
+
+COMMANDS = [
+    pytest.param(arguments, id=f'{name(path)}:{line} {shlex.join(arguments)}')
+    for path in DOCUMENTS
+    for line, _, text in blocks(path, *SHELL)
+    for arguments in commands(text)
+]
+
+
+@pytest.mark.parametrize('arguments', COMMANDS)
+def test_commands_parse(arguments, capsys):
+    """The sub-command and its options exist, and the config has the fields that are overridden."""
+    if '--help' in arguments or '--version' in arguments:
+        with pytest.raises(SystemExit) as stop:
+            cli._parse(arguments)
+        assert stop.value.code == 0
+        return
+    try:
+        options = cli._parse(arguments)
+    except SystemExit:
+        pytest.fail(capsys.readouterr().err)
+    config = getattr(options, 'config', None)
+    if config:
+        exists = (ROOT / f'{config.partition(".py")[0]}.py').is_file()
+        # A file that the reader is to write has the fields of the default.
+        load_config(str(ROOT / (config if exists else 'configs/default.py')), options.overrides)
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=name)
+def test_make_targets_and_linked_files_exist(path):
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE))
+    for _, _, text in blocks(path, *SHELL):
+        used = {words[1] for words in simple_commands(text) if words[:1] == ['make'] and words[1:]}
+        assert used <= targets
+    for link in re.findall(r'\]\(([^)#\s]+)', path.read_text()):
+        assert ':' in link or (path.parent / link).exists(), link
+
+
+# The walk-throughs of CONTRIBUTING.md
+
+
+def apply(text, root):
+    """Applies a `diff` block: for each file, lines to find and lines to put there."""
+    for change in re.split(r'^--- ', text, flags=re.MULTILINE)[1:]:
+        file, *lines = change.rstrip('\n').split('\n')
+        assert all(line[:1] in ('', ' ', '+', '-') for line in lines), lines
+        old = '\n'.join(line[1:] for line in lines if line[:1] != '+') + '\n'
+        new = '\n'.join(line[1:] for line in lines if line[:1] != '-') + '\n'
+        path = root / file
+        found = f'\n{path.read_text()}'.count(f'\n{old}')
+        assert found == 1, f'{GUIDE.name} changes lines that {file} holds {found} times:\n{old}'
+        path.write_text(f'\n{path.read_text()}'.replace(f'\n{old}', f'\n{new}')[1:])
+
+
+def test_walk_throughs(tmp_path):
+    for part in ('resnet_jax', 'configs', 'tests'):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT / 'pyproject.toml', tmp_path)
+    for _, _, text in blocks(GUIDE, 'diff'):
+        apply(text, tmp_path)
+    environment = os.environ | {
+        # Compiling takes longer than running here.
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+        'PYTHONPATH': str(tmp_path),
+        'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
+    }
+    for line, language, text in blocks(GUIDE, 'bash', 'python'):
+        command = ['bash', '-euc', text] if language == 'bash' else [sys.executable, '-c', text]
+        result = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        output = f'{GUIDE.name}:{line}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}'
+        assert result.returncode == 0, output
+    assert (tmp_path / 'runs' / 'norm_after_act' / 'summary.json').is_file()
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_notebooks_are_stored_without_outputs(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == 'code':
+            assert not cell.outputs and cell.execution_count is None
