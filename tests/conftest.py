@@ -12,6 +12,16 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
+@pytest.fixture
+def standard_promotion():
+    """JAX's usual dtype promotion, for models in bfloat16.
+
+    Flax's own BatchNorm subtracts its float32 statistics from bfloat16 activations.
+    """
+    with jax.numpy_dtype_promotion('standard'):
+        yield
+
+
 @pytest.fixture(scope='session')
 def shared_data() -> pathlib.Path:
     """The folder of real data for tests; the test is skipped where it is absent."""

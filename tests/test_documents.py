@@ -61,7 +61,7 @@ PYTHON = [path for path in DOCUMENTS if path != GUIDE and blocks(path, 'python')
 
 
 @pytest.mark.parametrize('path', PYTHON, ids=name)
-def test_python_runs_as_written(path, tmp_path, monkeypatch, capsys):
+def test_python_runs_as_written(path, tmp_path, monkeypatch, capsys, standard_promotion):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     monkeypatch.chdir(tmp_path)
     run_python(path)

@@ -172,7 +172,11 @@ class ResNet(nn.Module):
         if 'norm' in ops.before:
             self.final_norm = norm()
         self.head_dropout = nn.Dropout(self.dropout)
-        self.head = nn.Dense(self.num_classes, dtype=jnp.promote_types(self.dtype, jnp.float32))
+        self.head = nn.Dense(self.num_classes, dtype=self._output_dtype)
+
+    @property
+    def _output_dtype(self) -> Any:
+        return jnp.float64 if self.dtype == jnp.float64 else jnp.float32
 
     def __call__(self, images: Array, train: bool) -> Array:
         """Logits.
@@ -208,6 +212,6 @@ class ResNet(nn.Module):
                 x = self.final_norm(x, use_running_average=not train)
             else:
                 x = ACTIVATIONS[self.block.activation](x)
-        x = x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        x = x.astype(self._output_dtype)
         features['pooled'] = jnp.mean(x, axis=(1, 2))
         return features
