@@ -1,6 +1,7 @@
 """Every model by name: a row of plain values, with its source.
 
-Papers: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
+Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
+1709.01507, bagoftricks 1812.01187.
 """
 
 import dataclasses
@@ -29,28 +30,41 @@ class Row:
     image_size: int
 
 
-def _imagenet(stage_sizes: tuple[int, ...], block: BlockDesign, paper: str) -> Row:
-    return Row({'stage_sizes': stage_sizes, 'block': block, 'num_classes': 1000}, paper, 224)
+def _imagenet(
+    depth: int, paper: str, block: BlockDesign | None = None, stem: str = 'imagenet'
+) -> Row:
+    stage_sizes, usual = _STAGES[depth]
+    settings = {
+        'stage_sizes': stage_sizes,
+        'block': block or usual,
+        'num_classes': 1000,
+        'stem': stem,
+    }
+    return Row(settings, paper, 224)
 
 
-def _cifar(depth: int, block: BlockDesign, paper: str) -> Row:
+def _cifar(
+    depth: int,
+    block: BlockDesign,
+    paper: str,
+    *,
+    width: int = 16,
+    stem_width: int = 16,
+    outside: int = 2,
+) -> Row:
     # he2015, section 4.2: three stages of n blocks of two convolutions, depth 6n + 2, with 16, 32
-    # and 64 channels; with bottlenecks (he2016) 9n + 2.
-    blocks, rest = divmod(depth - 2, 3 * len(block.kernels))
+    # and 64 channels; with bottlenecks (he2016) 9n + 2. wrn counts a projection in each stage.
+    blocks, rest = divmod(depth - outside, 3 * len(block.kernels))
     assert rest == 0, depth
     settings = {
         'stage_sizes': (blocks,) * 3,
         'block': block,
         'num_classes': 10,
         'stem': 'cifar',
-        'stem_width': 16,
-        'width': 16,
+        'stem_width': stem_width,
+        'width': width,
     }
     return Row(settings, paper, 32)
-
-
-def _preact(block: BlockDesign) -> BlockDesign:
-    return dataclasses.replace(block, placement='full_preact')
 
 
 # he2015, table 1; 200 from he2016, section 4.
@@ -62,20 +76,51 @@ _STAGES = {
     152: ((3, 8, 36, 3), BOTTLENECK),
     200: ((3, 24, 36, 3), BOTTLENECK),
 }
+_PREACT = {'placement': 'full_preact'}
 _PLAIN = dataclasses.replace(BASIC, shortcut='none')
 _OPTION_A = dataclasses.replace(BASIC, shortcut='zero_pad')
+_PREACT_BASIC = dataclasses.replace(BASIC, **_PREACT)
+_SE = {'se_ratio': 1 / 16}
+
+
+def _se(block: BlockDesign) -> BlockDesign:
+    return dataclasses.replace(block, **_SE)
+
+
+def _resnext(groups: int, base_width: int) -> BlockDesign:
+    return dataclasses.replace(BOTTLENECK, groups=groups, base_width=base_width)
+
 
 MODELS: dict[str, Row] = {
     # The stride of a bottleneck on its 3x3, as in torchvision ("v1.5") ...
-    **{f'resnet{d}': _imagenet(*_STAGES[d], 'he2015') for d in (18, 34, 50, 101, 152)},
-    'resnet200': _imagenet(*_STAGES[200], 'he2016'),
+    **{f'resnet{d}': _imagenet(d, 'he2015') for d in (18, 34, 50, 101, 152)},
+    'resnet200': _imagenet(200, 'he2016'),
     # ... and on the first 1x1, as in the paper.
-    **{f'resnet{d}_v1': _imagenet(_STAGES[d][0], BOTTLENECK_V1, 'he2015') for d in (50, 101, 152)},
-    **{f'plain{d}': _imagenet(_STAGES[d][0], _PLAIN, 'he2015') for d in (18, 34)},
+    **{f'resnet{d}_v1': _imagenet(d, 'he2015', BOTTLENECK_V1) for d in (50, 101, 152)},
+    **{f'plain{d}': _imagenet(d, 'he2015', _PLAIN) for d in (18, 34)},
     **{
-        f'preact_resnet{d}': _imagenet(stages, _preact(block), 'he2016')
-        for d, (stages, block) in _STAGES.items()
+        f'preact_resnet{d}': _imagenet(d, 'he2016', dataclasses.replace(block, **_PREACT))
+        for d, (_, block) in _STAGES.items()
     },
+    # timm's names for the same nets as preact_resnet50 and 101.
+    **{
+        f'resnetv2_{d}': _imagenet(d, 'he2016', dataclasses.replace(BOTTLENECK, **_PREACT))
+        for d in (50, 101)
+    },
+    **{
+        f'resnet{d}d': _imagenet(
+            d, 'bagoftricks', dataclasses.replace(BOTTLENECK, downsample='average'), 'imagenet_deep'
+        )
+        for d in (50, 101)
+    },
+    'resnext50_32x4d': _imagenet(50, 'resnext', _resnext(32, 4)),
+    'resnext101_32x4d': _imagenet(101, 'resnext', _resnext(32, 4)),
+    'resnext101_32x8d': _imagenet(101, 'resnext', _resnext(32, 8)),
+    'resnext101_64x4d': _imagenet(101, 'resnext', _resnext(64, 4)),
+    # Twice the width inside the bottleneck: torchvision's wide nets, after wrn.
+    **{f'wide_resnet{d}_2': _imagenet(d, 'wrn', _resnext(1, 128)) for d in (50, 101)},
+    **{f'se_resnet{d}': _imagenet(d, 'senet', _se(_STAGES[d][1])) for d in (18, 34, 50, 101, 152)},
+    'se_resnext50_32x4d': _imagenet(50, 'senet', _se(_resnext(32, 4))),
     # he2015, section 4.2: option A on CIFAR.
     **{
         f'cifar_resnet{d}': _cifar(d, _OPTION_A, 'he2015')
@@ -84,8 +129,28 @@ MODELS: dict[str, Row] = {
     # he2016's bottleneck nets project, with the stride on the first 1x1 (the authors' release).
     **{f'cifar_resnet{d}': _cifar(d, BOTTLENECK_V1, 'he2016') for d in (164, 1001)},
     **{f'cifar_plain{d}': _cifar(d, _PLAIN, 'he2015') for d in (20, 32, 44, 56, 110)},
-    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(_OPTION_A), 'he2016') for d in (20, 56, 110)},
-    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(BOTTLENECK_V1), 'he2016') for d in (164, 1001)},
+    **{
+        f'cifar_preact_resnet{d}': _cifar(d, dataclasses.replace(_OPTION_A, **_PREACT), 'he2016')
+        for d in (20, 56, 110)
+    },
+    **{
+        f'cifar_preact_resnet{d}': _cifar(
+            d, dataclasses.replace(BOTTLENECK_V1, **_PREACT), 'he2016'
+        )
+        for d in (164, 1001)
+    },
+    # Depth 6n + 4, k times as wide; dropout is an override: branch_dropout=0.3.
+    **{
+        f'wrn{d}_{k}': _cifar(d, _PREACT_BASIC, 'wrn', width=16 * k, outside=4)
+        for d, k in ((16, 4), (16, 8), (22, 8), (28, 10), (40, 2), (40, 4))
+    },
+    **{
+        f'cifar_resnext29_{groups}x64d': _cifar(
+            29, _resnext(groups, 64), 'resnext', width=64, stem_width=64
+        )
+        for groups in (8, 16)
+    },
+    **{f'cifar_se_resnet{d}': _cifar(d, _se(_OPTION_A), 'senet') for d in (20, 56, 110)},
 }
 
 _BLOCK_FIELDS = {f.name for f in dataclasses.fields(BlockDesign)}

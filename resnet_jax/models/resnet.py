@@ -11,33 +11,31 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.models.blocks import (
-    ACTIVATIONS,
-    BASIC,
-    BlockDesign,
-    MakeModule,
-    ResidualBlock,
-    operations,
-)
-from resnet_jax.models.convolution import convolution
+from resnet_jax.models import layers
+from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BlockDesign, kind_of, operations
+from resnet_jax.models.convolution import MakeConv, convolution
 from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.models.norms import MakeNorm, make_norm
+from resnet_jax.models.stages import Stage, plan_stages
 
 Array = jax.Array
 
-# kernel, stride, whether a 3x3/2 max-pool follows.
+# Convolutions as (kernel, stride, share of the stem's width), whether a 3x3/2 max-pool follows.
 STEMS = {
-    'imagenet': (7, 2, True),  # he2015, table 1
-    'cifar': (3, 1, False),  # he2015, section 4.2
+    'imagenet': (((7, 2, 1.0),), True),  # he2015, table 1
+    'imagenet_deep': (((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), True),  # ResNet-C, arXiv 1812.01187
+    'cifar': (((3, 1, 1.0),), False),  # he2015, section 4.2
 }
 
 
 class Stem(nn.Module):
-    """The first convolution, and for ImageNet a max-pool. Paths: `conv1`, `norm1`.
+    """The first convolutions, and for ImageNet a max-pool. Paths: `conv1`, `norm1`, ...
 
     Attributes:
       kind: a key of `STEMS`.
       width: output channels.
-      ops: what follows the convolution.
+      ops: what follows the last convolution: some of 'norm', 'bias', 'act'.
+      inner_ops: what follows the others.
       activation: a key of `ACTIVATIONS`.
       conv, norm: make a convolution and a norm.
     """
@@ -45,65 +43,37 @@ class Stem(nn.Module):
     kind: str
     width: int
     ops: tuple[str, ...]
+    inner_ops: tuple[str, ...]
     activation: str
-    conv: MakeModule
-    norm: MakeModule
+    conv: MakeConv
+    norm: MakeNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [N, H, W, C] to [N, H', W', width], H' about H / 4 for ImageNet, H for CIFAR."""
-        kernel, stride, pool = STEMS[self.kind]
-        x = self.conv(features=self.width, kernel_size=kernel, strides=stride, name='conv1')(x)
-        if 'norm' in self.ops:
-            x = self.norm(use_running_average=not train, name='norm1')(x)
-        if 'act' in self.ops:
-            x = ACTIVATIONS[self.activation](x)
+        """Maps [N, ..., C] to [N, ..., width]; sizes about a quarter for ImageNet, kept for CIFAR."""
+        convolutions, pool = STEMS[self.kind]
+        for i, (kernel, stride, share) in enumerate(convolutions, 1):
+            width = int(self.width * share)
+            x = self.conv(features=width, kernel_size=kernel, strides=stride, name=f'conv{i}')(x)
+            for op in self.ops if i == len(convolutions) else self.inner_ops:
+                if op == 'norm':
+                    x = self.norm(train, f'norm{i}')(x)
+                elif op == 'bias':
+                    x = layers.Bias(name=f'bias{i}')(x)
+                else:
+                    x = ACTIVATIONS[self.activation](x)
         if pool:
             # An explicit pad, because converters drop the padding argument of a pooling; -inf,
             # because x is not activated in pre-activation nets.
-            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding='VALID')
-        return x
-
-
-class Stage(nn.Module):
-    """Blocks of one width; the first one carries the stride. Paths: `block1`, `block2`, ...
-
-    Attributes:
-      design: the block.
-      blocks: how many.
-      width: channels of the blocks' inner convolutions.
-      stride: of the first block.
-      first: whether this is the network's first stage.
-      conv, norm: make a convolution and a norm.
-    """
-
-    design: BlockDesign
-    blocks: int
-    width: int
-    stride: int
-    first: bool
-    conv: MakeModule
-    norm: MakeModule
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [N, H, W, C] to [N, ceil(H / stride), ceil(W / stride), width * expansion]."""
-        for i in range(self.blocks):
-            x = ResidualBlock(
-                design=self.design,
-                width=self.width,
-                stride=self.stride if i == 0 else 1,
-                first=self.first and i == 0,
-                conv=self.conv,
-                norm=self.norm,
-                name=f'block{i + 1}',
-            )(x, train)
+            dims = x.ndim - 2
+            border = ((0, 0), *((1, 1),) * dims, (0, 0))
+            x = jnp.pad(x, border, constant_values=-jnp.inf)
+            x = nn.max_pool(x, window_shape=(3,) * dims, strides=(2,) * dims, padding='VALID')
         return x
 
 
 class ResNet(nn.Module):
-    """A residual network, he2015 and he2016.
+    """A residual network, he2015 and he2016, and what came after.
 
     `init(key, images, train=False)` gives the collections `params` and `batch_stats`;
     `apply(variables, images, train=False)` the logits; `method='features'` the named features.
@@ -116,11 +86,25 @@ class ResNet(nn.Module):
       num_classes: number of logits.
       stem: a key of `STEMS`.
       stem_width: channels of the stem.
-      width: channels of the first stage's inner convolutions; each stage doubles it.
-      dropout: rate of dropout before the head; needs an rng named `dropout` when training.
+      width: of the first stage's blocks; each stage doubles it.
+      dimensions: of space: 1 (series), 2 (images) or 3 (video).
+      output_stride: largest reduction of resolution; later stages dilate their convolutions instead
+        of striding (arXiv 1606.00915). 0: no limit.
+      norm: a key of `NORMS`.
+      norm_groups: of group norm.
+      ghost_batch: examples that batch norm takes together; 0: the whole batch.
+      bn_axis_name: name of the mapped axis that batch norm averages over; None: each replica alone.
       bn_momentum: in Flax's convention, running = momentum * running + (1 - momentum) * batch;
         PyTorch's momentum 0.1 is 0.9 here. Running variances take the biased batch variance.
-      bn_epsilon: added to the variance.
+      bn_epsilon: added to the variance, of every norm.
+      weight_standardization: standardise the weights of the convolutions (arXiv 1903.10520).
+      init: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv 1901.09321; with
+        norm='none').
+      dropout: rate of dropout before the head.
+      stochastic_depth: rate at which the last block's branch is dropped (arXiv 1603.09382).
+      stochastic_depth_decay: 'linear' (from 0 before the first block) or 'constant'.
+      scan_blocks: run the equal blocks of a stage as one scanned block: the same function, compiled
+        in a fraction of the time; parameters are stacked (see `stages.stack_blocks`).
       dtype: of the computation. Parameters, batch statistics and logits are float32 all the same
         (float64 logits for a float64 model).
     """
@@ -131,48 +115,40 @@ class ResNet(nn.Module):
     stem: str = 'imagenet'
     stem_width: int = 64
     width: int = 64
-    dropout: float = 0.0
+    dimensions: int = 2
+    output_stride: int = 0
+    norm: str = 'batch'
+    norm_groups: int = 8
+    ghost_batch: int = 0
+    bn_axis_name: str | None = None
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
+    weight_standardization: bool = False
+    init_scheme: str = 'he_fan_out'
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+    stochastic_depth_decay: str = 'linear'
+    scan_blocks: bool = False
     dtype: Any = jnp.float32
 
-    def setup(self) -> None:
-        """Makes the parts; the convolution and norm partials are made once, here."""
+    def __post_init__(self) -> None:
         if self.stem not in STEMS:
             raise unknown_name('stem', self.stem, STEMS)
-        conv = functools.partial(convolution, dtype=self.dtype)
-        norm = functools.partial(
-            nn.BatchNorm, momentum=self.bn_momentum, epsilon=self.bn_epsilon, dtype=self.dtype
-        )
-        ops = operations(self.block)
-        # The stem leaves out what the first block does before it splits into branch and shortcut.
-        stem_ops = tuple(op for op in ('norm', 'act') if op not in ops.before)
-        self.stem_part = Stem(
-            kind=self.stem,
-            width=self.stem_width,
-            ops=stem_ops,
-            activation=self.block.activation,
-            conv=conv,
-            norm=norm,
-            name='stem',
-        )
-        self.stages = [
-            Stage(
-                design=self.block,
-                blocks=blocks,
-                width=self.width * 2**i,
-                stride=1 if i == 0 else 2,
-                first=i == 0,
-                conv=conv,
-                norm=norm,
-                name=f'stage{i + 1}',
+        if self.stochastic_depth_decay not in ('linear', 'constant'):
+            known = ('linear', 'constant')
+            raise unknown_name('stochastic_depth_decay', self.stochastic_depth_decay, known)
+        if self.dimensions not in (1, 2, 3):
+            raise InputError(f'dimensions must be 1, 2 or 3, got {self.dimensions}')
+        if self.fixup and self.norm != 'none':
+            raise InputError(
+                f"init_scheme='fixup' replaces norms: set norm='none', not {self.norm!r}"
             )
-            for i, blocks in enumerate(self.stage_sizes)
-        ]
-        if 'norm' in ops.before:
-            self.final_norm = norm()
-        self.head_dropout = nn.Dropout(self.dropout)
-        self.head = nn.Dense(self.num_classes, dtype=self._output_dtype)
+        super().__post_init__()
+
+    @property
+    def fixup(self) -> bool:
+        """Whether the net is initialised by Fixup."""
+        return self.init_scheme == 'fixup'
 
     @property
     def _output_dtype(self) -> Any:
@@ -182,14 +158,14 @@ class ResNet(nn.Module):
         """Logits.
 
         Args:
-          images: [N, H, W, C], normalised floats.
-          train: whether to use and update batch statistics, and to drop out.
+          images: [N, H, W, C], normalised floats ([N, L, C] and [N, D, H, W, C] in 1-D and 3-D).
+          train: whether to use and update batch statistics, and to drop out; what drops needs an
+            rng named `dropout`.
 
         Returns:
           [N, num_classes], float32.
         """
-        pooled = self.features(images, train)['pooled']
-        return self.head(self.head_dropout(pooled, deterministic=not train))
+        return self._run(images, train, True)['logits']
 
     def features(self, images: Array, train: bool) -> dict[str, Array]:
         """Named features: 'stem', 'stage1', ..., 'stageK' ([N, h, w, c] in the computing dtype)
@@ -197,21 +173,120 @@ class ResNet(nn.Module):
 
         The stages of a pre-activation net are the sums, before the norm that would follow.
         """
-        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        return self._run(images, train, False)
+
+    def feature_shapes(self, image_size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """The shapes of `features` for one image, without running anything.
+
+        Args:
+          image_size: spatial sizes, e.g. (224, 224).
+
+        Returns:
+          {'stem': (h, w, c), 'stage1': ..., 'pooled': (c,)}.
+        """
+        convolutions, pool = STEMS[self.stem]
+        sizes = image_size
+        for stride in [*(stride for _, stride, _ in convolutions), 2 if pool else 1]:
+            sizes = tuple(-(-size // stride) for size in sizes)
+        shapes: dict[str, tuple[int, ...]] = {'stem': (*sizes, self.stem_width)}
+        channels = self.stem_width
+        for i, stage in enumerate(self._plan()):
+            sizes = tuple(-(-size // stage.stride) for size in sizes)
+            channels = stage.width * self.block.expansion
+            shapes[f'stage{i + 1}'] = (*sizes, channels)
+        return {**shapes, 'pooled': (channels,)}
+
+    def _plan(self) -> Any:
+        convolutions, pool = STEMS[self.stem]
+        reduction = 2 if pool else 1
+        for _, stride, _ in convolutions:
+            reduction *= stride
+        rate = self.stochastic_depth
+        return plan_stages(
+            self.stage_sizes,
+            width=self.width,
+            reduction=reduction,
+            output_stride=self.output_stride,
+            drop_rate=rate,
+            constant_rate=self.stochastic_depth_decay == 'constant',
+        )
+
+    @nn.compact
+    def _run(self, images: Array, train: bool, with_head: bool) -> dict[str, Array]:
+        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
             raise InputError(
-                'images must be normalised floats of shape [N, H, W, C], '
+                f'images must be normalised floats of shape [N, {letters}, C], '
                 f'got {images.dtype}{list(images.shape)}'
             )
-        x = self.stem_part(images, train)
+        conv = functools.partial(
+            convolution,
+            dimensions=self.dimensions,
+            init=self.init_scheme,
+            standardize=self.weight_standardization,
+            dtype=self.dtype,
+        )
+        norm = make_norm(
+            self.norm,
+            momentum=self.bn_momentum,
+            epsilon=self.bn_epsilon,
+            groups=self.norm_groups,
+            ghost_batch=self.ghost_batch,
+            axis_name=self.bn_axis_name,
+            dtype=self.dtype,
+        )
+        ops = operations(self.block, self.fixup)
+        activation = ACTIVATIONS[self.block.activation]
+        between = ('bias', 'act') if self.fixup else ('norm', 'act')
+        before = [kind_of(name) for name in ops.before]
+        x = Stem(
+            kind=self.stem,
+            width=self.stem_width,
+            # Without what the first block does before it splits into branch and shortcut.
+            ops=tuple(op for op in between if op not in before),
+            inner_ops=between,
+            activation=self.block.activation,
+            conv=conv,
+            norm=norm,
+            name='stem',
+        )(images, train)
         features = {'stem': x}
-        for i, stage in enumerate(self.stages):
-            x = stage(x, train)
+        for i, plan in enumerate(self._plan()):
+            x = Stage(
+                design=self.block,
+                plan=plan,
+                fixup=self._fixup_factor(),
+                scan=self.scan_blocks,
+                conv=conv,
+                norm=norm,
+                dtype=self.dtype,
+                name=f'stage{i + 1}',
+            )(x, train)
             features[f'stage{i + 1}'] = x
-        for op in operations(self.block).before:  # he2016, appendix: after the last addition
+        for op in before:  # he2016, appendix: once more after the last addition
             if op == 'norm':
-                x = self.final_norm(x, use_running_average=not train)
+                x = norm(train, 'final_norm')(x)
+            elif op == 'bias':
+                x = layers.Bias(name='final_bias')(x)
             else:
-                x = ACTIVATIONS[self.block.activation](x)
-        x = x.astype(self._output_dtype)
-        features['pooled'] = jnp.mean(x, axis=(1, 2))
+                x = activation(x)
+        x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+        features['pooled'] = x
+        if with_head:
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            features['logits'] = self._head(x)
         return features
+
+    @nn.nowrap
+    def _head(self, x: Array) -> Array:
+        init: dict[str, Any] = {}
+        if self.fixup:
+            x, init = layers.Bias(name='head_bias')(x), {'kernel_init': nn.initializers.zeros}
+        return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
+
+    def _fixup_factor(self) -> float:
+        """Fixup, section 3: inner weights of a branch of m layers are scaled by L^(-1 / (2m - 2))."""
+        layers_in_branch = len(self.block.kernels)
+        if not self.fixup or layers_in_branch == 1:
+            return float(self.fixup)
+        return float(sum(self.stage_sizes) ** (-1 / (2 * layers_in_branch - 2)))

@@ -1,0 +1,175 @@
+"""Stages: blocks of one width, one after another, looped or scanned."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.models.blocks import BlockDesign
+from resnet_jax.models.convolution import MakeConv
+from resnet_jax.models.interpreter import ResidualBlock
+from resnet_jax.models.norms import MakeNorm
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """What stands where in a stage, before anything is computed.
+
+    Attributes:
+      width: of the blocks.
+      stride: of the first block.
+      dilation_before, dilation: of the first block's strided convolution, of all others.
+      first: whether this is the network's first stage.
+      drop_rates: of stochastic depth, one for each block.
+    """
+
+    width: int
+    stride: int
+    dilation_before: int
+    dilation: int
+    first: bool
+    drop_rates: tuple[float, ...]
+
+
+def plan_stages(
+    stage_sizes: Sequence[int],
+    *,
+    width: int,
+    reduction: int,
+    output_stride: int,
+    drop_rate: float,
+    constant_rate: bool,
+) -> list[StagePlan]:
+    """Lays the stages out: each doubles the width and halves the resolution, up to a limit.
+
+    Args:
+      stage_sizes: number of blocks in each stage.
+      width: of the first stage.
+      reduction: of the stem.
+      output_stride: largest reduction; a stage that would pass it doubles its dilation instead of
+        striding, as in torchvision's replace_stride_with_dilation. 0: no limit.
+      drop_rate: of stochastic depth, of the last block.
+      constant_rate: whether all blocks have it; else block l of L has l / L of it (arXiv 1603.09382,
+        section 3).
+    """
+    total, block, dilation, plans = sum(stage_sizes), 0, 1, []
+    for i, blocks in enumerate(stage_sizes):
+        stride, before = 1 if i == 0 else 2, dilation
+        if output_stride and reduction * stride > output_stride:
+            dilation, stride = dilation * stride, 1
+        reduction *= stride
+        numbers = range(block + 1, block + blocks + 1)
+        block += blocks
+        rates = tuple(drop_rate if constant_rate else drop_rate * n / total for n in numbers)
+        plans.append(StagePlan(width * 2**i, stride, before, dilation, i == 0, rates))
+    return plans
+
+
+class Stage(nn.Module):
+    """Blocks of one width; the first one carries the stride.
+
+    Paths: `block1`, `block2`, ...; scanned: `block1`, and `blocks` with the others stacked.
+
+    Attributes:
+      design: the block.
+      plan: sizes, strides and rates.
+      fixup: of `ResidualBlock`.
+      scan: whether to run the blocks after the first, which are equal, as a scan.
+      conv, norm: make a convolution and a norm.
+      dtype: of the computation.
+    """
+
+    design: BlockDesign
+    plan: StagePlan
+    fixup: float
+    scan: bool
+    conv: MakeConv
+    norm: MakeNorm
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Maps [N, ..., C] to [N, ..., width * expansion]; sizes are divided by the stride."""
+        rates = self.plan.drop_rates
+        x = self._block(1)(x, train, rates[0])
+        if not self.scan or len(rates) < 2:
+            for i, rate in enumerate(rates[1:], 2):
+                x = self._block(i)(x, train, rate)
+            return x
+
+        def body(block: ResidualBlock, x: Array, rate: Array) -> tuple[Array, None]:
+            return block(x, train, rate if any(rates) else 0.0), None
+
+        scanned = nn.scan(
+            body,
+            variable_axes={'params': 0, 'batch_stats': 0},
+            split_rngs={'params': True, 'dropout': True},
+            length=len(rates) - 1,
+        )
+        x, _ = scanned(self._block(2, 'blocks'), x, jnp.asarray(rates[1:], jnp.float32))
+        return x
+
+    @nn.nowrap
+    def _block(self, number: int, name: str = '') -> ResidualBlock:
+        first, plan = number == 1, self.plan
+        return ResidualBlock(
+            design=self.design,
+            width=plan.width,
+            stride=plan.stride if first else 1,
+            first=plan.first and first,
+            dilation=(plan.dilation_before if first else plan.dilation, plan.dilation),
+            fixup=self.fixup,
+            conv=self.conv,
+            norm=self.norm,
+            dtype=self.dtype,
+            name=name or f'block{number}',
+        )
+
+
+def stack_blocks(variables: Any) -> Any:
+    """From the looped layout of the variables to the scanned one.
+
+    Args:
+      variables: collections of a `ResNet` with scan_blocks=False, or any of them, or a tree with
+        such inside, such as an optimiser's momentum.
+
+    Returns:
+      The same numbers: block2, block3, ... of each stage stacked as `blocks`.
+    """
+
+    def convert(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        later = sorted((k for k in tree if _block_number(k) > 1), key=_block_number)
+        kept = {k: convert(v) for k, v in tree.items() if k not in later}
+        if later:
+            kept['blocks'] = jax.tree.map(lambda *x: jnp.stack(x), *(tree[k] for k in later))
+        return kept
+
+    return convert(variables)
+
+
+def unstack_blocks(variables: Any) -> Any:
+    """The inverse of `stack_blocks`."""
+
+    def convert(tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        kept = {k: convert(v) for k, v in tree.items() if k != 'blocks'}
+        if 'blocks' in tree:
+            count = len(jax.tree.leaves(tree['blocks'])[0])
+            for i in range(count):
+                kept[f'block{i + 2}'] = jax.tree.map(lambda x, i=i: x[i], tree['blocks'])
+        return kept
+
+    return convert(variables)
+
+
+def _block_number(name: str) -> int:
+    number = name.removeprefix('block')
+    return int(number) if name.startswith('block') and number.isdigit() else 0
