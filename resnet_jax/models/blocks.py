@@ -175,8 +175,8 @@ def operations(design: BlockDesign, fixup: bool = False) -> Operations:
 
     Args:
       design: the design.
-      fixup: replace norms by a learnt bias before each convolution and activation and a learnt scale
-        at the end of the branch (arXiv 1901.09321, section 3).
+      fixup: replace norms by a learnt bias before each convolution and activation, and a learnt
+        scale at the end of the branch (arXiv 1901.09321, section 3).
     """
     inner, last, _, after = (cell.split() for cell in PLACEMENTS[design.placement].split('|'))
     convs = len(design.kernels)

@@ -40,6 +40,7 @@ def convolution(
     init: str = 'he_fan_out',
     kernel_scale: float = 1.0,
     standardize: bool = False,
+    in_scan: bool = False,
     use_bias: bool = False,
     **kwargs: Any,
 ) -> nn.Conv:
@@ -57,10 +58,13 @@ def convolution(
       init: a key of `INITIALISERS`.
       kernel_scale: factor of the initial weights' deviation.
       standardize: weight standardisation (arXiv 1903.10520).
+      in_scan: whether it stands inside a `lax.scan`.
       use_bias: whether to add a bias.
       **kwargs: of `nn.Conv`.
     """
-    general = _standardized if standardize else _conv_general_dilated
+    general = _conv_in_scan if in_scan else _conv_general_dilated
+    if standardize:
+        general = functools.partial(_standardized, general)
     kwargs.setdefault('kernel_init', he_normal(init, kernel_scale))
     return nn.Conv(
         features,
@@ -75,7 +79,7 @@ def convolution(
     )
 
 
-def _standardized(images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+def _standardized(general: Any, images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
     """The convolution with each output channel's weights at mean 0 and variance 1 / fan-in."""
     axes = tuple(range(kernel.ndim - 1))
     exact = kernel.astype(jnp.float32)
@@ -83,7 +87,7 @@ def _standardized(images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Ar
     mean = jnp.mean(exact, axes, keepdims=True)
     var = jnp.var(exact, axes, keepdims=True)
     exact = (exact - mean) * lax.rsqrt(jnp.maximum(var * fan_in, 1e-4))
-    return _conv_general_dilated(images, exact.astype(kernel.dtype), *args, **kwargs)
+    return general(images, exact.astype(kernel.dtype), *args, **kwargs)
 
 
 def _conv_general_dilated(
@@ -110,6 +114,87 @@ def _conv_general_dilated(
     if smaller and plain and jax.default_backend() == 'cpu':
         return convolve_by_position(images, kernel, strides, padding)
     return lax.conv_general_dilated(images, kernel, strides, padding, **kwargs)
+
+
+def _conv_in_scan(
+    images: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **kwargs: Any,
+) -> Array:
+    """The same where XLA on a CPU takes only the layouts NHWC and HWIO: in the body of a loop.
+
+    XLA brings other layouts into these at the outermost level alone; in a scan the gradient of
+    `lax.conv_general_dilated`, which has others, runs some 25 times slower.
+    """
+    dilation = kwargs.get('rhs_dilation') or (1,)
+    plain = kwargs['feature_group_count'] == 1 and set(strides) == {1} and len(set(dilation)) == 1
+    small = any(i < k for i, k in zip(images.shape[1:-1], kernel.shape[:-2], strict=True))
+    if not plain or small or jax.default_backend() != 'cpu':
+        return _conv_general_dilated(images, kernel, strides, padding, **kwargs)
+    return convolve_plainly(images, kernel, dilation[0])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_plainly(images: Array, kernel: Array, dilation: int) -> Array:
+    """A convolution of stride 1 whose gradients are convolutions in the same layouts.
+
+    Args:
+      images: [N, ..., C].
+      kernel: [..., C, features], odd sizes; padded by half of them.
+      dilation: distance of the taps.
+
+    Returns:
+      [N, ..., features].
+    """
+    return _same_layout(images, kernel, dilation=dilation, padding=_half(kernel, dilation))
+
+
+def _half(kernel: Array, dilation: int) -> list[tuple[int, int]]:
+    return [(dilation * (k // 2),) * 2 for k in kernel.shape[:-2]]
+
+
+def _same_layout(
+    x: Array, kernel: Array, padding: Any, strides: int = 1, dilation: int = 1
+) -> Array:
+    dims = x.ndim - 2
+    letters = 'DHW'[-dims:]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides,) * dims,
+        padding,
+        rhs_dilation=(dilation,) * dims,
+        dimension_numbers=(f'N{letters}C', f'{letters}IO', f'N{letters}C'),
+    )
+
+
+def _plain_forward(
+    images: Array, kernel: Array, dilation: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_plainly(images, kernel, dilation), (images, kernel)
+
+
+def _plain_backward(
+    dilation: int, residuals: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    images, kernel = residuals
+    padding, dims = _half(kernel, dilation), images.ndim - 2
+    # Towards the images: the convolution with the kernel mirrored and its channels exchanged.
+    mirrored = jnp.flip(kernel, range(dims)).swapaxes(-1, -2)
+    to_images = _same_layout(grad, mirrored, dilation=dilation, padding=padding)
+    # Towards the kernel: channels stand for examples, examples for channels, and the gradient is
+    # the kernel, which meets the images at every tap's distance.
+    examples_last = jnp.moveaxis(images, 0, -1)
+    channels_first = jnp.moveaxis(examples_last, -2, 0)
+    by_tap = _same_layout(
+        channels_first, jnp.moveaxis(grad, 0, -2), strides=dilation, padding=padding
+    )
+    return to_images, jnp.moveaxis(by_tap, 0, -2)
+
+
+convolve_plainly.defvjp(_plain_forward, _plain_backward)
 
 
 def convolve_by_position(

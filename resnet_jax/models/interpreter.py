@@ -102,7 +102,8 @@ class ResidualBlock(nn.Module):
         design, i = self.design, int(name.removeprefix('conv')) - 1
         last, strided = i + 1 == len(design.kernels), i == design.stride_at
         init: dict[str, Any] = {}
-        if last and self.fixup or design.zero_init_last and name == self._last_weight():
+        zero = design.zero_init_last and name == self._last_weight()
+        if zero or (last and self.fixup):
             init = {'kernel_init': nn.initializers.zeros}
         elif self.fixup:
             init = {'kernel_scale': self.fixup}

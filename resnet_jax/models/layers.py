@@ -1,4 +1,4 @@
-"""The small parts that block designs may add; all work on [N, ..., C] of any number of dimensions."""
+"""The small parts that block designs may add; all take [N, ..., C] of any dimensions."""
 
 import functools
 from typing import Any
@@ -35,13 +35,13 @@ def zero_pad_shortcut(x: Array, channels: int, stride: int) -> Array:
 
 
 def average_pool(x: Array, stride: int) -> Array:
-    """Mean over windows of `stride`, those at the far edge cut short (ResNet-D, arXiv 1812.01187)."""
+    """Mean over windows of `stride`, cut short at the far edge (ResNet-D, arXiv 1812.01187)."""
     window = (stride,) * (x.ndim - 2)
     return nn.avg_pool(x, window, strides=window, padding='SAME', count_include_pad=False)
 
 
 def blur_pool(x: Array, stride: int) -> Array:
-    """A binomial blur [1 2 1] / 4 in each dimension, then every stride-th pixel (arXiv 1904.11486)."""
+    """A blur [1 2 1] / 4 in each dimension, then every stride-th pixel (arXiv 1904.11486)."""
     dims, channels = x.ndim - 2, x.shape[-1]
     taps = functools.reduce(jnp.multiply.outer, [jnp.asarray([0.25, 0.5, 0.25], x.dtype)] * dims)
     kernel = jnp.broadcast_to(taps[..., None, None], (*taps.shape, 1, channels))
@@ -63,7 +63,7 @@ DOWNSAMPLINGS = {'stride': None, 'average': average_pool, 'blur': blur_pool}
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from all channels' means (arXiv 1709.01507, section 3).
+    """Scales each channel by a gate made of all channels' means (arXiv 1709.01507, section 3).
 
     The hidden layer has `ratio` times the channels, rounded to a multiple of 8 (at least 8), as in
     timm. Paths: `reduce`, `expand`, both with bias.

@@ -76,15 +76,16 @@ _STAGES = {
     152: ((3, 8, 36, 3), BOTTLENECK),
     200: ((3, 24, 36, 3), BOTTLENECK),
 }
-_PREACT = {'placement': 'full_preact'}
 _PLAIN = dataclasses.replace(BASIC, shortcut='none')
 _OPTION_A = dataclasses.replace(BASIC, shortcut='zero_pad')
-_PREACT_BASIC = dataclasses.replace(BASIC, **_PREACT)
-_SE = {'se_ratio': 1 / 16}
+
+
+def _preact(block: BlockDesign) -> BlockDesign:
+    return dataclasses.replace(block, placement='full_preact')
 
 
 def _se(block: BlockDesign) -> BlockDesign:
-    return dataclasses.replace(block, **_SE)
+    return dataclasses.replace(block, se_ratio=1 / 16)
 
 
 def _resnext(groups: int, base_width: int) -> BlockDesign:
@@ -99,14 +100,11 @@ MODELS: dict[str, Row] = {
     **{f'resnet{d}_v1': _imagenet(d, 'he2015', BOTTLENECK_V1) for d in (50, 101, 152)},
     **{f'plain{d}': _imagenet(d, 'he2015', _PLAIN) for d in (18, 34)},
     **{
-        f'preact_resnet{d}': _imagenet(d, 'he2016', dataclasses.replace(block, **_PREACT))
+        f'preact_resnet{d}': _imagenet(d, 'he2016', _preact(block))
         for d, (_, block) in _STAGES.items()
     },
     # timm's names for the same nets as preact_resnet50 and 101.
-    **{
-        f'resnetv2_{d}': _imagenet(d, 'he2016', dataclasses.replace(BOTTLENECK, **_PREACT))
-        for d in (50, 101)
-    },
+    **{f'resnetv2_{d}': _imagenet(d, 'he2016', _preact(BOTTLENECK)) for d in (50, 101)},
     **{
         f'resnet{d}d': _imagenet(
             d, 'bagoftricks', dataclasses.replace(BOTTLENECK, downsample='average'), 'imagenet_deep'
@@ -129,19 +127,11 @@ MODELS: dict[str, Row] = {
     # he2016's bottleneck nets project, with the stride on the first 1x1 (the authors' release).
     **{f'cifar_resnet{d}': _cifar(d, BOTTLENECK_V1, 'he2016') for d in (164, 1001)},
     **{f'cifar_plain{d}': _cifar(d, _PLAIN, 'he2015') for d in (20, 32, 44, 56, 110)},
-    **{
-        f'cifar_preact_resnet{d}': _cifar(d, dataclasses.replace(_OPTION_A, **_PREACT), 'he2016')
-        for d in (20, 56, 110)
-    },
-    **{
-        f'cifar_preact_resnet{d}': _cifar(
-            d, dataclasses.replace(BOTTLENECK_V1, **_PREACT), 'he2016'
-        )
-        for d in (164, 1001)
-    },
+    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(_OPTION_A), 'he2016') for d in (20, 56, 110)},
+    **{f'cifar_preact_resnet{d}': _cifar(d, _preact(BOTTLENECK_V1), 'he2016') for d in (164, 1001)},
     # Depth 6n + 4, k times as wide; dropout is an override: branch_dropout=0.3.
     **{
-        f'wrn{d}_{k}': _cifar(d, _PREACT_BASIC, 'wrn', width=16 * k, outside=4)
+        f'wrn{d}_{k}': _cifar(d, _preact(BASIC), 'wrn', width=16 * k, outside=4)
         for d, k in ((16, 4), (16, 8), (22, 8), (28, 10), (40, 2), (40, 4))
     },
     **{

@@ -50,7 +50,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [N, ..., C] to [N, ..., width]; sizes about a quarter for ImageNet, kept for CIFAR."""
+        """Maps [N, ..., C] to [N, ..., width], sizes a quarter for ImageNet, kept for CIFAR."""
         convolutions, pool = STEMS[self.kind]
         for i, (kernel, stride, share) in enumerate(convolutions, 1):
             width = int(self.width * share)
@@ -285,7 +285,7 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
 
     def _fixup_factor(self) -> float:
-        """Fixup, section 3: inner weights of a branch of m layers are scaled by L^(-1 / (2m - 2))."""
+        """Fixup, section 3: L^(-1 / (2m - 2)) scales the inner weights of branches of m layers."""
         layers_in_branch = len(self.block.kernels)
         if not self.fixup or layers_in_branch == 1:
             return float(self.fixup)

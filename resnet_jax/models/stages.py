@@ -1,6 +1,7 @@
 """Stages: blocks of one width, one after another, looped or scanned."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,8 +55,8 @@ def plan_stages(
       output_stride: largest reduction; a stage that would pass it doubles its dilation instead of
         striding, as in torchvision's replace_stride_with_dilation. 0: no limit.
       drop_rate: of stochastic depth, of the last block.
-      constant_rate: whether all blocks have it; else block l of L has l / L of it (arXiv 1603.09382,
-        section 3).
+      constant_rate: whether all blocks have it; else block l of L has l / L of it (arXiv
+        1603.09382, section 3).
     """
     total, block, dilation, plans = sum(stage_sizes), 0, 1, []
     for i, blocks in enumerate(stage_sizes):
@@ -111,11 +112,12 @@ class Stage(nn.Module):
             split_rngs={'params': True, 'dropout': True},
             length=len(rates) - 1,
         )
-        x, _ = scanned(self._block(2, 'blocks'), x, jnp.asarray(rates[1:], jnp.float32))
+        block = self._block(2, 'blocks', functools.partial(self.conv, in_scan=True))
+        x, _ = scanned(block, x, jnp.asarray(rates[1:], jnp.float32))
         return x
 
     @nn.nowrap
-    def _block(self, number: int, name: str = '') -> ResidualBlock:
+    def _block(self, number: int, name: str = '', conv: MakeConv | None = None) -> ResidualBlock:
         first, plan = number == 1, self.plan
         return ResidualBlock(
             design=self.design,
@@ -124,7 +126,7 @@ class Stage(nn.Module):
             first=plan.first and first,
             dilation=(plan.dilation_before if first else plan.dilation, plan.dilation),
             fixup=self.fixup,
-            conv=self.conv,
+            conv=conv or self.conv,
             norm=self.norm,
             dtype=self.dtype,
             name=name or f'block{number}',
