@@ -43,10 +43,10 @@ demo: $(VENV)/.installed
 	@echo '  $(BIN)/resnet-jax train --help            # how to train on your own images'
 
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

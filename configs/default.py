@@ -97,4 +97,4 @@ def get_config() -> ConfigDict:
     config.checkpoint.every = 1000  # steps
     config.checkpoint.keep = 2  # the last so many; the best is kept besides
     config.checkpoint.best = 'top1'  # which figure of the evaluation makes the best: top1 or loss
-    return config
+    return config.lock()  # so that a misspelt field in a config file is an error

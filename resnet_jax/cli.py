@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (failed), 2 (bad usage or input), 128 + n (stopped by signal n).
     """
-    # Orbax and Grain warn of what is not the user's concern.
-    logging.getLogger('absl').setLevel(logging.ERROR)
+    warnings.filterwarnings('ignore', 'Image size .* decompression bomb')  # refused in our words
+    _quiet_background()
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter exits
+        return code
     except InputError as error:
         return _complain(error, EXIT_USAGE)
     except RunError as error:
@@ -38,6 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor flush into it at exit
         return 0
+
+
+def _quiet_background() -> None:
+    """Keeps Orbax and Grain from printing warnings, and tracebacks beside our one line.
+
+    A failed checkpoint reaches the main thread as an exception; what its other threads and
+    coroutines meet after that is of no use to anyone.
+    """
+    for name in ('absl', 'asyncio'):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    if threading.excepthook is threading.__excepthook__:  # else somebody, such as pytest, listens
+        threading.excepthook = lambda report: None
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda report: None
 
 
 def _complain(error: BaseException | str, code: int) -> int:
@@ -127,9 +145,10 @@ def _train(options: argparse.Namespace) -> int:
     except loop.Interrupted as stop:
         return _complain(stop, EXIT_SIGNAL + stop.signum)
     figures = summary['eval']
+    speed = summary['images_per_second']
     print(
-        f'{summary["steps"]} steps in {summary["seconds"]:.0f} s, '
-        f'{summary["images_per_second"]:.0f} images/s; {figures["n"]} images evaluated: '
+        f'{summary["steps"]} steps in {summary["seconds"]:.0f} s'
+        f'{"" if speed is None else f", {speed:.0f} images/s"}; {figures["n"]} images evaluated: '
         f'top1 {100 * figures["top1"]:.2f} %, loss {figures["loss"]:.4f}'
     )
     print(f'resnet-jax eval --workdir {options.workdir}    # evaluates it again')

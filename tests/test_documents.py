@@ -15,6 +15,7 @@ import sys
 
 import nbformat
 import pytest
+from test_registry import EXPECTED
 
 from resnet_jax import cli
 from resnet_jax.training.config import load_config
@@ -196,3 +197,9 @@ def test_notebooks_are_stored_without_outputs(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == 'code':
             assert not cell.outputs and cell.execution_count is None
+
+
+def test_the_readme_lists_every_model_with_its_parameters():
+    rows = re.findall(r'^(\w+) +([\d,]{6,}) ', (ROOT / 'README.md').read_text(), re.MULTILINE)
+    listed = {name: int(count.replace(',', '')) for name, count in rows}
+    assert listed == {name: count for name, (count, _) in EXPECTED.items()}

@@ -61,6 +61,8 @@ class Checkpoints:
                 best_mode=BEST_MODES[settings.best],
                 create=not read_only,
                 read_only=read_only,
+                # Else a disk too full for a folder leaves threads that wait for it for minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 # What a killed run left half-written; a complete checkpoint has been renamed.
                 cleanup_tmp_directories=not read_only,
             ),

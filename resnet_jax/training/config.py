@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.models.errors import InputError, unknown_name
 
@@ -68,7 +68,9 @@ def _run_config_file(spec: str) -> ConfigDict:
             raise unknown_name(f'config file in {path.parent}/:', path.name, near)
         raise InputError(f'no config file {path}')
     folder = str(path.parent.resolve())
-    before = set(sys.modules)
+    # A neighbour such as `default` is this folder's, never another's, and is not kept.
+    neighbours = {p.stem for p in path.parent.glob('*.py')}
+    hidden = {n: sys.modules.pop(n) for n in neighbours if n in sys.modules}
     sys.path.insert(0, folder)
     try:
         module_spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
@@ -86,15 +88,24 @@ def _run_config_file(spec: str) -> ConfigDict:
         raise InputError(f'config file {spec}: {type(error).__name__}: {reason}') from error
     finally:
         sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            # A neighbour such as `default` must not stand in for another folder's.
-            if str(getattr(sys.modules[name], '__file__', '')).startswith(folder):
-                del sys.modules[name]
+        for neighbour in neighbours:
+            sys.modules.pop(neighbour, None)
+        sys.modules.update(hidden)
     if not isinstance(config, ConfigDict):
         raise InputError(
             f'config file {spec}: get_config() must return an ml_collections.ConfigDict'
         )
+    _check_fields(config, f'config file {spec}')
     return config.lock()
+
+
+def _check_fields(config: ConfigDict, where: str) -> None:
+    missing = {*_AT_LEAST, *_FRACTIONS, *ALTERNATIVES} - flatten(config).keys()
+    if missing:
+        raise InputError(
+            f'{where} lacks the fields {", ".join(sorted(missing)[:5])}; start from '
+            'default.get_config() in configs/default.py'
+        )
 
 
 def _parse(text: str) -> Any:
@@ -112,10 +123,10 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
     if field not in fields:
         raise unknown_name('config field', field, fields)
     value, old = _parse(text), fields[field]
-    if value is None and old is not None and field not in ALTERNATIVES:
+    if value is None and not _optional(config, field):
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
-    if isinstance(old, str) and not isinstance(value, str) and value is not None:
-        value = text  # a name that looks like a number
+    if config_type(config, field) == 'str' and value is not None:
+        value = text  # also a name that looks like a number
     try:
         config.update_from_flattened_dict({field: value})
     except (TypeError, ValueError) as error:
@@ -161,17 +172,30 @@ def check_values(config: ConfigDict) -> None:
             raise InputError(f'config field {field} must be in [0, 1), got {fields[field]}')
     if config.train.epochs is not None and config.train.epochs <= 0:
         raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
-    low, high = config.augment.crop_scale
-    if not 0 < low <= high <= 1:
-        raise InputError(f'config field augment.crop_scale must be in (0, 1], got {(low, high)}')
+    scale = config.augment.crop_scale
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f'config field augment.crop_scale must be two in (0, 1], got {scale}')
 
 
 def config_type(config: ConfigDict, field: str) -> str:
     """Name of the type of a field, also of one that is not set."""
+    section, leaf = _locate(config, field)
+    return section.get_type(leaf).__name__
+
+
+def _locate(config: ConfigDict, field: str) -> tuple[ConfigDict, str]:
+    """The innermost section of a dotted field, and its name there."""
     *parents, leaf = field.split('.')
     for parent in parents:
         config = config[parent]
-    return config.get_type(leaf).__name__
+    return config, leaf
+
+
+def _optional(config: ConfigDict, field: str) -> bool:
+    """Whether a field may be None: `placeholder`, set or not, or one of a pair."""
+    section, leaf = _locate(config, field)
+    held = dict(section.items(preserve_field_references=True))[leaf]
+    return field in ALTERNATIVES or isinstance(held, FieldReference)
 
 
 def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -191,14 +215,21 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`, locked; lists become tuples."""
+    """The inverse of `to_json`, locked; lists become tuples.
+
+    Raises:
+      ValueError: if it is not the JSON of a config.
+    """
 
     def tuples(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: tuples(item) for key, item in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError('it holds no config')
+    return ConfigDict(tuples(fields)).lock()
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

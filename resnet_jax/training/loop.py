@@ -1,12 +1,10 @@
 """The training loop: from a config and a folder to a trained model, through any interruption."""
 
 import contextlib
-import dataclasses
-import functools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax import data
-from resnet_jax.models.errors import RunError
+from resnet_jax.models.errors import InputError, RunError
 from resnet_jax.training import config as configs
-from resnet_jax.training import metrics, optim, step, workdir
+from resnet_jax.training import metrics, step, workdir
 from resnet_jax.training.checkpoint import Checkpoints, one_line
-from resnet_jax.training.evaluate import evaluate, make_eval_step
-from resnet_jax.training.inputs import Inputs, fits_in_memory, open_inputs
+from resnet_jax.training.evaluate import evaluate
+from resnet_jax.training.inputs import fits_in_memory, open_inputs
+from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.step import TrainState
-from resnet_jax.training.summary import write_summary
-from resnet_jax.training.writers import Console, MetricWriter
+from resnet_jax.training.summary import read_summary, write_summary
+from resnet_jax.training.writers import Console, MetricWriter, read_metrics
 
 
 class Interrupted(Exception):
@@ -60,6 +58,8 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
     inputs = open_inputs(config, stored)
     run = build_run(config, inputs)
     with workdir.locked(folder), stop_signals() as signals:
+        if stored is None and workdir.is_run(folder):
+            raise InputError(f'another process began a run in workdir {folder} meanwhile')
         if stored is None:
             workdir.write_run(folder, config, inputs.preprocessing)
         checkpoints = Checkpoints(folder, config.checkpoint)
@@ -68,87 +68,6 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
         finally:
             with contextlib.suppress(RunError):  # an error on the way out says enough
                 checkpoints.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a config makes, before any step is taken.
-
-    Attributes:
-      inputs: the examples.
-      init_state: () -> TrainState, jitted.
-      template: the state's shapes.
-      train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
-        donated.
-      eval_step: see `make_eval_step`.
-      schedule: the learning rate as a function of the step.
-    """
-
-    inputs: Inputs
-    init_state: Callable[[], TrainState]
-    template: TrainState
-    train_step: Callable[..., Any]
-    eval_step: Callable[..., Any]
-    schedule: Callable[[int], Any]
-
-
-def build_run(config: ConfigDict, inputs: Inputs) -> Run:
-    """Builds model, optimiser and steps."""
-    preprocessing = inputs.preprocessing
-    model = workdir.build_model(config.model, len(preprocessing.class_names))
-    schedule = optim.make_schedule(
-        config.optim,
-        batch_size=config.train.batch_size,
-        total_steps=inputs.total_steps,
-        steps_per_epoch=inputs.steps_per_epoch,
-    )
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
-    init_state = functools.partial(
-        step.create_state, model, optimizer, shape, config.seed, bool(config.optim.ema)
-    )
-    train_step = step.make_train_step(
-        model,
-        optimizer,
-        make_prepare(config, preprocessing),
-        seed=config.seed,
-        label_smoothing=config.loss.label_smoothing,
-        ema_decay=config.optim.ema,
-    )
-
-    def step_on_arrays(state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
-        if arrays is not None:
-            batch = {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
-        return step.accumulate(train_step)(state, totals, batch)
-
-    return Run(
-        inputs=inputs,
-        init_state=jax.jit(init_state),
-        template=jax.eval_shape(init_state),
-        train_step=jax.jit(step_on_arrays, donate_argnums=(0, 1)),
-        eval_step=make_eval_step(model, preprocessing),
-        schedule=schedule,
-    )
-
-
-def make_prepare(
-    config: ConfigDict, preprocessing: data.Preprocessing
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The device's part of preparing a batch: (uint8 images, step) -> augmented floats."""
-    key = step.named_key(config.seed, 'augment')
-    settings = config.augment
-
-    def prepare(images: jax.Array, number: jax.Array) -> jax.Array:
-        keys = data.example_keys(key, number, jnp.arange(images.shape[0]))
-        return data.augment(
-            preprocessing.normalize(images),
-            keys,
-            pad=settings.pad,
-            pad_mode=settings.pad_mode,
-            flip=settings.flip,
-        )
-
-    return prepare
 
 
 @contextlib.contextmanager
@@ -175,6 +94,8 @@ def stop_signals() -> Iterator[list[int]]:
 def _train(run: Run, folder: Path, checkpoints: Checkpoints, signals: list[int]) -> dict[str, Any]:
     total = run.inputs.total_steps
     saved = checkpoints.steps()
+    if saved and saved[-1] == total and (summary := read_summary(folder)):
+        return summary  # the run has ended; leave it as it is
     if saved:
         state, seconds = checkpoints.restore(run.template, saved[-1])
     else:
@@ -185,8 +106,17 @@ def _train(run: Run, folder: Path, checkpoints: Checkpoints, signals: list[int])
     try:
         if first < total:
             progress = _Progress(run, checkpoints, writer, console, seconds)
+            every = run.inputs.config.train.eval_every
+            done = any(m['step'] == first and m['split'] == 'eval' for m in read_metrics(folder))
+            if first and every and first % every == 0 and not done:
+                progress.evaluate(first, state)  # the signal that stopped it came first
             seconds = _take_steps(progress, state, signals)
         return write_summary(folder, run.inputs.config, run.template, seconds)
+    except InputError as error:  # an image that cannot be read, met on the way
+        raise InputError(
+            f'{one_line(error, 1000)}; {_kept(checkpoints)}; mend the data and run the same '
+            'command again to continue'
+        ) from error
     except OSError as error:  # writing the metrics failed; a checkpoint says so itself
         raise RunError(
             f'the run in {folder} failed: {one_line(error)}; {_kept(checkpoints)}; '
@@ -211,7 +141,8 @@ class _Progress:
         self.run, self.checkpoints = run, checkpoints
         self.writer, self.console = writer, console
         self.eval_batches: Any = None  # kept after the first evaluation, where they fit
-        self.window = time.perf_counter()  # since when the figures of training are summed
+        self.window = time.perf_counter()  # since when steps are timed ...
+        self.untimed = 0  # ... but for so many images before
         self.began = self.window - seconds
 
     @property
@@ -219,19 +150,26 @@ class _Progress:
         """Trained in all, over all continuations."""
         return time.perf_counter() - self.began
 
+    def started(self, state: TrainState) -> None:
+        """Waits for the first step, which compiles, and leaves it out of the speed."""
+        jax.block_until_ready(state.step)
+        self.console.say(f'first step after {time.perf_counter() - self.window:.1f} s')
+        self.window, self.untimed = time.perf_counter(), self.run.inputs.config.train.batch_size
+
     def log(self, done: int, totals: Any) -> None:
         """Writes the figures of the steps since the last call. Waits for the device."""
         sums = jax.device_get(totals)
         figures = metrics.averages(sums)
         if not np.isfinite(figures['loss']):
             raise RunError(_diverged(done, self.run, self.checkpoints))
-        speed = float(sums['n']) / (time.perf_counter() - self.window)
         figures['learning_rate'] = float(self.run.schedule(done - 1))
-        figures['images_per_second'] = speed
+        timed = float(sums['n']) - self.untimed
+        if timed:
+            figures['images_per_second'] = timed / (time.perf_counter() - self.window)
         self.writer.write(done, 'train', figures)
         left = self.run.inputs.total_steps - done
-        self.console.figures(done, figures, left * self.run.inputs.config.train.batch_size / speed)
-        self.window = time.perf_counter()
+        self.console.figures(done, figures, left * self.run.inputs.config.train.batch_size)
+        self.window, self.untimed = time.perf_counter(), 0
 
     def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         """Evaluates and writes the figures."""
@@ -249,7 +187,7 @@ class _Progress:
 
     def save(self, done: int, state: TrainState, figures: dict[str, float] | None) -> None:
         """Starts a checkpoint of a state that is finite."""
-        if not _all_finite(state.params):
+        if not _all_finite(state):
             raise RunError(_diverged(done, self.run, self.checkpoints))
         self.checkpoints.save(state, self.seconds, figures)
         self.window = time.perf_counter()
@@ -261,12 +199,14 @@ def _take_steps(progress: _Progress, state: TrainState, signals: list[int]) -> f
     first, total = int(state.step), run.inputs.total_steps
     every = config.train.eval_every or total
     arrays = None if run.inputs.arrays is None else jax.device_put(run.inputs.arrays)
-    zeros = {name: np.zeros((), np.float32) for name in ('n', 'loss', 'top1', 'top5')}
+    zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
     totals: Any = zeros
     with contextlib.closing(run.inputs.train_batches(first, total)) as batches:
         for done, batch in enumerate(batches, first + 1):
             state, totals = run.train_step(state, totals, arrays, batch)
             progress.console.advance()
+            if done == first + 1:
+                progress.started(state)
             last, stop = done == total, bool(signals)
             save = last or stop or done % config.checkpoint.every == 0
             if save or done % config.train.log_every == 0:
@@ -296,26 +236,25 @@ def _all_finite(tree: Any) -> jax.Array:
 def _headline(run: Run, folder: Path, first: int) -> str:
     config, inputs = run.inputs.config, run.inputs
     where = 'on the device' if inputs.arrays is not None else 'streamed'
-    device = jax.devices()[0]
     begin = f'continues after step {first}' if first else 'starts'
     return (
         f'{config.model.name} on {config.data.name} {begin}, {inputs.total_steps} steps of '
         f'{config.train.batch_size}; {len(inputs.train)} images {where}; '
-        f'{jax.device_count()} x {device.device_kind}; workdir {folder}'
+        f'{jax.devices()[0].device_kind}; workdir {folder}'
     )
 
 
 def _kept(checkpoints: Checkpoints) -> str:
+    with contextlib.suppress(RunError):
+        checkpoints.wait()
     steps = checkpoints.steps()
     return f'the last good checkpoint is of step {steps[-1]}' if steps else 'nothing was saved yet'
 
 
 def _diverged(done: int, run: Run, checkpoints: Checkpoints) -> str:
-    with contextlib.suppress(RunError):
-        checkpoints.wait()
     rate = float(run.schedule(done - 1))
     return (
-        f'training diverged: the loss or a parameter is not finite at step {done} (learning rate '
+        f'training diverged: the loss or the state is not finite at step {done} (learning rate '
         f'{rate:.3g}); {_kept(checkpoints)}; the same config would diverge again: start a new '
         'workdir with a lower optim.learning_rate, a warm-up, or optim.clip_norm'
     )

@@ -9,6 +9,7 @@ import optax
 
 Array = jax.Array
 ECE_BINS = 15
+SUMS = ('n', 'loss', 'top1', 'top5')  # what `batch_sums` gives
 
 
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
@@ -46,8 +47,8 @@ def batch_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[
     return {
         'n': jnp.sum(weight),
         'loss': jnp.sum(weight * cross_entropy(logits, labels)),
-        'top1': jnp.sum(weight * (rank < 1)),
-        'top5': jnp.sum(weight * (rank < 5)),
+        'top1': jnp.sum(weight, where=rank < 1),
+        'top5': jnp.sum(weight, where=rank < 5),
     }
 
 

@@ -1,5 +1,6 @@
 """Optimisers and learning rate schedules, from a config to Optax."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,16 +39,30 @@ def make_schedule(
     peak = peak_learning_rate(optim, batch_size)
     warmup = round(optim.warmup * unit)
     if warmup >= total_steps and optim.schedule == 'cosine':
-        raise InputError(f'the warm-up of {warmup} steps is as long as the run of {total_steps}')
+        raise InputError(
+            f'the warm-up of {warmup} steps leaves none of the {total_steps} for the cosine; '
+            'lower optim.warmup'
+        )
     main = SCHEDULES[optim.schedule](optim, peak, unit, warmup, total_steps)
     if not warmup:
-        return main
+        return _standard_promotion(main)
     start = peak * optim.warmup_start
     end = start if optim.warmup_shape == 'constant' else peak
     # The main schedule keeps counting from the run's first step: he2015's boundaries at 32k and 48k
     # iterations do not move with the warm-up.
     before = optax.linear_schedule(start, end, warmup)
-    return lambda step: jnp.where(step < warmup, before(step), main(step))
+    return _standard_promotion(lambda s: jnp.where(s < warmup, before(s), main(s)))
+
+
+def _standard_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets Optax mix integers and floats where the user's JAX is strict about it."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any) -> Any:
+        with jax.numpy_dtype_promotion('standard'):
+            return function(*args)
+
+    return wrapped
 
 
 def _constant(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
@@ -91,7 +106,8 @@ def make_optimizer(optim: ConfigDict, schedule: optax.Schedule) -> optax.Gradien
         raise unknown_name('optim.name', optim.name, OPTIMIZERS)
     mask = None if optim.decay_norm_and_bias else decay_mask
     steps = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    return optax.chain(*steps, OPTIMIZERS[optim.name](optim, schedule, mask))
+    optimizer = optax.chain(*steps, OPTIMIZERS[optim.name](optim, schedule, mask))
+    return optax.GradientTransformation(optimizer.init, _standard_promotion(optimizer.update))
 
 
 def _sgd(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:

@@ -35,6 +35,7 @@ def write_summary(
     lines = list(read_metrics(workdir))
     train = [line for line in lines if line['split'] == 'train']
     final = [line for line in lines if line['split'] == 'eval'][-1]
+    speeds = [line['images_per_second'] for line in train if 'images_per_second' in line]
     summary = {
         'model': config.model.name,
         'data': config.data.name,
@@ -42,15 +43,21 @@ def write_summary(
         'parameters': count_parameters(state.params),
         'steps': final['step'],
         'seconds': round(seconds, 3),
-        'images_per_second': statistics.median(line['images_per_second'] for line in train),
+        'images_per_second': statistics.median(speeds) if speeds else None,
         'train': _figures(train[-1]),
         'eval': _figures(final),
-        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+        'device': jax.devices()[0].device_kind,
         'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
         'git_commit': git_commit(),
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
     return summary
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """What `write_summary` wrote, or None if the run has not ended."""
+    path = workdir / 'summary.json'
+    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def _figures(line: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a run writes while it goes: metrics.jsonl, TensorBoard events and the console."""
 
+import contextlib
 import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,28 +44,49 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
         lines = [m for m in read_metrics(workdir) if m['step'] <= step]
         write_atomically(
             workdir / 'metrics.jsonl', ''.join(json.dumps(line) + '\n' for line in lines)
         )
         self._file = (workdir / 'metrics.jsonl').open('a')
-        self._events = SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        # Not SummaryWriter: on a full disk its thread dies, and whoever waits for it waits forever.
+        self._events = EventsWriter(str(workdir / 'events'))
+        if step:
+            self._events.write_event(_restart_after(step))
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Appends a line {'step', 'split', **figures}; figures that are not finite become null."""
+        """Appends {'step', 'split', **figures} as a line; what is not finite becomes null."""
         clean = {k: v if math.isfinite(v) else None for k, v in figures.items()}
         self._file.write(json.dumps({'step': step, 'split': split, **clean}) + '\n')
         self._file.flush()
-        for name, value in figures.items():
-            self._events.add_scalar(f'{split}/{name}', value, step)
+        self._events.write_event(_event(step, {f'{split}/{k}': v for k, v in figures.items()}))
         self._events.flush()
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
-        self._events.close()
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):  # `write` has said so, and nothing is left to flush
+                file.close()
+
+
+def _event(step: int, scalars: Mapping[str, float]) -> Any:
+    """A TensorBoard event of some scalars."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+    return Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+
+
+def _restart_after(step: int) -> Any:
+    """The event that makes TensorBoard hide what earlier files hold of later steps."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    return Event(
+        wall_time=time.time(), step=step + 1, session_log=SessionLog(status=SessionLog.START)
+    )
 
 
 class Console:
@@ -84,15 +107,15 @@ class Console:
         """One more step is under way."""
         self._bar.update()
 
-    def figures(self, step: int, figures: Mapping[str, float], seconds_left: float) -> None:
-        """Shows the training figures at a step."""
-        shown = (
-            f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %  '
-            f'{figures["images_per_second"]:.0f} images/s'
-        )
+    def figures(self, step: int, figures: Mapping[str, float], images_left: int) -> None:
+        """Shows the training figures at a step; the speed where it is known."""
+        shown = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        left = ''
+        if speed := figures.get('images_per_second'):
+            shown += f'  {speed:.0f} images/s'
+            left = f'  {tqdm.format_interval(images_left / speed)} left'
         if self._bar.disable:
-            left = tqdm.format_interval(seconds_left)
-            self.say(f'step {step}/{self._last_step}  {shown}  {left} left')
+            self.say(f'step {step}/{self._last_step}  {shown}{left}')
         else:
             self._bar.set_postfix_str(shown)
 

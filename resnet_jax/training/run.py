@@ -1,0 +1,97 @@
+"""What a config makes, before any step is taken."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from resnet_jax import data
+from resnet_jax.training import optim, step, workdir
+from resnet_jax.training.evaluate import make_eval_step
+from resnet_jax.training.inputs import Inputs
+from resnet_jax.training.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config makes, before any step is taken.
+
+    Attributes:
+      inputs: the examples.
+      init_state: () -> TrainState, jitted.
+      template: the state's shapes.
+      train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
+        donated.
+      eval_step: see `make_eval_step`.
+      schedule: the learning rate as a function of the step.
+    """
+
+    inputs: Inputs
+    init_state: Callable[[], TrainState]
+    template: TrainState
+    train_step: Callable[..., Any]
+    eval_step: Callable[..., Any]
+    schedule: Callable[[int], Any]
+
+
+def build_run(config: ConfigDict, inputs: Inputs) -> Run:
+    """Builds model, optimiser and steps."""
+    preprocessing = inputs.preprocessing
+    model = workdir.build_model(config.model, len(preprocessing.class_names))
+    schedule = optim.make_schedule(
+        config.optim,
+        batch_size=config.train.batch_size,
+        total_steps=inputs.total_steps,
+        steps_per_epoch=inputs.steps_per_epoch,
+    )
+    optimizer = optim.make_optimizer(config.optim, schedule)
+    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    init_state = functools.partial(
+        step.create_state, model, optimizer, shape, config.seed, bool(config.optim.ema)
+    )
+    train_step = step.make_train_step(
+        model,
+        optimizer,
+        make_prepare(config, preprocessing),
+        seed=config.seed,
+        label_smoothing=config.loss.label_smoothing,
+        ema_decay=config.optim.ema,
+    )
+
+    def step_on_arrays(state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
+        if arrays is not None:
+            batch = {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
+        return step.accumulate(train_step)(state, totals, batch)
+
+    return Run(
+        inputs=inputs,
+        init_state=jax.jit(init_state),
+        template=jax.eval_shape(init_state),
+        train_step=jax.jit(step_on_arrays, donate_argnums=(0, 1)),
+        eval_step=make_eval_step(model, preprocessing),
+        schedule=schedule,
+    )
+
+
+def make_prepare(
+    config: ConfigDict, preprocessing: data.Preprocessing
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The device's part of preparing a batch: (uint8 images, step) -> augmented floats."""
+    key = step.named_key(config.seed, 'augment')
+    settings = config.augment
+
+    def prepare(images: jax.Array, number: jax.Array) -> jax.Array:
+        keys = data.example_keys(key, number, jnp.arange(images.shape[0]))
+        return data.augment(
+            preprocessing.normalize(images),
+            keys,
+            pad=settings.pad,
+            pad_mode=settings.pad_mode,
+            flip=settings.flip,
+        )
+
+    return prepare

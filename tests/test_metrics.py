@@ -1,0 +1,154 @@
+"""Losses and figures of merit against plain statements of their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.training import metrics
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(200, 10)).astype(np.float32) * 3
+LABELS = RNG.integers(10, size=200).astype(np.int32)
+MASK = RNG.random(200) < 0.7
+ALL = np.ones(200, bool)
+
+
+def log_softmax(logits):
+    wide = logits.astype(np.float64)
+    wide = wide - wide.max(axis=1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1, 0.5])
+def test_cross_entropy(smoothing):
+    """arXiv 1512.00567, section 7: the smoothed loss mixes in the mean over all classes."""
+    logs = log_softmax(LOGITS)
+    expected = -(1 - smoothing) * logs[np.arange(200), LABELS] - smoothing * logs.mean(axis=1)
+    actual = jax.jit(metrics.cross_entropy, static_argnums=2)(LOGITS, LABELS, smoothing)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_cross_entropy_of_a_sure_and_of_a_blind_model():
+    blind = metrics.cross_entropy(jnp.zeros((1, 4)), jnp.asarray([2]))
+    assert float(blind[0]) == pytest.approx(np.log(4), rel=1e-6)
+    sure = jnp.asarray([[0.0, 1000.0]])
+    assert metrics.cross_entropy(sure, jnp.asarray([1])).tolist() == [0.0]
+    assert metrics.cross_entropy(sure, jnp.asarray([0])).tolist() == [1000.0]
+
+
+def counted(logits, labels, mask=None):
+    sums = metrics.batch_sums(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), mask)
+    return {key: float(value) for key, value in sums.items()}
+
+
+def test_sums_count_what_the_mask_leaves():
+    order = np.argsort(-LOGITS, axis=1, kind='stable')
+    for mask in (MASK, ALL):
+        sums = counted(LOGITS, LABELS, jnp.asarray(mask))
+        assert sums['n'] == mask.sum()
+        assert sums['top1'] == (order[:, 0] == LABELS)[mask].sum()
+        assert sums['top5'] == (order[:, :5] == LABELS[:, None]).any(axis=1)[mask].sum()
+        loss = -log_softmax(LOGITS)[np.arange(200), LABELS][mask].sum()
+        assert sums['loss'] == pytest.approx(loss, rel=1e-5)
+    assert counted(LOGITS, LABELS) == pytest.approx(counted(LOGITS, LABELS, jnp.asarray(ALL)))
+
+
+def test_padding_counts_nowhere():
+    """Whatever stands in the padding."""
+    mask = jnp.asarray(MASK)
+    other = np.where(MASK[:, None], LOGITS, 7.0).astype(np.float32)
+    labels = np.where(MASK, LABELS, 0).astype(np.int32)
+    for sums in (metrics.batch_sums, metrics.calibration_sums, metrics.confusion_sums):
+        a, b = (
+            sums(jnp.asarray(LOGITS), jnp.asarray(LABELS), mask),
+            sums(jnp.asarray(other), jnp.asarray(labels), mask),
+        )
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_tie_goes_to_the_lower_class():
+    """As in argmax: a model that says the same of all is right once in ten, not always."""
+    logits, labels = np.zeros((10, 10)), np.arange(10)
+    sums = counted(logits, labels)
+    assert (sums['top1'], sums['top5']) == (1, 5)
+    assert counted([[1, 2, 2]], [1])['top1'] == 1
+    assert counted([[1, 2, 2]], [2])['top1'] == 0
+
+
+def test_nan_is_never_correct():
+    logits = np.full((4, 10), np.nan)
+    logits[3] = np.arange(10)
+    logits[3, 9] = np.nan
+    labels = np.asarray([0, 5, 9, 9])
+    sums = counted(logits, labels)
+    assert (sums['top1'], sums['top5'], sums['n']) == (0, 0, 4)
+
+
+def test_fewer_than_five_classes():
+    assert counted([[1.0, 2.0, 3.0]], [0])['top5'] == 1
+
+
+def calibration_error(logits, labels, mask):
+    """arXiv 1706.04599, section 2: sum over bins ((m-1)/15, m/15] of n_m / n |acc_m - conf_m|."""
+    total, n = 0.0, mask.sum()
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == labels
+    for m in range(1, 16):
+        inside = mask & (confidence > (m - 1) / 15) & (confidence <= m / 15)
+        if inside.any():
+            total += inside.sum() / n * abs(correct[inside].mean() - confidence[inside].mean())
+    return total
+
+
+@pytest.mark.parametrize('mask', [ALL, MASK])
+def test_calibration_error(mask):
+    sums = metrics.calibration_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(mask))
+    expected = calibration_error(LOGITS.astype(np.float64), LABELS, mask)
+    assert metrics.expected_calibration_error(sums) == pytest.approx(expected, rel=1e-5)
+    assert float(sums['bin_n'].sum()) == mask.sum()
+
+
+def test_bins_hold_their_upper_end():
+    """A confidence of exactly 1 is in bin 15, one of exactly 1/15 in bin 1."""
+    sure = np.zeros((1, 15), np.float32)
+    sure[0, 3] = 200.0
+    bins = []
+    for logits in (sure, np.zeros((1, 15), np.float32)):
+        sums = metrics.calibration_sums(jnp.asarray(logits), jnp.asarray([0]), jnp.asarray([True]))
+        bins.append(int(np.argmax(sums['bin_n'])))
+    assert bins == [14, 0]
+
+
+def test_calibration_error_of_known_cases():
+    """Always sure and half right: 0.5. As sure as right: 0."""
+    sure = jnp.asarray([[100.0, 0.0]] * 4)
+    labels, mask = jnp.asarray([0, 1, 0, 1]), jnp.ones(4, bool)
+    sums = metrics.calibration_sums(sure, labels, mask)
+    assert metrics.expected_calibration_error(sums) == pytest.approx(0.5, abs=1e-7)
+    undecided = jnp.zeros((4, 2))
+    sums = metrics.calibration_sums(undecided, labels, mask)
+    assert metrics.expected_calibration_error(sums) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize('mask', [ALL, MASK])
+def test_confusion_matrix(mask):
+    expected = np.zeros((10, 10), int)
+    for logits, label, counts in zip(LOGITS, LABELS, mask, strict=True):
+        if counts:
+            expected[label, max(range(10), key=lambda c: logits[c])] += 1
+    actual = metrics.confusion_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS), jnp.asarray(mask))
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_sums_add_up_over_batches():
+    whole = metrics.averages(metrics.batch_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS)))
+    parts = [
+        metrics.batch_sums(jnp.asarray(LOGITS[part]), jnp.asarray(LABELS[part]))
+        for part in (slice(0, 33), slice(33, 200))
+    ]
+    together = metrics.averages(jax.tree.map(jnp.add, *parts))
+    assert together == pytest.approx(whole, rel=1e-6)

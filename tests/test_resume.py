@@ -1,0 +1,214 @@
+"""Runs that are killed, stopped and refused, as real processes."""
+
+import json
+import os
+import pathlib
+import random
+import re
+import resource
+import signal
+import time
+
+import pytest
+from running import (
+    STREAMED,
+    TINY,
+    checkpoint_steps,
+    command,
+    complains,
+    differing,
+    flags,
+    load_state,
+    start,
+)
+
+from resnet_jax.cli import main
+
+# A checkpoint after every step: whenever a process is killed, one is being written.
+EVERY_STEP = {**STREAMED, 'data.memory_mib': 64, 'model.dropout': 0.2, 'optim.ema': 0.9,
+              'train.steps': 60, 'train.eval_every': 10, 'train.log_every': 3,
+              'checkpoint.every': 1}  # fmt: skip
+# Most steps lie between two checkpoints.
+SELDOM = {**EVERY_STEP, 'data.memory_mib': 0, 'checkpoint.every': 7}
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    """Makes processes share what they compile, to save the tests' time."""
+    folder = str(tmp_path_factory.mktemp('compiled'))
+    return {
+        'JAX_COMPILATION_CACHE_DIR': folder,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'TF_CPP_MIN_LOG_LEVEL': '3',  # XLA wonders at length whether the cache fits the processor
+    }
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory, cache):
+    """The workdir of a run of EVERY_STEP that nobody disturbed."""
+    folder = tmp_path_factory.mktemp('runs') / 'uninterrupted'
+    result = command('train', *flags(EVERY_STEP), '--workdir', folder, env=cache)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def train(folder, fields, cache):
+    """Begins or continues a run."""
+    return start('train', *flags(fields), '--workdir', folder, env=cache)
+
+
+def wait_for_step(process, folder: pathlib.Path, step: int) -> None:
+    """Returns once a checkpoint of this step or a later one is complete."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        if (folder / 'checkpoints').is_dir() and max(checkpoint_steps(folder), default=0) >= step:
+            return
+        time.sleep(0.005)
+    process.kill()
+    raise AssertionError(f'no step {step}: {process.communicate()}')
+
+
+def stop(process, how: signal.Signals, code: int) -> str:
+    """Sends a signal and gives what stood on standard error."""
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    return err
+
+
+def figures(folder, split, without=('images_per_second',)):
+    """The lines of metrics.jsonl, without what depends on the clock."""
+    lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
+    return [
+        {key: value for key, value in line.items() if key not in without}
+        for line in lines
+        if line['split'] == split
+    ]
+
+
+def continued_after(err: str) -> int:
+    return int(re.search(r'continues after step (\d+),', err).group(1))
+
+
+def finish(folder, fields, cache):
+    result = command('train', *flags(fields), '--workdir', folder, env=cache)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def snapshot(folder):
+    """Every file with its content, but for the lock."""
+    files = (p for p in folder.rglob('*') if p.is_file() and p.name != '.lock')
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, cache):
+    """kill -9 three times, at random moments of steps that are mostly spent writing."""
+    folder = tmp_path / 'run'
+    reached = 0
+    for target in (4, 20, 36):
+        process = train(folder, EVERY_STEP, cache)
+        wait_for_step(process, folder, target)
+        time.sleep(random.uniform(0, 0.06))
+        err = stop(process, signal.SIGKILL, -signal.SIGKILL)
+        if reached:
+            assert continued_after(err) == reached  # all that was complete
+        reached = max(checkpoint_steps(folder))
+    assert continued_after(finish(folder, EVERY_STEP, cache)) == reached
+    assert differing(load_state(folder), load_state(uninterrupted)) == []
+    assert differing(load_state(folder, 'best'), load_state(uninterrupted, 'best')) == []
+    for split in ('train', 'eval'):
+        assert figures(folder, split) == figures(uninterrupted, split)
+    assert [line['step'] for line in figures(folder, 'train')] == list(range(1, 61))
+    summaries = [json.loads((f / 'summary.json').read_text()) for f in (folder, uninterrupted)]
+    for summary in summaries:
+        assert summary['steps'] == 60
+    assert summaries[0]['eval'] == summaries[1]['eval']
+    # Nothing half-written is left.
+    assert all(re.fullmatch(r'\d+', p.name) for p in (folder / 'checkpoints').iterdir())
+    assert checkpoint_steps(folder) == checkpoint_steps(uninterrupted)
+
+
+def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, cache):
+    """kill -9, SIGTERM and SIGINT in turn; each stop saves its step and says how to go on."""
+    folder = tmp_path / 'run'
+    process = train(folder, SELDOM, cache)
+    wait_for_step(process, folder, 7)
+    time.sleep(random.uniform(0, 0.1))
+    stop(process, signal.SIGKILL, -signal.SIGKILL)
+    reached = max(checkpoint_steps(folder))
+    assert reached % 7 == 0
+    for how, code, target in ((signal.SIGTERM, 143, 21), (signal.SIGINT, 130, 35)):
+        process = train(folder, SELDOM, cache)
+        wait_for_step(process, folder, target)
+        err = stop(process, how, code)
+        assert continued_after(err) == reached
+        assert 'Traceback' not in err
+        said = re.search(r'stopped by (\w+); step (\d+) of 60 is saved; (.*)', err)
+        assert said.group(1) == how.name
+        assert 'run the same command again to continue' in said.group(3)
+        reached = int(said.group(2))
+        assert max(checkpoint_steps(folder)) == reached
+    # How a run is watched and kept, and where its data lies, may change.
+    free = {**SELDOM, 'checkpoint.every': 25, 'checkpoint.keep': 3, 'train.log_every': 30,
+            'data.dir': '/nowhere'}  # fmt: skip
+    assert continued_after(finish(folder, free, cache)) == reached
+    assert differing(load_state(folder), load_state(uninterrupted)) == []
+    assert figures(folder, 'eval') == figures(uninterrupted, 'eval')
+    steps = [line['step'] for line in figures(folder, 'train')]
+    assert steps == sorted(set(steps))
+
+
+def test_full_disk_on_the_way(tmp_path, uninterrupted, cache):
+    """No file may grow: the run fails with one line, and goes on from there with room again."""
+    folder = tmp_path / 'run'
+    process = train(folder, EVERY_STEP, cache)
+    wait_for_step(process, folder, 5)
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200, most))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert 'Traceback' not in err, err
+    message = err.splitlines()[-1]
+    assert message.startswith('resnet-jax: ')
+    kept = int(re.search(r'(?:complete one|good checkpoint) is of step (\d+)', message).group(1))
+    assert 'run the same command again to continue from there' in message
+    assert kept == max(checkpoint_steps(folder)) >= 5
+    assert continued_after(finish(folder, EVERY_STEP, cache)) == kept
+    assert differing(load_state(folder), load_state(uninterrupted)) == []
+    assert figures(folder, 'eval') == figures(uninterrupted, 'eval')
+
+
+def test_run_that_has_ended_is_left_alone(capsys, uninterrupted):
+    before = snapshot(uninterrupted)
+    assert main(['train', *flags(EVERY_STEP), '--workdir', str(uninterrupted)]) == 0
+    assert capsys.readouterr().out.startswith('60 steps')
+    assert snapshot(uninterrupted) == before
+
+
+def test_other_config_is_refused_and_nothing_changes(uninterrupted):
+    before = snapshot(uninterrupted)
+    other = {**EVERY_STEP, 'optim.learning_rate': 0.1, 'seed': 3}
+    result = command('train', *flags(other), '--workdir', uninterrupted)
+    complains(result, 2, 'optim.learning_rate: 0.2 -> 0.1', 'seed: 0 -> 3', str(uninterrupted))
+    assert result.stdout == ''
+    assert snapshot(uninterrupted) == before
+
+
+def test_stopped_before_the_first_checkpoint(tmp_path, cache):
+    """A second process is refused meanwhile; SIGTERM finishes a step and saves it."""
+    folder = tmp_path / 'run'
+    fields = {**TINY, 'train.steps': 1_000_000, 'checkpoint.every': 1_000_000,
+              'train.eval_every': 0, 'train.log_every': 1_000_000}  # fmt: skip
+    process = train(folder, fields, cache)
+    deadline = time.monotonic() + 60
+    while not (folder / 'config.json').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = command('train', *flags(fields), '--workdir', folder, env=cache)
+    complains(second, 2, 'another process is training in workdir', str(folder))
+    err = stop(process, signal.SIGTERM, 143)
+    (saved,) = checkpoint_steps(folder)
+    assert f'step {saved} of 1000000 is saved' in err
+    assert os.listdir(folder / 'checkpoints') == [str(saved)]
+    assert int(load_state(folder).step) == saved
