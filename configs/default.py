@@ -20,19 +20,42 @@ def get_config() -> ConfigDict:
     config.model.dtype = 'float32'  # of the computation; bfloat16 keeps float32 parameters
     # The rest overrides the model's row, where set (see resnet_jax/models).
     config.model.placement = placeholder(str)  # where norm and activation stand: he2016, figure 4
-    config.model.shortcut = placeholder(str)  # zero_pad, projection, projection_all, none
-    config.model.activation = placeholder(str)  # relu
+    config.model.shortcut = placeholder(str)  # zero_pad, projection, projection_all, conv1x1, none
+    config.model.gate = placeholder(str)  # none, exclusive, shortcut_only: he2016, figure 2
+    config.model.gate_bias = placeholder(float)  # its initial bias
+    config.model.shortcut_scale = placeholder(float)  # factor of the shortcut ...
+    config.model.branch_scale = placeholder(float)  # ... and of the branch
+    config.model.learn_shortcut_scale = placeholder(bool)  # learn them, from these values
+    config.model.learn_branch_scale = placeholder(bool)  # (SkipInit: from a branch_scale of 0)
+    config.model.shortcut_dropout = placeholder(float)  # rate
+    config.model.branch_dropout = placeholder(float)  # rate, before a block's last convolution
+    config.model.activation = placeholder(str)  # relu, leaky_relu, gelu, silu, elu, relu6
     config.model.kernels = placeholder(tuple)  # kernel sizes in a block, e.g. (1, 3, 1)
-    config.model.expansion = placeholder(int)  # a block's output channels over its inner ones
+    config.model.expansion = placeholder(int)  # a block's output channels over its width
+    config.model.groups = placeholder(int)  # of the convolutions larger than 1x1 (ResNeXt)
+    config.model.base_width = placeholder(int)  # channels of a group at width 64
     config.model.stride_at = placeholder(int)  # which convolution of a block carries the stride
+    config.model.se_ratio = placeholder(float)  # squeeze-and-excitation; the papers' is 1/16
+    config.model.se_place = placeholder(str)  # standard, pre, post, identity
+    config.model.downsample = placeholder(str)  # stride, average (ResNet-D), blur
     config.model.zero_init_last = placeholder(bool)  # every residual branch starts at zero
     config.model.stage_sizes = placeholder(tuple)  # blocks in each stage
-    config.model.stem = placeholder(str)  # imagenet (7x7/2 and max-pool) or cifar (3x3)
+    config.model.stem = placeholder(str)  # imagenet (7x7/2, max-pool), imagenet_deep, cifar (3x3)
     config.model.stem_width = placeholder(int)  # channels of the stem
-    config.model.width = placeholder(int)  # channels of the first stage
-    config.model.dropout = placeholder(float)  # rate, before the head
+    config.model.width = placeholder(int)  # of the first stage's blocks
+    config.model.dimensions = placeholder(int)  # of space; data sets here have 2
+    config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
+    config.model.norm = placeholder(str)  # batch, group, layer, none
+    config.model.norm_groups = placeholder(int)  # of group norm
+    config.model.ghost_batch = placeholder(int)  # examples that batch norm takes together; 0: all
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
-    config.model.bn_epsilon = placeholder(float)
+    config.model.bn_epsilon = placeholder(float)  # of every norm
+    config.model.weight_standardization = placeholder(bool)
+    config.model.init_scheme = placeholder(str)  # he_fan_out, he_fan_in, fixup (with norm=none)
+    config.model.dropout = placeholder(float)  # rate, before the head
+    config.model.stochastic_depth = placeholder(float)  # rate of dropping the last block's branch
+    config.model.stochastic_depth_decay = placeholder(str)  # linear or constant over the blocks
+    config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, as a loop
 
     config.data = ConfigDict()
     config.data.name = 'tfds:cifar10'  # digits, synthetic, tfds:NAME or folder:PATH
@@ -91,7 +114,10 @@ def get_config() -> ConfigDict:
     )
 
     config.loss = ConfigDict()
-    config.loss.label_smoothing = 0.0
+    config.loss.name = 'cross_entropy'  # cross_entropy, focal, binary_cross_entropy
+    config.loss.label_smoothing = 0.0  # not of focal
+    config.loss.gamma = 2.0  # of focal: how much easy examples are played down
+    config.loss.alpha = 1.0  # of focal: a factor
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps

@@ -6,6 +6,7 @@ import pathlib
 import sys
 from typing import ClassVar
 
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
@@ -14,7 +15,7 @@ from resnet_jax.models import InputError, create_model
 from resnet_jax.models.blocks import BlockDesign
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.training import config as configs
-from resnet_jax.training import loop, optim
+from resnet_jax.training import loop, metrics, optim
 
 DEFAULT = CONFIGS / 'default.py'
 FILES = sorted(CONFIGS.glob('*.py'))
@@ -58,7 +59,7 @@ def recorded(config: ConfigDict) -> dict[tuple[int, str], str]:
 
 
 def test_every_field_is_read(tmp_path):
-    """By a run and by the schedules and optimisers that it does not use."""
+    """By a run and by the schedules, optimisers and losses that it does not use."""
     config = tiny({'train.steps': 2, 'optim.warmup': 1})
     names = recorded(config)
     Recording.seen.clear()
@@ -67,6 +68,8 @@ def test_every_field_is_read(tmp_path):
         schedule(config.optim, 0.1, 1.0, 0, 10)
     for optimizer in optim.OPTIMIZERS.values():
         optimizer(config.optim, lambda step: 0.1, None)
+    for loss in metrics.LOSSES.values():
+        loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss)
     read = {names[key] for key in Recording.seen if key in names}
     # The model's overrides are passed on together; the next test is theirs.
     overrides = {f'model.{f}' for f in config.model if f not in ('name', 'dtype')}
@@ -76,7 +79,8 @@ def test_every_field_is_read(tmp_path):
 def test_model_fields_are_those_of_the_model():
     model = configs.load_config(str(DEFAULT)).model
     fields = {f.name for cls in (ResNet, BlockDesign) for f in dataclasses.fields(cls) if f.init}
-    fields -= {'parent', 'name', 'block', 'num_classes', 'dtype'}
+    # The axis belongs to whoever maps the step over devices.
+    fields -= {'parent', 'name', 'block', 'num_classes', 'dtype', 'bn_axis_name'}
     assert set(model) - {'name', 'dtype'} == fields
     assert all(model[field] is None for field in fields)
 

@@ -152,3 +152,29 @@ def test_sums_add_up_over_batches():
     ]
     together = metrics.averages(jax.tree.map(jnp.add, *parts))
     assert together == pytest.approx(whole, rel=1e-6)
+
+
+def test_focal_loss():
+    """-alpha (1 - p)^gamma log p, over the softmax."""
+    p = np.exp(log_softmax(LOGITS))[np.arange(len(LABELS)), LABELS]
+    for gamma, alpha in ((0.0, 1.0), (2.0, 0.25), (0.5, 3.0)):
+        expected = -alpha * (1 - p) ** gamma * np.log(p)
+        actual = metrics.focal_loss(jnp.asarray(LOGITS), jnp.asarray(LABELS), gamma, alpha)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_focal_loss_of_a_sure_answer_has_a_finite_gradient():
+    logits = jnp.asarray([[200.0, 0.0, 0.0]])
+    gradient = jax.grad(lambda x: metrics.focal_loss(x, jnp.asarray([0]), 0.5, 1.0).sum())(logits)
+    assert jnp.all(jnp.isfinite(gradient))
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_binary_cross_entropy(smoothing):
+    """Each class against the rest, summed over the classes."""
+    classes = LOGITS.shape[1]
+    target = (1 - smoothing) * np.eye(classes)[LABELS] + smoothing / classes
+    q = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    expected = -(target * np.log(q) + (1 - target) * np.log(1 - q)).sum(1)
+    actual = metrics.binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), smoothing)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from resnet_jax.models.errors import InputError, unknown_name
@@ -16,7 +17,7 @@ MakeConv = Callable[..., nn.Conv]
 
 # he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
 # authors' and torchvision's code take the fan-out. Fixup (arXiv 1901.09321) starts from He's too.
-INITIALISERS = {'he_fan_out': 'fan_out', 'he_fan_in': 'fan_in', 'fixup': 'fan_in'}
+INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {'he_fan_out': 'fan_out', 'he_fan_in': 'fan_in', 'fixup': 'fan_in'}
 
 
 def he_normal(init: str, scale: float = 1.0) -> Any:
@@ -82,7 +83,7 @@ def convolution(
 def _standardized(general: Any, images: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
     """The convolution with each output channel's weights at mean 0 and variance 1 / fan-in."""
     axes = tuple(range(kernel.ndim - 1))
-    exact = kernel.astype(jnp.float32)
+    exact = kernel.astype(np.promote_types(np.float32, kernel.dtype))
     fan_in = exact.size // exact.shape[-1]
     mean = jnp.mean(exact, axes, keepdims=True)
     var = jnp.var(exact, axes, keepdims=True)

@@ -1,5 +1,6 @@
 """Losses and figures of merit, as sums that add up over batches and devices."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,48 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+def focal_loss(logits: Array, labels: Array, gamma: float, alpha: float) -> Array:
+    """Focal loss of each example over the softmax: -alpha (1 - p)^gamma log p (arXiv 1708.02002).
+
+    Args:
+      logits: [N, classes], float32.
+      labels: [N], integers; p is the probability of the label.
+      gamma: how much easy examples are played down; 0 gives alpha times the cross entropy.
+      alpha: a factor.
+
+    Returns:
+      [N] float32.
+    """
+    log_p = -cross_entropy(logits, labels)
+    # From below by the least positive number, where a fractional power has no derivative.
+    missed = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny)
+    return -alpha * missed**gamma * log_p
+
+
+def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Each class against the rest, summed over the classes (arXiv 2110.00476, section 2.2).
+
+    Args:
+      logits: [N, classes], float32.
+      labels: [N], integers.
+      label_smoothing: s in target = (1 - s) * one_hot + s / classes.
+
+    Returns:
+      [N] float32, in nats.
+    """
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = optax.smooth_labels(targets, label_smoothing)
+    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+
+
+# What a config may train with: (logits, labels, config.loss) -> [N].
+LOSSES: dict[str, Callable[[Array, Array, Any], Array]] = {
+    'cross_entropy': lambda x, y, loss: cross_entropy(x, y, loss.label_smoothing),
+    'focal': lambda x, y, loss: focal_loss(x, y, loss.gamma, loss.alpha),
+    'binary_cross_entropy': lambda x, y, loss: binary_cross_entropy(x, y, loss.label_smoothing),
+}
 
 
 def batch_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.training import optim, step, workdir
+from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import metrics, optim, step, workdir
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.inputs import Inputs
 from resnet_jax.training.step import TrainState
@@ -58,7 +59,7 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
         optimizer,
         make_prepare(config, preprocessing),
         seed=config.seed,
-        label_smoothing=config.loss.label_smoothing,
+        loss=make_loss(config.loss),
         ema_decay=config.optim.ema,
     )
 
@@ -75,6 +76,16 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
         eval_step=make_eval_step(model, preprocessing),
         schedule=schedule,
     )
+
+
+def make_loss(settings: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The loss that config.loss names: (logits, labels) -> [N]."""
+    if settings.name not in metrics.LOSSES:
+        raise unknown_name('loss.name', settings.name, metrics.LOSSES)
+    if settings.name == 'focal' and settings.label_smoothing:
+        raise InputError('loss.label_smoothing does not go with loss.name=focal; set it to 0')
+    loss = metrics.LOSSES[settings.name]
+    return lambda logits, labels: loss(logits, labels, settings)
 
 
 def make_prepare(

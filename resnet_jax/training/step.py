@@ -72,7 +72,7 @@ def make_train_step(
     prepare: Callable[[Array, Array], Array],
     *,
     seed: int,
-    label_smoothing: float,
+    loss: Callable[[Array, Array], Array],
     ema_decay: float,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """One step of training: (state, batch) -> (state, sums).
@@ -82,7 +82,7 @@ def make_train_step(
       optimizer: its state is `state.opt_state`.
       prepare: (uint8 images [N, H, W, C], step) -> floats: normalises and augments.
       seed: of the run.
-      label_smoothing: of the loss that is minimised; the sums hold the plain cross entropy.
+      loss: (logits, labels) -> [N], whose mean is minimised; the sums hold the cross entropy.
       ema_decay: of the averaged variables; unused where `state.ema` is None.
 
     Returns:
@@ -102,8 +102,7 @@ def make_train_step(
                 mutable=['batch_stats'],
                 rngs={'dropout': jax.random.fold_in(dropout, state.step)},
             )
-            losses = metrics.cross_entropy(logits, batch['label'], label_smoothing)
-            return jnp.mean(losses), (logits, updates.get('batch_stats', {}))
+            return jnp.mean(loss(logits, batch['label'])), (logits, updates.get('batch_stats', {}))
 
         (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
