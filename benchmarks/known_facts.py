@@ -4,7 +4,7 @@ Each fact trains a few designs for the same number of steps with several seeds a
 on the training digits (running, over the last steps) and on the held-out ones.
 
     python benchmarks/known_facts.py depth        # he2015, figure 6: plain nets degrade with depth
-    python benchmarks/known_facts.py shortcuts    # he2016, table 1: what is not the identity is worse
+    python benchmarks/known_facts.py shortcuts    # he2016, table 1: the identity is best
     python benchmarks/known_facts.py no_norm      # Fixup, SkipInit: deep nets without normalisation
 """
 
