@@ -4,6 +4,9 @@ EXTRAS ?= test
 CONSTRAINTS ?= constraints.txt
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Tests spend their time compiling small programs; less optimised code is ready sooner. The slow tests
+# and CI's second leg run the code as users do.
+TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0
 
 .PHONY: help demo test test-slow lint format bench clean
 help:
@@ -43,7 +46,7 @@ demo: $(VENV)/.installed
 	@echo '  $(BIN)/resnet-jax train --help            # how to train on your own images'
 
 test: $(VENV)/.installed-$(EXTRAS)
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
+	XLA_FLAGS='$(TEST_XLA_FLAGS) '"$$XLA_FLAGS" $(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(PYTEST_ARGS)
@@ -59,6 +62,7 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/compile_time.py
 
 clean:
 	rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from resnet_jax.models.convolution import convolution, convolve_by_position
+from resnet_jax.models.convolution import convolution, convolve_by_position, convolve_plainly
 
 
 def reference(images, kernel, stride):
@@ -44,3 +44,66 @@ def test_the_module_pads_like_the_published_models(size):
     variables = module.init(jax.random.key(1), images)
     expected = reference(images, variables['params']['kernel'], 2)
     np.testing.assert_allclose(module.apply(variables, images), expected, rtol=1e-5, atol=1e-6)
+
+
+# In a scan
+
+
+def reference_nd(images, kernel, dilation):
+    dims = images.ndim - 2
+    letters = 'DHW'[-dims:]
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (1,) * dims,
+        [(dilation * (k // 2),) * 2 for k in kernel.shape[:-2]],
+        rhs_dilation=(dilation,) * dims,
+        dimension_numbers=(f'N{letters}C', f'{letters}IO', f'N{letters}C'),
+    )
+
+
+@pytest.mark.parametrize('dilation', [1, 2])
+@pytest.mark.parametrize(
+    ('size', 'kernel_size'), [((9,), 3), ((9,), 5), ((7, 6), 1), ((7, 6), 3), ((5, 6, 7), 3)]
+)
+def test_plain_convolution_and_its_gradients(size, kernel_size, dilation):
+    dims = len(size)
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = jax.random.normal(keys[0], (2, *size, 3))
+    kernel = jax.random.normal(keys[1], (*(kernel_size,) * dims, 3, 4))
+    expected, expected_vjp = jax.vjp(lambda i, k: reference_nd(i, k, dilation), images, kernel)
+    actual, actual_vjp = jax.vjp(lambda i, k: convolve_plainly(i, k, dilation), images, kernel)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    for a, e in zip(actual_vjp(jnp.cos(expected)), expected_vjp(jnp.cos(expected)), strict=True):
+        assert a.shape == e.shape
+        np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5 * jnp.abs(e).max())
+
+
+@pytest.mark.parametrize('size', [2, 7])
+@pytest.mark.parametrize(
+    'settings', [{}, {'strides': 2}, {'dilation': 2}, {'groups': 2}, {'standardize': True}], ids=str
+)
+def test_the_module_is_the_same_in_a_scan(settings, size):
+    images = jax.random.normal(jax.random.key(0), (2, size, size, 4))
+    outside, inside = (convolution(4, 3, **settings, in_scan=scan) for scan in (False, True))
+    variables = outside.init(jax.random.key(1), images)
+
+    def loss(module, variables):
+        return jnp.sum(jnp.sin(module.apply(variables, images)))
+
+    for module in (outside, inside):
+        kernel = variables['params']['kernel']
+        if settings.get('standardize'):
+            continue
+        expected = lax.conv_general_dilated(
+            images,
+            kernel,
+            (settings.get('strides', 1),) * 2,
+            [(settings.get('dilation', 1),) * 2] * 2,
+            rhs_dilation=(settings.get('dilation', 1),) * 2,
+            feature_group_count=settings.get('groups', 1),
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        )
+        np.testing.assert_allclose(module.apply(variables, images), expected, rtol=1e-5, atol=1e-5)
+    results = [jax.value_and_grad(loss, 1)(module, variables) for module in (outside, inside)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)

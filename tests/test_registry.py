@@ -1,5 +1,7 @@
 """Every registered model has exactly the parameters that its source says."""
 
+import functools
+
 import pytest
 
 from resnet_jax.models import InputError, create_model, list_models
@@ -21,18 +23,39 @@ def basic_net(stages, *, stem, width, classes, projection):
     return total + before * classes + classes
 
 
-def bottleneck_net(stages, *, stem, stem_width, width, classes):
-    """The same for 1x1-3x3-1x1 blocks with expansion 4 and projections."""
+def bottleneck_net(stages, *, stem, stem_width, width, classes, groups=1, base_width=64):
+    """The same for 1x1-3x3-1x1 blocks with expansion 4 and projections (resnext, table 1)."""
     total = stem * stem * 3 * stem_width + 2 * stem_width
     before = stem_width
     for stage, blocks in enumerate(stages):
         c = width * 2**stage
+        inner = c * base_width // 64 * groups
         for _ in range(blocks):
-            total += before * c + 9 * c * c + 4 * c * c + 2 * (c + c + 4 * c)
+            total += before * inner + 9 * inner * inner // groups + inner * 4 * c
+            total += 2 * (inner + inner + 4 * c)
             if before != 4 * c:
                 total += before * 4 * c + 2 * 4 * c
             before = 4 * c
     return total + before * classes + classes
+
+
+def squeeze_excitations(stages, channels):
+    """senet, section 4: two layers with bias in each block, C to C / 16 and back; at least 8."""
+    return sum(
+        blocks * (2 * c * max(8, c // 16) + max(8, c // 16) + c)
+        for blocks, c in zip(stages, channels, strict=True)
+    )
+
+
+def wide(depth, k):
+    """wrn, table 1: groups of width 16k, 32k, 64k; norm, relu and convolution, twice a block."""
+    total, before = 27 * 16, 16
+    for c in (16 * k, 32 * k, 64 * k):
+        for _ in range((depth - 4) // 6):
+            total += 2 * before + 9 * before * c + 2 * c + 9 * c * c
+            total += before * c if before != c else 0
+            before = c
+    return total + 2 * before + before * 10 + 10
 
 
 def preact_change(stages, *, stem, widths, expansion, projection):
@@ -69,8 +92,28 @@ def cifar_bottleneck(n):
     return bottleneck_net((n,) * 3, stem=3, stem_width=16, width=16, classes=10)
 
 
+def imagenet_bottleneck(stages, **groups):
+    return bottleneck_net(stages, stem=7, stem_width=64, width=64, classes=1000, **groups)
+
+
+def cifar_resnext(groups):
+    net = {'stem': 3, 'stem_width': 64, 'width': 64, 'classes': 10}
+    return bottleneck_net((3, 3, 3), groups=groups, **net)
+
+
+STAGES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+PLAIN_OR_WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)  # output channels of a stage's blocks
+# ResNet-C's stem of 32, 32 and 64 channels with their norms, less the 7x7.
+DEEP_STEM = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32) - 49 * 3 * 64
 TORCHVISION = 'torchvision model documentation'
 TIMM = 'timm resnetv2, batch-norm variant'
+TIMM_COUNT = "timm's published count"
 OPTION_A = "he2015, table 6 (in millions) and REFERENCE counts of the authors' definition"
 # name -> (parameters, where the figure comes from)
 EXPECTED = {
@@ -100,6 +143,37 @@ EXPECTED = {
     'preact_resnet101': (44_541_480, TIMM),
     'preact_resnet152': (imagenet_preact((3, 8, 36, 3), True), 'closed form, he2016 section 3'),
     'preact_resnet200': (imagenet_preact((3, 24, 36, 3), True), 'closed form, he2016 section 3'),
+    'resnetv2_50': (25_549_352, TIMM),
+    'resnetv2_101': (44_541_480, TIMM),
+    'resnet50d': (25_576_264, TIMM_COUNT),
+    'resnet101d': (44_549_160 + DEEP_STEM, 'resnet101 with the stem of ResNet-C'),
+    'resnext50_32x4d': (25_028_904, TORCHVISION),
+    'resnext101_32x4d': (
+        imagenet_bottleneck(STAGES[101], groups=32, base_width=4),
+        'closed form, resnext table 1',
+    ),
+    'resnext101_32x8d': (88_791_336, TORCHVISION),
+    'resnext101_64x4d': (83_455_272, TORCHVISION),
+    'wide_resnet50_2': (68_883_240, TORCHVISION),
+    'wide_resnet101_2': (126_886_696, TORCHVISION),
+    'se_resnet18': (
+        11_689_512 + squeeze_excitations(STAGES[18], PLAIN_OR_WIDE[0]),
+        'closed form, senet section 4',
+    ),
+    'se_resnet34': (
+        21_797_672 + squeeze_excitations(STAGES[34], PLAIN_OR_WIDE[0]),
+        'closed form, senet section 4',
+    ),
+    'se_resnet50': (28_088_024, TIMM_COUNT),
+    'se_resnet101': (
+        44_549_160 + squeeze_excitations(STAGES[101], PLAIN_OR_WIDE[1]),
+        'closed form, senet section 4',
+    ),
+    'se_resnet152': (
+        60_192_808 + squeeze_excitations(STAGES[152], PLAIN_OR_WIDE[1]),
+        'closed form, senet section 4',
+    ),
+    'se_resnext50_32x4d': (27_559_896, TIMM_COUNT),
     'cifar_resnet8': (cifar(1), 'closed form, he2015 section 4.2'),
     'cifar_resnet14': (cifar(2), 'closed form, he2015 section 4.2'),
     'cifar_resnet20': (269_722, OPTION_A),
@@ -125,6 +199,20 @@ EXPECTED = {
     },
     'cifar_preact_resnet164': (1_703_258, "computed from he2016's definition"),
     'cifar_preact_resnet1001': (10_327_706, "computed from he2016's definition"),
+    **{
+        f'wrn{depth}_{k}': (wide(depth, k), 'closed form, wrn table 1')
+        for depth, k in ((16, 4), (16, 8), (22, 8), (40, 2), (40, 4))
+    },
+    'wrn28_10': (36_479_194, 'wrn, table 4: 36.5M'),
+    'cifar_resnext29_8x64d': (cifar_resnext(8), 'resnext, table 7: 34.4M'),
+    'cifar_resnext29_16x64d': (cifar_resnext(16), 'resnext, table 7: 68.1M'),
+    **{
+        f'cifar_se_resnet{6 * n + 2}': (
+            cifar(n) + squeeze_excitations((n,) * 3, (16, 32, 64)),
+            'closed form, he2015 section 4.2 and senet section 4',
+        )
+        for n in (3, 9, 18)
+    },
 }
 
 # Multiply-adds at 224 in units of 1e9, from torchvision's published table.
@@ -134,7 +222,17 @@ MULTIPLY_ADDS = {
     'resnet50': 4.089,
     'resnet101': 7.801,
     'resnet152': 11.514,
+    'resnext50_32x4d': 4.230,
+    'resnext101_32x8d': 16.414,
+    'wide_resnet50_2': 11.398,
+    'wide_resnet101_2': 22.753,
 }
+
+
+@functools.cache
+def counts(name):
+    size = model_row(name).image_size
+    return count(create_model(name), (size, size, 3))
 
 
 def test_every_name_has_an_expected_count():
@@ -143,9 +241,8 @@ def test_every_name_has_an_expected_count():
 
 @pytest.mark.parametrize('name', list_models())
 def test_parameters(name):
-    size = model_row(name).image_size
     expected, source = EXPECTED[name]
-    assert count(create_model(name), (size, size, 3)).parameters == expected, source
+    assert counts(name).parameters == expected, source
 
 
 def test_closed_forms_agree_with_published_counts():
@@ -155,20 +252,37 @@ def test_closed_forms_agree_with_published_counts():
     assert basic_net(stages, stem=7, width=64, classes=1000, projection=True) == 21_797_672
     assert imagenet_preact(stages, bottleneck=True) == 25_549_352
     assert cifar(18) == 1_727_962
+    assert imagenet_bottleneck(stages, groups=32, base_width=4) == 25_028_904
+    assert imagenet_bottleneck(STAGES[101], groups=32, base_width=8) == 88_791_336
+    assert imagenet_bottleneck(stages, base_width=128) == 68_883_240
+    assert 25_557_032 + DEEP_STEM == 25_576_264
+    assert 25_557_032 + squeeze_excitations(stages, PLAIN_OR_WIDE[1]) == 28_088_024
+    assert 25_028_904 + squeeze_excitations(stages, PLAIN_OR_WIDE[1]) == 27_559_896
+    assert wide(28, 10) == 36_479_194
+
+
+@pytest.mark.parametrize(
+    ('name', 'millions'),
+    [
+        *(('wrn40_4', 8.9), ('wrn16_8', 11.0), ('wrn28_10', 36.5)),  # wrn, tables 4 and 5
+        *(('cifar_resnext29_8x64d', 34.4), ('cifar_resnext29_16x64d', 68.1)),  # resnext, table 7
+        ('cifar_resnet164', 1.7),  # he2016; its 10.2 for 1001 layers is 10.3 by its definition
+        *(('cifar_resnet20', 0.27), ('cifar_resnet110', 1.7), ('cifar_resnet1202', 19.4)),  # he2015
+    ],
+)
+def test_millions_are_those_that_the_papers_print(name, millions):
+    digits = 2 if millions < 1 else 1
+    assert EXPECTED[name][0] / 1e6 == pytest.approx(millions, abs=0.6 * 10**-digits)
 
 
 @pytest.mark.parametrize('name', MULTIPLY_ADDS)
 def test_multiply_adds(name):
-    counted = count(create_model(name), (224, 224, 3)).multiply_adds
-    assert counted / 1e9 == pytest.approx(MULTIPLY_ADDS[name], abs=5e-4)
+    assert counts(name).multiply_adds / 1e9 == pytest.approx(MULTIPLY_ADDS[name], abs=5e-4)
 
 
 def test_multiply_adds_of_the_v1_stride_are_fewer_by_the_first_convolutions():
     """he2015 runs each strided block's first 1x1 and its 3x3 ... at the smaller resolution."""
-    difference = (
-        count(create_model('resnet50'), (224, 224, 3)).multiply_adds
-        - count(create_model('resnet50_v1'), (224, 224, 3)).multiply_adds
-    )
+    difference = counts('resnet50').multiply_adds - counts('resnet50_v1').multiply_adds
     # Only the first 1x1 of stages 2 to 4 moves from r^2 to (r / 2)^2 pixels.
     expected = sum(
         (r * r - (r // 2) ** 2) * c_in * c
@@ -197,6 +311,15 @@ def test_settings_of_a_row_are_not_shared():
         (lambda: create_model('resnet18', stride_at=2), 'stride_at is the index'),
         (lambda: create_model('resnet18', kernels=(2, 3)), 'kernels must be odd'),
         (lambda: create_model('resnet18', num_classes=0), 'num_classes must be at least 1'),
+        (lambda: create_model('resnet18', gate='open'), 'unknown gate'),
+        (lambda: create_model('resnet18', se_place='before'), 'unknown se_place'),
+        (lambda: create_model('resnet18', activation='rleu'), "did you mean 'relu'"),
+        (lambda: create_model('resnet18', downsample='avg'), 'unknown downsample'),
+        (lambda: create_model('resnet18', stem='cifer'), "did you mean 'cifar'"),
+        (lambda: create_model('resnet18', groups=0), 'groups must be at least 1'),
+        (lambda: create_model('resnet18', branch_dropout=1.0), 'branch_dropout must be in [0, 1)'),
+        (lambda: create_model('resnet18', stochastic_depth=1.0), 'must be in [0, 1)'),
+        (lambda: create_model('resnet18', stochastic_depth_decay='log'), 'unknown stochastic'),
     ],
 )
 def test_bad_arguments_say_what_to_do(call, message):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_blocks import fast_jit, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.registry import MODELS
@@ -35,21 +36,29 @@ def tiny(name, **overrides):
 
 
 def init(model, shape, seed=0):
-    return model.init(jax.random.key(seed), jnp.zeros(shape), train=False)
+    @fast_jit
+    def run():
+        return model.init(jax.random.key(seed), jnp.zeros(shape), train=False)
+
+    return run()
 
 
-@pytest.mark.parametrize('size', [(32, 32), (33, 47), (17, 9), (1, 1)])
+def features_shapes(model, variables, images):
+    return jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False, method='features'), variables, images
+    )
+
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (1, 1)])
 @pytest.mark.parametrize('name', KINDS)
 def test_shapes_over_even_and_odd_sizes(name, size):
     model = tiny(name)
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda: init(model, (2, *size, 3)))
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
     assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
 
-    features = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, method='features'), variables, images
-    )
+    features = features_shapes(model, variables, images)
     stages = len(model.stage_sizes)
     assert set(features) == {'stem', *(f'stage{i + 1}' for i in range(stages)), 'pooled'}
     h, w = size
@@ -66,23 +75,115 @@ def test_shapes_over_even_and_odd_sizes(name, size):
 def test_logits_are_the_head_of_the_pooled_features(name):
     model = tiny(name)
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-    variables = init(model, images.shape)
-    pooled = model.apply(variables, images, train=False, method='features')['pooled']
+    variables = random_variables(model, images.shape)
+
+    @fast_jit
+    def run(variables):
+        pooled = model.apply(variables, images, train=False, method='features')['pooled']
+        return model.apply(variables, images, train=False), pooled
+
+    logits, pooled = run(variables)
     head = variables['params']['head']
     expected = pooled @ head['kernel'] + head['bias'][None]
-    np.testing.assert_allclose(
-        model.apply(variables, images, train=False), expected, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+# One of each value of each axis: (model, overrides).
+BOTTLENECK = 'cifar_resnet164'
+VARIANTS = [
+    *(
+        ('cifar_resnet8', {'placement': p})
+        for p in ('bn_after_add', 'relu_before_add', 'relu_only_preact', 'full_preact')
+    ),
+    *(('cifar_resnet8', {'shortcut': s}) for s in ('projection', 'projection_all', 'conv1x1')),
+    *(('cifar_resnet8', {'gate': g, 'gate_bias': -6.0}) for g in ('exclusive', 'shortcut_only')),
+    ('cifar_resnet8', {'shortcut_scale': 0.5, 'branch_scale': 0.5}),
+    ('cifar_resnet8', {'learn_shortcut_scale': True, 'learn_branch_scale': True}),
+    ('cifar_resnet8', {'shortcut_dropout': 0.5, 'branch_dropout': 0.3, 'dropout': 0.1}),
+    *(
+        ('cifar_resnet8', {'kernels': list(k)})
+        for k in ((3,), (3, 1), (1, 3), (3, 1, 1), (1, 3, 1), (3, 1, 3), (3, 3, 3), (3, 3, 3, 3))
+    ),
+    (BOTTLENECK, {'groups': 2, 'base_width': 32}),
+    (BOTTLENECK, {'stride_at': 2, 'expansion': 2}),
+    *(('cifar_resnet8', {'se_ratio': 0.25, 'se_place': p}) for p in ('standard', 'pre', 'post')),
+    ('cifar_resnet8', {'se_ratio': 0.25, 'se_place': 'identity'}),
+    *(('cifar_resnet8', {'downsample': d, 'shortcut': 'projection'}) for d in ('average', 'blur')),
+    ('resnet50d', {}),
+    *(('cifar_resnet8', {'activation': a}) for a in ('leaky_relu', 'gelu', 'silu', 'elu', 'relu6')),
+    *(('cifar_resnet8', {'norm': n}) for n in ('group', 'layer', 'none')),
+    ('cifar_resnet8', {'ghost_batch': 2}),
+    ('cifar_resnet8', {'weight_standardization': True}),
+    ('cifar_resnet8', {'norm': 'none', 'init_scheme': 'fixup'}),
+    ('cifar_preact_resnet20', {'norm': 'none', 'init_scheme': 'fixup'}),
+    ('cifar_resnet8', {'zero_init_last': True, 'init_scheme': 'he_fan_in'}),
+    ('cifar_resnet8', {'stochastic_depth': 0.5}),
+    ('cifar_resnet8', {'stochastic_depth': 0.5, 'stochastic_depth_decay': 'constant'}),
+    ('cifar_resnet8', {'scan_blocks': True, 'stage_sizes': [1, 3, 2]}),
+    *(('resnet18', {'output_stride': o}) for o in (8, 16, 32)),
+    ('preact_resnet50', {'output_stride': 8}),
+    *((name, {'dimensions': d}) for d in (1, 3) for name in ('resnet50d', 'cifar_preact_resnet20')),
+    ('resnet18', {'dimensions': 3, 'output_stride': 16}),
+]
+
+
+@pytest.mark.parametrize(('name', 'overrides'), VARIANTS, ids=str)
+def test_features_have_the_shapes_that_the_model_states(name, overrides):
+    overrides = {'norm_groups': 2} | overrides
+    model = tiny(name, **overrides)
+    for size in ((33, 46, 18), (7, 5, 1)):
+        size = size[: model.dimensions]
+        stated = model.feature_shapes(size)
+        images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+        features = features_shapes(model, variables, images)
+        assert {k: v.shape for k, v in features.items()} == {
+            k: (2, *shape) for k, shape in stated.items()
+        }
+        assert list(stated) == [
+            'stem',
+            *(f'stage{i + 1}' for i in range(len(stated) - 2)),
+            'pooled',
+        ]
+
+
+@pytest.mark.parametrize(
+    ('output_stride', 'sizes'),
+    [
+        (0, (56, 56, 28, 14, 7)),
+        (32, (56, 56, 28, 14, 7)),
+        (16, (56, 56, 28, 14, 14)),
+        (8, (56, 56, 28, 28, 28)),
+        (4, (56, 56, 56, 56, 56)),
+    ],
+)
+def test_output_stride_limits_the_reduction(output_stride, sizes):
+    shapes = create_model('resnet50', output_stride=output_stride).feature_shapes((224, 224))
+    channels = (64, 256, 512, 1024, 2048)
+    expected = [(size, size, c) for size, c in zip(sizes, channels, strict=True)]
+    assert list(shapes.values()) == [*expected, (2048,)]
+
+
+def test_too_small_an_output_stride_is_named():
+    with pytest.raises(InputError, match='at least the reduction of the stem, 4'):
+        create_model('resnet50', output_stride=2).feature_shapes((224, 224))
 
 
 @pytest.mark.parametrize('name', KINDS)
 def test_statistics_move_in_training_and_not_in_evaluation(name):
     model = tiny(name)
     images = 3 + jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
-    variables = init(model, images.shape)
-    _, same = model.apply(variables, images, train=False, mutable=['batch_stats'])
+    variables = random_variables(model, images.shape)
+
+    @fast_jit
+    def run(variables):
+        return [
+            model.apply(variables, images, train=train, mutable=['batch_stats'])[1]
+            for train in (False, True)
+        ]
+
+    same, moved = run(variables)
     jax.tree.map(np.testing.assert_array_equal, same['batch_stats'], variables['batch_stats'])
-    _, moved = model.apply(variables, images, train=True, mutable=['batch_stats'])
     for before, after in zip(
         jax.tree.leaves(variables['batch_stats']),
         jax.tree.leaves(moved['batch_stats']),
@@ -95,30 +196,35 @@ def test_running_statistics_follow_the_stated_convention():
     """running = 0.9 * running + 0.1 * batch, with the biased variance."""
     model = tiny('cifar_resnet8')
     images = jax.random.normal(jax.random.key(1), (4, 16, 16, 3))
-    variables = init(model, images.shape)
+    variables = random_variables(model, images.shape)
     _, moved = model.apply(variables, images, train=True, mutable=['batch_stats'])
     kernel = variables['params']['stem']['conv1']['kernel']
     out = jax.lax.conv_general_dilated(
         images, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
     )
     stats = moved['batch_stats']['stem']['norm1']
-    np.testing.assert_allclose(stats['mean'], 0.1 * out.mean((0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * out.var((0, 1, 2)), rtol=1e-5)
+    old = variables['batch_stats']['stem']['norm1']
+    expected = 0.9 * old['mean'] + 0.1 * out.mean((0, 1, 2))
+    np.testing.assert_allclose(stats['mean'], expected, atol=1e-6)
+    expected = 0.9 * old['var'] + 0.1 * out.var((0, 1, 2))
+    np.testing.assert_allclose(stats['var'], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'preact_resnet50', 'cifar_resnet8'])
 def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_promotion):
     images = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
     full, half = tiny(name), tiny(name, dtype=jnp.bfloat16)
-    variables = init(half, images.shape)
+    variables = random_variables(half, images.shape)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
-    expected = full.apply(variables, images, train=False)
-    logits, state = half.apply(variables, images, train=True, mutable=['batch_stats'])
+    logits, state = jax.eval_shape(
+        lambda v: half.apply(v, images, train=True, mutable=['batch_stats']), variables
+    )
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype('float32')}
-    features = half.apply(variables, images, train=False, method='features')
-    assert features['stage1'].dtype == jnp.bfloat16
-    logits = half.apply(variables, images, train=False)
+    assert features_shapes(half, variables, images)['stage1'].dtype == jnp.bfloat16
+    run = fast_jit(lambda v: [model.apply(v, images, train=False) for model in (full, half)])
+    expected, logits = run(variables)
+    assert logits.dtype == jnp.float32
     # bfloat16 has 8 bits of mantissa: about 0.4 % for each of a dozen roundings.
     np.testing.assert_allclose(logits, expected, atol=0.05 * float(jnp.abs(expected).max()))
     assert not np.array_equal(logits, expected)
@@ -128,7 +234,7 @@ def test_max_pool_pads_with_minus_infinity():
     """A zero pad would win over negative values, which pre-activation stems do have."""
     model = tiny('preact_resnet18')
     images = jnp.ones((1, 8, 8, 3))
-    variables = init(model, images.shape)
+    variables = random_variables(model, images.shape)
     kernel = -jnp.abs(variables['params']['stem']['conv1']['kernel'])
     variables['params']['stem']['conv1']['kernel'] = kernel
     stem = model.apply(variables, images, train=False, method='features')['stem']
@@ -137,8 +243,8 @@ def test_max_pool_pads_with_minus_infinity():
 
 def test_he_initialisation():
     """Normal with variance 2 / fan-out, he2015 section 3.4 and arXiv 1502.01852."""
-    variables = jax.jit(lambda: init(create_model('resnet50'), (1, 32, 32, 3)))()
-    kernel = variables['params']['stage4']['block2']['conv2']['kernel']
+    variables = init(create_model('resnet50', stage_sizes=(1,) * 4), (1, 32, 32, 3))
+    kernel = variables['params']['stage4']['block1']['conv2']['kernel']
     assert kernel.shape == (3, 3, 512, 512)
     np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 512)), rtol=0.01)
     assert np.abs(kernel).max() > 4 * np.std(kernel), 'normal, not truncated at two deviations'
@@ -147,8 +253,9 @@ def test_he_initialisation():
 def test_dropout_before_the_head():
     model = tiny('cifar_resnet8', dropout=0.5)
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
-    variables = init(model, images.shape)
+    variables = random_variables(model, images.shape)
 
+    @fast_jit
     def apply(seed):
         key = {'dropout': jax.random.key(seed)}
         return model.apply(variables, images, train=True, mutable=['batch_stats'], rngs=key)[0]
@@ -164,11 +271,11 @@ def test_dropout_before_the_head():
 def test_parameter_paths_are_the_documented_ones():
     """Checkpoints depend on them."""
     bottleneck = {f'{kind}{i}' for kind in ('conv', 'norm') for i in (1, 2, 3)}
-    params = init(tiny('resnet50'), (1, 32, 32, 3))['params']
+    params = random_variables(tiny('resnet50'), (1, 32, 32, 3))['params']
     assert set(params) == {'stem', 'stage1', 'stage2', 'stage3', 'stage4', 'head'}
     assert set(params['stem']) == {'conv1', 'norm1'}
     assert set(params['stage1']['block1']) == bottleneck | {'shortcut_conv', 'shortcut_norm'}
-    params = init(tiny('preact_resnet50'), (1, 32, 32, 3))['params']
+    params = random_variables(tiny('preact_resnet50'), (1, 32, 32, 3))['params']
     assert set(params) == {'stem', 'stage1', 'stage2', 'stage3', 'stage4', 'final_norm', 'head'}
     assert set(params['stem']) == {'conv1'}
     assert set(params['stage1']['block1']) == bottleneck | {'shortcut_conv'}

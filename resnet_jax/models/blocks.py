@@ -181,12 +181,12 @@ def operations(design: BlockDesign, fixup: bool = False) -> Operations:
     inner, last, _, after = (cell.split() for cell in PLACEMENTS[design.placement].split('|'))
     convs = len(design.kernels)
     sequence = inner * (convs - 1) + last
-    if design.branch_dropout:
-        sequence.insert(len(sequence) - 1 - sequence[::-1].index('conv'), 'dropout')
     if design.downsample == 'blur':
         sequence.insert(_blur_position(sequence, design.stride_at), 'blur')
     first = sequence.index('conv')
     before, branch = sequence[:first], sequence[first:]
+    if design.branch_dropout:  # of the branch alone, whatever else shares `before`
+        branch.insert(len(branch) - 1 - branch[::-1].index('conv'), 'dropout')
     if fixup:
         before, branch, after = (_with_biases(ops) for ops in (before, branch, after))
         branch.append('scale')
@@ -194,7 +194,7 @@ def operations(design: BlockDesign, fixup: bool = False) -> Operations:
         branch = (
             ['se'] * (design.se_place == 'pre') + branch + ['se'] * (design.se_place == 'standard')
         )
-        after = ['se'] * (design.se_place == 'post') + after
+        after = after + ['se'] * (design.se_place == 'post')  # section 6.5: after the relu
     names = _numbered([*before, '|', *branch, '|', *after])
     cuts = [i for i, name in enumerate(names) if name == '|']
     return Operations(

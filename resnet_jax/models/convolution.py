@@ -17,7 +17,11 @@ MakeConv = Callable[..., nn.Conv]
 
 # he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
 # authors' and torchvision's code take the fan-out. Fixup (arXiv 1901.09321) starts from He's too.
-INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {'he_fan_out': 'fan_out', 'he_fan_in': 'fan_in', 'fixup': 'fan_in'}
+INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {
+    'he_fan_out': 'fan_out',
+    'he_fan_in': 'fan_in',
+    'fixup': 'fan_in',
+}
 
 
 def he_normal(init: str, scale: float = 1.0) -> Any:

@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
       stride: spatial stride.
       first: whether this is the network's first block.
       conv, norm: make a convolution and a norm.
-      dilation: (of the convolution that would carry a stride, of the others).
+      dilation: (of the convolutions up to the one that would carry a stride, of those behind it).
       fixup: 0, or the factor of the branch's initial weights under Fixup.
       dtype: of the computation.
     """
@@ -111,7 +111,7 @@ class ResidualBlock(nn.Module):
             features=self.width * design.expansion if last else design.inner_channels(self.width),
             kernel_size=design.kernels[i],
             strides=self.stride if strided and design.downsample != 'blur' else 1,
-            dilation=self.dilation[0 if strided else 1],
+            dilation=self.dilation[0 if i <= design.stride_at else 1],
             groups=design.groups if design.kernels[i] > 1 else 1,
             name=name,
             **init,

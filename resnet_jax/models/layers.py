@@ -95,7 +95,7 @@ class Scale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps any shape to itself."""
-        scale = self.param('scale', nn.initializers.constant(self.initial), (1,))
+        scale = self.param('scale', nn.initializers.constant(self.initial), (1,), jnp.float32)
         return x * scale.astype(x.dtype).reshape((1,) * x.ndim)
 
 
@@ -105,7 +105,7 @@ class Bias(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps any shape to itself."""
-        bias = self.param('bias', nn.initializers.zeros, (1,))
+        bias = self.param('bias', nn.initializers.zeros, (1,), jnp.float32)
         return x + bias.astype(x.dtype).reshape((1,) * x.ndim)
 
 
@@ -126,4 +126,4 @@ def drop_branch(branch: Array, rate: float | Array, key: Array) -> Array:
     """
     survive = 1.0 - jnp.asarray(rate, jnp.float32)
     keep = jax.random.bernoulli(key, survive, (branch.shape[0], *(1,) * (branch.ndim - 1)))
-    return branch * (keep / survive).astype(branch.dtype)
+    return branch * (keep.astype(survive.dtype) / survive).astype(branch.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.models.errors import InputError, unknown_name
 
@@ -36,25 +37,28 @@ class GhostBatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [N, ..., C] to the same shape."""
         channels = x.shape[-1]
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels)
-        var = self.variable('batch_stats', 'var', jnp.ones, channels)
-        scale = self.param('scale', self.scale_init, (channels,))
-        bias = self.param('bias', nn.initializers.zeros, (channels,))
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+        scale = self.param('scale', self.scale_init, (channels,), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        dtype = np.promote_types(np.float32, x.dtype)
+        exact, scale, bias = x.astype(dtype), scale.astype(dtype), bias.astype(dtype)
         if self.use_running_average:
-            groups, mu, sigma2 = x[None], mean.value[None], var.value[None]
+            mu, sigma2 = mean.value[None].astype(dtype), var.value[None].astype(dtype)
+            groups = exact[None]
         else:
             if x.shape[0] % self.examples:
                 raise InputError(
                     f'ghost_batch {self.examples} does not divide the batch of {x.shape[0]}'
                 )
-            groups = x.reshape(-1, self.examples, *x.shape[1:])
+            groups = exact.reshape(-1, self.examples, *x.shape[1:])
             axes = tuple(range(1, groups.ndim - 1))
-            exact = groups.astype(jnp.promote_types(jnp.float32, mean.value.dtype))
-            mu, sigma2 = jnp.mean(exact, axes), jnp.var(exact, axes)  # [groups, C]
+            mu, sigma2 = jnp.mean(groups, axes), jnp.var(groups, axes)  # [groups, C]
             if not self.is_initializing():
                 keep = self.momentum
-                mean.value = keep * mean.value + (1 - keep) * jnp.mean(mu, 0)
-                var.value = keep * var.value + (1 - keep) * jnp.mean(sigma2, 0)
+                for old, new in ((mean, mu), (var, sigma2)):
+                    average = jnp.mean(new, 0).astype(old.value.dtype)
+                    old.value = keep * old.value + (1 - keep) * average
         shape = (mu.shape[0], *(1,) * (x.ndim - 1), channels)
         factor = (scale[None] * jax.lax.rsqrt(sigma2 + self.epsilon)).reshape(shape)
         y = (groups - mu.reshape(shape)) * factor + bias.reshape(*(1,) * x.ndim, channels)
@@ -90,6 +94,11 @@ def _layer(train: bool, name: str, **kwargs: Any) -> Any:
 
 
 def _none(train: bool, name: str, **kwargs: Any) -> Any:
+    if 'scale_init' in kwargs:
+        raise InputError(
+            "zero_init_last has no norm to start at zero under norm='none': set "
+            'learn_branch_scale=True and branch_scale=0.0 (SkipInit) instead'
+        )
     return lambda x: x
 
 

@@ -139,6 +139,9 @@ class ResNet(nn.Module):
             raise unknown_name('stochastic_depth_decay', self.stochastic_depth_decay, known)
         if self.dimensions not in (1, 2, 3):
             raise InputError(f'dimensions must be 1, 2 or 3, got {self.dimensions}')
+        for field in ('dropout', 'stochastic_depth'):
+            if not 0 <= getattr(self, field) < 1:
+                raise InputError(f'{field} must be in [0, 1), got {getattr(self, field)}')
         if self.fixup and self.norm != 'none':
             raise InputError(
                 f"init_scheme='fixup' replaces norms: set norm='none', not {self.norm!r}"
@@ -213,12 +216,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def _run(self, images: Array, train: bool, with_head: bool) -> dict[str, Array]:
-        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
-            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
-            raise InputError(
-                f'images must be normalised floats of shape [N, {letters}, C], '
-                f'got {images.dtype}{list(images.shape)}'
-            )
+        self._check(images)
         conv = functools.partial(
             convolution,
             dimensions=self.dimensions,
@@ -276,6 +274,14 @@ class ResNet(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             features['logits'] = self._head(x)
         return features
+
+    def _check(self, images: Array) -> None:
+        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
+            raise InputError(
+                f'images must be normalised floats of shape [N, {letters}, C], '
+                f'got {images.dtype}{list(images.shape)}'
+            )
 
     @nn.nowrap
     def _head(self, x: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from resnet_jax.models.blocks import BlockDesign
 from resnet_jax.models.convolution import MakeConv
+from resnet_jax.models.errors import InputError
 from resnet_jax.models.interpreter import ResidualBlock
 from resnet_jax.models.norms import MakeNorm
 
@@ -24,7 +25,7 @@ class StagePlan:
     Attributes:
       width: of the blocks.
       stride: of the first block.
-      dilation_before, dilation: of the first block's strided convolution, of all others.
+      dilation_before, dilation: up to the first block's strided convolution, and behind it.
       first: whether this is the network's first stage.
       drop_rates: of stochastic depth, one for each block.
     """
@@ -58,6 +59,11 @@ def plan_stages(
       constant_rate: whether all blocks have it; else block l of L has l / L of it (arXiv
         1603.09382, section 3).
     """
+    if output_stride and output_stride < reduction:
+        raise InputError(
+            f'output_stride must be at least the reduction of the stem, {reduction}, or 0 for no '
+            f'limit, got {output_stride}'
+        )
     total, block, dilation, plans = sum(stage_sizes), 0, 1, []
     for i, blocks in enumerate(stage_sizes):
         stride, before = 1 if i == 0 else 2, dilation
@@ -66,7 +72,7 @@ def plan_stages(
         reduction *= stride
         numbers = range(block + 1, block + blocks + 1)
         block += blocks
-        rates = tuple(drop_rate if constant_rate else drop_rate * n / total for n in numbers)
+        rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
         plans.append(StagePlan(width * 2**i, stride, before, dilation, i == 0, rates))
     return plans
 
@@ -137,8 +143,8 @@ def stack_blocks(variables: Any) -> Any:
     """From the looped layout of the variables to the scanned one.
 
     Args:
-      variables: collections of a `ResNet` with scan_blocks=False, or any of them, or a tree with
-        such inside, such as an optimiser's momentum.
+      variables: collections of a `ResNet` with scan_blocks=False, or any of them, or a tree of
+        dicts, lists and (named) tuples with such inside, such as an Optax state with momentum.
 
     Returns:
       The same numbers: block2, block3, ... of each stage stacked as `blocks`.
@@ -146,7 +152,7 @@ def stack_blocks(variables: Any) -> Any:
 
     def convert(tree: Any) -> Any:
         if not isinstance(tree, dict):
-            return tree
+            return _convert_inside(tree, convert)
         later = sorted((k for k in tree if _block_number(k) > 1), key=_block_number)
         kept = {k: convert(v) for k, v in tree.items() if k not in later}
         if later:
@@ -161,7 +167,7 @@ def unstack_blocks(variables: Any) -> Any:
 
     def convert(tree: Any) -> Any:
         if not isinstance(tree, dict):
-            return tree
+            return _convert_inside(tree, convert)
         kept = {k: convert(v) for k, v in tree.items() if k != 'blocks'}
         if 'blocks' in tree:
             count = len(jax.tree.leaves(tree['blocks'])[0])
@@ -170,6 +176,13 @@ def unstack_blocks(variables: Any) -> Any:
         return kept
 
     return convert(variables)
+
+
+def _convert_inside(tree: Any, convert: Callable[[Any], Any]) -> Any:
+    if not isinstance(tree, list | tuple):
+        return tree
+    parts = [convert(part) for part in tree]
+    return type(tree)(*parts) if hasattr(tree, '_fields') else type(tree)(parts)
 
 
 def _block_number(name: str) -> int:
