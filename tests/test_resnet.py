@@ -8,6 +8,7 @@ from test_blocks import fast_jit, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.registry import MODELS
+from resnet_jax.training.compilation import jit
 
 # One of each kind: basic and bottleneck, both placements, both stems, all shortcuts.
 KINDS = [
@@ -211,12 +212,7 @@ def test_running_statistics_follow_the_stated_convention():
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'preact_resnet50', 'cifar_resnet8'])
-def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_promotion, request):
-    if name == 'cifar_resnet8' and jax.__version_info__ >= (0, 12):
-        # A fault of the compiler as far as seen: its logits are NaN under jit, its features are
-        # not, and without jit neither are; with jax 0.10.1 all agree.
-        reason = 'jax 0.12 compiles this bfloat16 net to NaN on CPU'
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_promotion):
     images = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
     full, half = tiny(name), tiny(name, dtype=jnp.bfloat16)
     variables = random_variables(half, images.shape)
@@ -227,7 +223,7 @@ def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_p
     assert logits.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype('float32')}
     assert features_shapes(half, variables, images)['stage1'].dtype == jnp.bfloat16
-    run = fast_jit(lambda v: [model.apply(v, images, train=False) for model in (full, half)])
+    run = jit(lambda v: [model.apply(v, images, train=False) for model in (full, half)])
     expected, logits = run(variables)
     assert logits.dtype == jnp.float32
     # bfloat16 has 8 bits of mantissa: about 0.4 % for each of a dozen roundings.

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_jax.data import Preprocessing
 from resnet_jax.training import metrics
+from resnet_jax.training.compilation import jit
 
 Array = jax.Array
 
@@ -21,7 +22,7 @@ def make_eval_step(model: nn.Module, preprocessing: Preprocessing) -> Any:
     padding).
     """
 
-    @jax.jit
+    @jit
     def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = preprocessing.normalize(batch['image'])
         logits: Any = model.apply(variables, images, train=False)

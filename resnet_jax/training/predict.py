@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax.data import decode_image
 from resnet_jax.models.errors import InputError
+from resnet_jax.training.compilation import jit
 from resnet_jax.training.workdir import TrainedModel
 
 BATCH_SIZE = 64
@@ -33,7 +34,7 @@ def predict(trained: TrainedModel, files: Sequence[Path], topk: int) -> list[dic
     preprocessing = trained.preprocessing
     names = preprocessing.class_names
 
-    @jax.jit
+    @jit
     def probabilities(variables: Any, images: jax.Array) -> jax.Array:
         logits: Any = trained.model.apply(variables, preprocessing.normalize(images), train=False)
         return jax.nn.softmax(logits)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import metrics, optim, step, workdir
+from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.inputs import Inputs
 from resnet_jax.training.step import TrainState
@@ -70,9 +71,9 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
 
     return Run(
         inputs=inputs,
-        init_state=jax.jit(init_state),
+        init_state=jit(init_state),
         template=jax.eval_shape(init_state),
-        train_step=jax.jit(step_on_arrays, donate_argnums=(0, 1)),
+        train_step=jit(step_on_arrays, donate_argnums=(0, 1)),
         eval_step=make_eval_step(model, preprocessing),
         schedule=schedule,
     )
