@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-# From jax 0.10.2 on, XLA for CPU hands some sums to a library that returns wrong numbers or crashes:
+# From jax 0.10.2 on, XLA for CPU hands some sums to a library that returns wrong numbers or dies:
 # NaN logits from a finite bfloat16 network with 0.12.0.1; see also jax-ml/jax#39103 and #39257.
 # An empty list hands it nothing.
 CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
