@@ -53,10 +53,11 @@ FACTS = {
         ),
     },
 }
-LEARNING_RATES = {'depth': 0.1, 'shortcuts': 0.1, 'no_norm': 0.05}
+# Of one-cycle SGD: at 0.1 some seeds of the net of 110 layers are still lost after 200 steps.
+LEARNING_RATE = 0.02
 
 
-def run(model, overrides, *, seed, steps, learning_rate):
+def run(model, overrides, *, seed, steps):
     """(training error, test error) in %, or None where training diverged."""
     fields = {
         'model.name': model,
@@ -66,7 +67,7 @@ def run(model, overrides, *, seed, steps, learning_rate):
         'train.log_every': min(50, steps),
         'train.eval_every': 0,
         'checkpoint.every': steps,
-        'optim.learning_rate': learning_rate,
+        'optim.learning_rate': LEARNING_RATE,
         **overrides,
     }
     config = configs.load_config(str(CONFIG), [(k, str(v)) for k, v in fields.items()])
@@ -92,21 +93,19 @@ def summary(errors):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('fact', choices=FACTS)
-    parser.add_argument('--steps', type=int, default=200)
+    parser.add_argument('--steps', type=int, default=300)
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--json', type=Path, help='also write the figures to this file')
     options = parser.parse_args()
-    rate = LEARNING_RATES[options.fact]
     print(
-        f'digits, {options.steps} steps of 64, one-cycle SGD at {rate}, {options.seeds} seeds, '
-        f'{jax.devices()[0].device_kind}'
+        f'digits, {options.steps} steps of 64, one-cycle SGD at {LEARNING_RATE}, {options.seeds} '
+        f'seeds, {jax.devices()[0].device_kind}'
     )
     print(f'{"design":<20}{"training error, %":>22}{"test error, %":>22}')
     results = {}
     for arm, (model, overrides) in FACTS[options.fact].items():
         runs = [
-            run(model, overrides, seed=seed, steps=options.steps, learning_rate=rate)
-            for seed in range(options.seeds)
+            run(model, overrides, seed=seed, steps=options.steps) for seed in range(options.seeds)
         ]
         results[arm] = runs
         columns = [[r and r[i] for r in runs] for i in (0, 1)]
