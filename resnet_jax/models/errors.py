@@ -1,4 +1,4 @@
-"""The two kinds of error that the command line reports in one line.
+"""The kinds of error that the command line reports in one line.
 
 They live with the models because imports in this package go one way and all may import models.
 """
@@ -21,6 +21,18 @@ class RunError(RuntimeError):
     The message says what is kept and how to go on. The command line prints it without a traceback
     and exits with code 1.
     """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its state.
+
+    Attributes:
+      signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.models.errors import InputError, Interrupted, RunError
 from resnet_jax.training import config as configs
 from resnet_jax.training import metrics, step, workdir
 from resnet_jax.training.checkpoint import Checkpoints, one_line
@@ -23,18 +23,6 @@ from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import read_summary, write_summary
 from resnet_jax.training.writers import Console, MetricWriter, read_metrics
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and has saved its state.
-
-    Attributes:
-      signum: the signal that asked.
-    """
-
-    def __init__(self, signum: int, message: str) -> None:
-        super().__init__(message)
-        self.signum = signum
 
 
 def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
