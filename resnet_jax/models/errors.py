@@ -55,3 +55,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     else:
         hint = f'there are {len(known)}, such as ' + ', '.join(known[:5])
     return InputError(f'unknown {kind} {name!r}; {hint}')
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of another library's message, for one of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit]

@@ -145,13 +145,16 @@ class TrainedModel:
       model: the module.
       variables: `params` and `batch_stats`, the averaged ones where the run keeps them.
       preprocessing: what the model was trained with, class names included.
-      step: of the checkpoint.
+      origin: where it comes from, for the JSON of a command: {'workdir', 'step'} or {'model',
+        'weights'}.
+      title: the same for people.
     """
 
     model: models.ResNet
     variables: Any
     preprocessing: Preprocessing
-    step: int
+    origin: dict[str, Any]
+    title: str
 
 
 def load_trained(workdir: Path, checkpoint: str = 'latest') -> TrainedModel:
@@ -170,4 +173,10 @@ def load_trained(workdir: Path, checkpoint: str = 'latest') -> TrainedModel:
     step = checkpoints.find(checkpoint)
     state, _ = checkpoints.restore(state_template(config, model, preprocessing), step)
     checkpoints.close()
-    return TrainedModel(model, eval_variables(state), preprocessing, step)
+    return TrainedModel(
+        model,
+        eval_variables(state),
+        preprocessing,
+        {'workdir': str(workdir), 'step': step},
+        f'{config.model.name}, step {step}',
+    )

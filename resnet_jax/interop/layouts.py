@@ -1,0 +1,260 @@
+"""How others name and lay out the tensors of a residual network: a row for each.
+
+The names of a model's tensors are made from its own parameter paths (`stage1/block2/conv1/kernel`)
+by a row's templates, so a new model needs nothing here and a new publisher is a new row.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Mapping
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.models.errors import InputError
+from resnet_jax.models.resnet import STEMS, ResNet
+
+Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
+Shapes = dict[Path, jax.ShapeDtypeStruct]
+
+OURS = 'ours'  # the layout of our own files: the path joined by slashes, arrays as they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A publisher's names. Templates take {stage}, {block} and {i}, counted from `count_from`.
+
+    Attributes:
+      source: where the names come from.
+      stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem.
+      block: of a residual block.
+      conv, norm: inside a block.
+      shortcut: of the shortcut's convolution and norm, inside a block ...
+      pooled_shortcut: ... and where an average pool precedes them.
+      squeeze_excite: of its two layers, inside a block.
+      final_norm: of a pre-activation net.
+      head: of the classifier.
+      stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
+      body_prefix: precedes all names but the head's; a file of the body alone may lack it.
+      as_convolution: which of our fully connected layers are stored as 1x1 convolutions.
+    """
+
+    source: str
+    stem: Mapping[int, tuple[str, ...]]
+    block: str = 'layer{stage}.{block}'
+    conv: str = 'conv{i}'
+    norm: str = 'bn{i}'
+    shortcut: tuple[str, str] = ('downsample.0', 'downsample.1')
+    pooled_shortcut: tuple[str, str] | None = None
+    squeeze_excite: tuple[str, str] | None = None
+    final_norm: str | None = None
+    head: str = 'fc'
+    stage_from: int = 1
+    block_from: int = 0
+    conv_from: int = 1
+    body_prefix: str = ''
+    as_convolution: tuple[str, ...] = ()
+
+
+_PLAIN_STEM = {1: ('conv1', 'bn1')}
+
+LAYOUTS = {
+    'torchvision': Layout(source='torchvision/models/resnet.py', stem=_PLAIN_STEM),
+    # timm's names for the same nets are the same; it adds deep stems, ResNet-D and SE.
+    'timm': Layout(
+        source='timm/models/resnet.py',
+        stem={**_PLAIN_STEM, 3: ('conv1.0', 'conv1.1', 'conv1.3', 'conv1.4', 'conv1.6', 'bn1')},
+        pooled_shortcut=('downsample.1', 'downsample.2'),
+        squeeze_excite=('se.fc1', 'se.fc2'),
+        as_convolution=('reduce', 'expand'),
+    ),
+    'timm_v2': Layout(
+        source='timm/models/resnetv2.py',
+        stem={1: ('stem.conv', 'stem.norm')},
+        block='stages.{stage}.blocks.{block}',
+        norm='norm{i}',
+        shortcut=('downsample.conv', 'downsample.norm'),
+        final_norm='norm',
+        head='head.fc',
+        stage_from=0,
+        as_convolution=('head',),
+    ),
+    'huggingface': Layout(
+        source='transformers/models/resnet/modeling_resnet.py',
+        stem={1: ('embedder.embedder.convolution', 'embedder.embedder.normalization')},
+        block='encoder.stages.{stage}.layers.{block}',
+        conv='layer.{i}.convolution',
+        norm='layer.{i}.normalization',
+        shortcut=('shortcut.convolution', 'shortcut.normalization'),
+        head='classifier.1',
+        stage_from=0,
+        conv_from=0,
+        body_prefix='resnet.',
+    ),
+    # The CIFAR nets of many repositories, after github.com/akamaster/pytorch_resnet_cifar10 and
+    # github.com/kuangliu/pytorch-cifar.
+    'cifar': Layout(
+        source='PyTorch ports of the CIFAR nets',
+        stem=_PLAIN_STEM,
+        shortcut=('shortcut.0', 'shortcut.1'),
+        final_norm='bn',
+        head='linear',
+    ),
+}
+
+# What wraps a whole model may precede all its names: data parallelism, torch.compile, lightning.
+WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.', 'net.')
+# Counters that no forward pass needs.
+IGNORED = ('num_batches_tracked', 'n_averaged')
+
+_LEAVES = {
+    'kernel': 'weight',
+    'scale': 'weight',
+    'bias': 'bias',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
+
+
+@functools.lru_cache(maxsize=32)
+def model_shapes(model: ResNet, channels: int = 3) -> Shapes:
+    """Shapes of all variables of a model with looped blocks, by path; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)
+    looped = model.clone(scan_blocks=False)
+    variables = jax.eval_shape(lambda x: looped.init(jax.random.key(0), x, train=False), images)
+    return flax.traverse_util.flatten_dict(variables)
+
+
+def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path, str]:
+    """What a layout calls the tensors of a model.
+
+    Args:
+      model: whose rows say what a stem and a shortcut are made of.
+      paths: of its variables, looped.
+      layout: a key of `LAYOUTS`, or `OURS`.
+
+    Raises:
+      InputError: naming a part of the model that the layout has no name for.
+    """
+    if layout == OURS:
+        return {path: '/'.join(path) for path in paths}
+    names = {}
+    for path in paths:
+        _, *module, leaf = path
+        name = _module_name(model, LAYOUTS[layout], tuple(module))
+        if name is None or leaf not in _LEAVES:
+            raise InputError(
+                f'layout {layout} has no name for {"/".join(module)} of this model; write a file '
+                f'of our own layout instead (--layout {OURS})'
+            )
+        names[path] = f'{name}.{_LEAVES[leaf]}'
+    return names
+
+
+def _module_name(model: ResNet, layout: Layout, module: Path) -> str | None:
+    if module == ('head',):
+        return layout.head
+    name = _body_name(model, layout, module)
+    return None if name is None else layout.body_prefix + name
+
+
+def _body_name(model: ResNet, layout: Layout, module: Path) -> str | None:
+    if module == ('final_norm',):
+        return layout.final_norm
+    part, *rest = module
+    if part == 'stem':
+        kind, number = _numbered(rest[0])
+        names = layout.stem.get(len(STEMS[model.stem][0]))
+        return names[2 * number - 2 + (kind == 'norm')] if names and kind != 'bias' else None
+    if not part.startswith('stage') or len(rest) < 2:
+        return None
+    prefix = layout.block.format(
+        stage=_numbered(part)[1] - 1 + layout.stage_from,
+        block=_numbered(rest[0])[1] - 1 + layout.block_from,
+    )
+    inner = _name_in_block(model, layout, rest[1:])
+    return None if inner is None else f'{prefix}.{inner}'
+
+
+def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | None:
+    pooled = model.block.downsample == 'average'
+    shortcut = layout.pooled_shortcut if pooled else layout.shortcut
+    named = {
+        'shortcut_conv': shortcut and shortcut[0],
+        'shortcut_norm': shortcut and shortcut[1],
+    }
+    if layout.squeeze_excite and module[0] == 'se' and model.block.se_place == 'standard':
+        return layout.squeeze_excite[('reduce', 'expand').index(module[1])]
+    kind, number = _numbered(module[0])
+    if len(module) == 1 and number and kind in ('conv', 'norm'):
+        return getattr(layout, kind).format(i=number - 1 + layout.conv_from)
+    return named.get(module[0]) if len(module) == 1 else None
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """('conv', 2) of 'conv2'; number 0 where there is none."""
+    match = re.fullmatch(r'(.*?)(\d*)', name)
+    assert match
+    return match[1], int(match[2] or 0)
+
+
+def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """The shape that a layout gives to our tensor of this path and shape."""
+    if layout == OURS or path[-1] != 'kernel':
+        return shape
+    *window, inputs, outputs = shape
+    if path[-2] in LAYOUTS[layout].as_convolution:
+        window = [1, 1]
+    return (outputs, inputs, *window)
+
+
+def to_theirs(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
+    """Our array in a layout's shape. PyTorch's order is [outputs, inputs, window]."""
+    if layout == OURS or path[-1] != 'kernel':
+        return array
+    array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
+    return np.ascontiguousarray(array.reshape(their_shape(path, _ours(array), layout)))
+
+
+def _ours(array: np.ndarray) -> tuple[int, ...]:
+    outputs, inputs, *window = array.shape
+    return (*window, inputs, outputs)
+
+
+def to_ours(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
+    """The inverse of `to_theirs`; a fully connected layer may come as a 1x1 convolution or not."""
+    if layout == OURS or path[-1] != 'kernel':
+        return array
+    if fully_connected(path):
+        array = array.reshape(array.shape[:2])
+    return np.ascontiguousarray(np.transpose(array, (*range(2, array.ndim), 1, 0)))
+
+
+def fully_connected(path: Path) -> bool:
+    """Whether the path is the kernel of a layer without positions."""
+    return path[-1] == 'kernel' and path[-2] in ('head', 'reduce', 'expand')
+
+
+def same_shape(path: Path, theirs: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether shapes agree; a fully connected layer may come as a 1x1 convolution or not."""
+    if fully_connected(path):
+        ones = (1,) * (len(theirs) - 2)
+        return theirs[:2] == expected[:2] and theirs[2:] == ones
+    return theirs == expected
+
+
+def natural_layout(model: ResNet) -> str:
+    """The layout in which a model of this kind is published, else our own."""
+    shapes = model_shapes(model)
+    preactivated = ('params', 'final_norm', 'scale') in shapes
+    order = ['cifar'] if model.stem == 'cifar' else ['timm_v2'] if preactivated else []
+    for layout in [*order, 'torchvision', 'timm']:
+        try:
+            tensor_names(model, shapes, layout)
+        except InputError:
+            continue
+        return layout
+    return OURS

@@ -1,0 +1,124 @@
+"""Models from files of weights, with the preprocessing that goes with them."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax import data, models
+from resnet_jax.data import Preprocessing
+from resnet_jax.interop import files, hub, weights
+from resnet_jax.models.errors import InputError
+from resnet_jax.models.registry import model_row
+from resnet_jax.training.workdir import TrainedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A file of weights, read.
+
+    Attributes:
+      model: with as many classes as the file has.
+      tensors: what the file holds.
+      layout: a key of `LAYOUTS`, or 'ours'.
+      preprocessing: what it was trained with, or None where nobody says.
+    """
+
+    model: models.ResNet
+    tensors: files.Tensors
+    layout: str
+    preprocessing: Preprocessing | None
+
+
+def read_published(
+    name: str,
+    source: str | os.PathLike[str],
+    *,
+    known: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
+    data_names: Sequence[str] = (),
+) -> Published:
+    """Reads a file of weights.
+
+    Args:
+      name: of the registered model that it is for.
+      source: a path, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
+      known: name of a preprocessing (`data.PREPROCESSINGS`), instead of what the file says.
+      changes: fields of `Preprocessing` to change.
+      class_names: instead of what the file says.
+      data_names: of the data's classes, where nothing else says; else numbers.
+
+    Raises:
+      InputError: if it cannot be read, or has another number of classes than there are names.
+    """
+    row, changes = model_row(name), dict(changes or {})
+    tensors = files.read_tensors(hub.fetch(source))
+    layout, classes = weights.describe(tensors.arrays, models.create_model(name))
+    model = models.create_model(name, classes)
+    stored = tensors.metadata.get('preprocessing')
+    base = Preprocessing.from_json(stored) if stored else None
+    known = known or (None if base else _preprocessing_of(source))
+    names = tuple(class_names) or (base.class_names if base else ())
+    usual = tuple(data_names) if len(data_names) == model.num_classes else ()
+    names = names or usual or tuple(map(str, range(model.num_classes)))
+    if len(names) != model.num_classes:
+        raise InputError(
+            f'{source} has {model.num_classes} classes, but there are {len(names)} class names'
+        )
+    if known:
+        base = data.known_preprocessing(known, names)
+    if base is None and changes:
+        base = assumed_preprocessing(row.image_size, names)
+    if base is not None:
+        if 'image_size' in changes and 'resize' not in changes:
+            changes['resize'] = None
+        base = dataclasses.replace(base, class_names=names, **changes)
+    return Published(model, tensors, layout, base)
+
+
+def assumed_preprocessing(image_size: int, class_names: Sequence[str]) -> Preprocessing:
+    """What most weights for images of this size were trained with, where nobody says."""
+    name = 'cifar' if image_size == 32 else 'torchvision'
+    return data.known_preprocessing(name, class_names)
+
+
+def load_published(
+    name: str, source: str | os.PathLike[str], **settings: Any
+) -> tuple[TrainedModel, bool]:
+    """A model from a file of weights, ready to evaluate and predict.
+
+    Args:
+      name: of the registered model.
+      source: as of `read_published`.
+      **settings: as of `read_published`.
+
+    Returns:
+      The model, and whether its preprocessing was assumed because nobody says.
+
+    Raises:
+      InputError: if the file cannot be read or does not fit the model.
+    """
+    found = read_published(name, source, **settings)
+    variables = weights.variables_from_tensors(
+        found.tensors.arrays, found.model, where=os.fspath(source)
+    )
+    names = tuple(map(str, range(found.model.num_classes)))
+    preprocessing = found.preprocessing or assumed_preprocessing(
+        model_row(name).image_size, settings.get('class_names') or names
+    )
+    trained = TrainedModel(
+        found.model,
+        jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables),
+        preprocessing,
+        {'model': name, 'weights': os.fspath(source)},
+        f'{name}, {os.fspath(source)}',
+    )
+    return trained, found.preprocessing is None
+
+
+def _preprocessing_of(source: str | os.PathLike[str]) -> str | None:
+    return None
