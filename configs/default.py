@@ -57,6 +57,10 @@ def get_config() -> ConfigDict:
     config.model.stochastic_depth_decay = placeholder(str)  # linear or constant over the blocks
     config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, as a loop
 
+    config.init = ConfigDict()  # where the parameters start, if not at random
+    config.init.weights = placeholder(str)  # a file or run; hf:OWNER/REPO, torchvision:NAME
+    config.init.reset_head = False  # leave the file's head out and start it at random
+
     config.data = ConfigDict()
     config.data.name = 'tfds:cifar10'  # digits, synthetic, tfds:NAME or folder:PATH
     config.data.dir = placeholder(str)  # where TFDS keeps its data; its own default if not set

@@ -45,6 +45,8 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
     stored = workdir.read_preprocessing(folder) if workdir.is_run(folder) else None
     inputs = open_inputs(config, stored)
     run = build_run(config, inputs)
+    # Here, so that weights that do not fit are refused before anything is written.
+    initial = run.init_state() if stored is None else None
     with workdir.locked(folder), stop_signals() as signals:
         if stored is None and workdir.is_run(folder):
             raise InputError(f'another process began a run in workdir {folder} meanwhile')
@@ -52,7 +54,7 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
             workdir.write_run(folder, config, inputs.preprocessing)
         checkpoints = Checkpoints(folder, config.checkpoint)
         try:
-            return _train(run, folder, checkpoints, signals)
+            return _train(run, folder, checkpoints, signals, initial)
         finally:
             with contextlib.suppress(RunError):  # an error on the way out says enough
                 checkpoints.close()
@@ -79,7 +81,13 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(signum, previous)
 
 
-def _train(run: Run, folder: Path, checkpoints: Checkpoints, signals: list[int]) -> dict[str, Any]:
+def _train(
+    run: Run,
+    folder: Path,
+    checkpoints: Checkpoints,
+    signals: list[int],
+    initial: TrainState | None,
+) -> dict[str, Any]:
     total = run.inputs.total_steps
     saved = checkpoints.steps()
     if saved and saved[-1] == total and (summary := read_summary(folder)):
@@ -87,7 +95,7 @@ def _train(run: Run, folder: Path, checkpoints: Checkpoints, signals: list[int])
     if saved:
         state, seconds = checkpoints.restore(run.template, saved[-1])
     else:
-        state, seconds = run.init_state(), 0.0
+        state, seconds = initial or run.init_state(), 0.0
     first = int(state.step)
     writer, console = MetricWriter(folder, first), Console(first, total)
     console.say(_headline(run, folder, first))

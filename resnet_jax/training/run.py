@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from resnet_jax import data
+from resnet_jax import data, models
+from resnet_jax.interop import files, hub, weights
 from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import metrics, optim, step, workdir
 from resnet_jax.training.compilation import jit
@@ -24,7 +25,7 @@ class Run:
 
     Attributes:
       inputs: the examples.
-      init_state: () -> TrainState, jitted.
+      init_state: () -> TrainState.
       template: the state's shapes.
       train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
         donated.
@@ -71,12 +72,45 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
 
     return Run(
         inputs=inputs,
-        init_state=jit(init_state),
+        init_state=functools.partial(start, config.init, model, jit(init_state)),
         template=jax.eval_shape(init_state),
         train_step=jit(step_on_arrays, donate_argnums=(0, 1)),
         eval_step=make_eval_step(model, preprocessing),
         schedule=schedule,
     )
+
+
+def start(
+    settings: ConfigDict, model: models.ResNet, init_state: Callable[[], TrainState]
+) -> TrainState:
+    """The state that a run starts from: at random, or from the weights that config.init names.
+
+    Raises:
+      InputError: if the weights cannot be read or do not fit.
+    """
+    state = init_state()
+    if settings.weights is None:
+        return state
+    tensors = files.read_tensors(hub.fetch(settings.weights))
+    loaded = weights.variables_from_tensors(
+        tensors.arrays, model, reset_head=settings.reset_head, where=settings.weights
+    )
+    theirs, ours = (
+        params['stem']['conv1']['kernel'].shape[-2] for params in (loaded['params'], state.params)
+    )
+    if theirs != ours:
+        raise InputError(
+            f'{settings.weights} takes images of {theirs} channels and the run has {ours}; set '
+            f'data.channels={theirs}'
+        )
+    loaded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
+    state = state.replace(
+        params={**state.params, **loaded['params']}, batch_stats=loaded['batch_stats']
+    )
+    if state.ema is not None:
+        ema = {'params': state.params, 'batch_stats': state.batch_stats}
+        state = state.replace(ema=jax.tree.map(jnp.copy, ema))
+    return state
 
 
 def make_loss(settings: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
