@@ -1,21 +1,18 @@
 """The command line: what it prints, for people and for programs."""
 
-import io
 import json
 import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 from running import ROOT, command, flags
 
 from resnet_jax import create_model, data, list_models
 from resnet_jax.cli import main
 from resnet_jax.models.counting import count
-from resnet_jax.training import workdir
 
 COMMANDS = ('train', 'eval', 'predict', 'models')
 
@@ -140,106 +137,6 @@ def test_eval_for_people(capsys, trained):
         'confusion matrix: ',
     ):
         assert words in out
-
-
-def pixels(size, seed=0, channels=3):
-    shape = (size[1], size[0], channels)[: 3 if channels > 1 else 2]
-    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Path -> the image that a viewer would show."""
-    shown = {}
-    for i, size in enumerate([(8, 8), (31, 17), (9, 40), (3, 5), (200, 100)]):
-        for kind, channels in (('PNG', 3), ('PNG', 1), ('JPEG', 3), ('JPEG', 1)):
-            path = tmp_path / f'{size[0]}x{size[1]}_{channels}.{kind.lower()}'
-            Image.fromarray(pixels(size, i, channels)).save(path, kind)
-            shown[path] = Image.open(io.BytesIO(path.read_bytes()))
-    for orientation in (3, 6, 8):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        path = tmp_path / f'turned{orientation}.jpeg'
-        Image.fromarray(pixels((30, 20), 9)).save(path, exif=exif)
-        shown[path] = ImageOps.exif_transpose(Image.open(path))
-    return shown
-
-
-def prepared(image, preprocessing):
-    """Grey, shorter side to 8, the centre 8x8: as the digits run says, in Pillow's own words."""
-    image = image.convert('L')
-    if min(image.size) != 8:
-        short = min(image.size)
-        image = image.resize(
-            (image.width * 8 // short, image.height * 8 // short), Image.Resampling.BILINEAR
-        )
-    left, top = round((image.width - 8) / 2), round((image.height - 8) / 2)
-    array = np.asarray(image.crop((left, top, left + 8, top + 8)), np.float32)[None, :, :, None]
-    return (array / 255 - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
-
-
-def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictures):
-    found = ask('predict', '--workdir', trained, '--topk', 10, *pictures)
-    loaded = workdir.load_trained(trained)
-    apply = jax.jit(lambda images: loaded.model.apply(loaded.variables, images, train=False))
-    assert found['step'] == 12
-    assert [item['image'] for item in found['predictions']] == [str(p) for p in pictures]
-    for item, image in zip(found['predictions'], pictures.values(), strict=True):
-        logits = np.asarray(apply(prepared(image, loaded.preprocessing))[0], np.float64)
-        expected = np.exp(logits) / np.exp(logits).sum()
-        got = {top['class']: top['probability'] for top in item['top']}
-        # float32 through the network, in other batches
-        np.testing.assert_allclose([got[str(c)] for c in range(10)], expected, atol=2e-5)
-        probabilities = [top['probability'] for top in item['top']]
-        assert probabilities == sorted(probabilities, reverse=True)
-
-
-def test_predict_does_not_depend_on_the_other_images(ask, trained, tmp_path):
-    """More images than one batch holds."""
-    paths = []
-    for i in range(70):
-        paths.append(tmp_path / f'{i}.png')
-        Image.fromarray(pixels((8, 8), i, 1)).save(paths[-1])
-    together = ask('predict', '--workdir', trained, *paths)['predictions']
-    assert len(together) == 70
-    for i in (0, 63, 64, 69):
-        (alone,) = ask('predict', '--workdir', trained, paths[i])['predictions']
-        assert alone['top'][0]['class'] == together[i]['top'][0]['class']
-        assert alone['top'][0]['probability'] == pytest.approx(
-            together[i]['top'][0]['probability'], abs=2e-5
-        )
-
-
-@pytest.mark.parametrize(('topk', 'count'), [(1, 1), (3, 3), (99, 10)])
-def test_topk(ask, trained, pictures, topk, count):
-    path = next(iter(pictures))
-    (item,) = ask('predict', '--workdir', trained, path, '--topk', topk)['predictions']
-    assert len(item['top']) == count
-    full = ask('predict', '--workdir', trained, path, '--topk', 10)['predictions'][0]['top']
-    assert item['top'] == full[:count]
-    if count == 10:
-        assert sum(top['probability'] for top in full) == pytest.approx(1, abs=1e-5)
-
-
-def test_predict_for_people(capsys, trained, pictures):
-    paths = [str(p) for p in pictures][:3]
-    assert main(['predict', '--workdir', str(trained), *paths, '--topk', '2']) == 0
-    out = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in out] == paths
-    assert all(line.count(' % ') == 2 for line in out)
-
-
-def test_predict_of_digits_is_their_evaluation(ask, trained, tmp_path):
-    """The test split as image files: the same share is right."""
-    source = data.open_source('digits', 'test[:100]')
-    paths, labels = [], []
-    for i in range(len(source)):
-        paths.append(tmp_path / f'{i}.png')
-        Image.fromarray(source[i]['image'][..., 0]).save(paths[-1])
-        labels.append(str(source[i]['label']))
-    found = ask('predict', '--workdir', trained, *paths, '--topk', 1)['predictions']
-    right = sum(item['top'][0]['class'] == label for item, label in zip(found, labels, strict=True))
-    assert right / 100 == ask('eval', '--workdir', trained, '--split', 'test[:100]')['top1']
 
 
 def test_models(ask, capsys):

@@ -142,6 +142,40 @@ def test_shrinking_is_antialiased():
     np.testing.assert_allclose(inner, 127.5, atol=2)  # bilinear without it gives 0 or 255
 
 
+@pytest.mark.parametrize('name', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('shape', [(90, 61, 3), (31, 40, 1)])  # made smaller, made larger
+def test_resampling_is_pillows_own(name, shape):
+    image = noise(*shape)
+    pillow = Image.fromarray(image.squeeze(2) if shape[2] == 1 else image)
+    height, width = (47, 32) if shape[0] == 90 else (48, 61)  # times 32 / 61 and 48 / 31
+    resize = min(height, width)
+    scaled = pillow.resize((width, height), Image.Resampling[name.upper()])
+    expected = np.asarray(scaled).reshape(height, width, shape[2])
+    top, left = round((height - 30) / 2), round((width - 30) / 2)
+    np.testing.assert_array_equal(
+        resize_and_crop(image, 30, resize, name), expected[top : top + 30, left : left + 30]
+    )
+
+
+def test_bilinear_is_the_default_and_bicubic_differs():
+    image = noise(50, 50, 3)
+    np.testing.assert_array_equal(
+        resize_and_crop(image, 20), resize_and_crop(image, 20, None, 'bilinear')
+    )
+    assert (resize_and_crop(image, 20) != resize_and_crop(image, 20, None, 'bicubic')).any()
+
+
+def test_bicubic_shrinks_with_antialiasing():
+    checkers = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None]
+    inner = resize_and_crop(checkers, 8, None, 'bicubic')[1:-1, 1:-1]
+    np.testing.assert_allclose(inner, 127.5, atol=2)
+
+
+def test_unknown_interpolation_is_refused():
+    with pytest.raises(InputError, match=r"unknown interpolation 'bicubik'.*'bicubic'"):
+        resize_and_crop(noise(32, 32, 3), 16, 20, 'bicubik')
+
+
 def test_resize_smaller_than_the_crop_is_refused():
     with pytest.raises(InputError, match='resize 8 is smaller than image_size 16'):
         resize_and_crop(noise(32, 32, 3), 16, 8)

@@ -1,8 +1,17 @@
+import json
+
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from resnet_jax.data import Preprocessing, fit_mean, fit_std
+from resnet_jax.data import (
+    PREPROCESSINGS,
+    Preprocessing,
+    fit_mean,
+    fit_std,
+    known_preprocessing,
+)
 from resnet_jax.models.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -67,6 +76,7 @@ def test_prepare_leaves_what_fits_alone():
         ({'mean': (0.5,)}, r'mean has shape \(1,\)'),
         ({'mean': np.zeros((5, 5, 3))}, r'mean has shape \(5, 5, 3\)'),
         ({'std': (1.0, 0.0, 1.0)}, 'std must be 3 positive'),
+        ({'interpolation': 'cubic'}, "unknown interpolation 'cubic'.*'bicubic'"),
     ],
 )
 def test_bad_values_are_refused(change, words):
@@ -84,3 +94,56 @@ def test_unreadable_json_is_refused(text):
 def test_constant_channel_has_no_std():
     with pytest.raises(InputError, match='constant'):
         fit_std(np.zeros((3, 2, 2, 1), np.uint8))
+
+
+def test_json_keeps_the_interpolation_and_old_files_are_bilinear():
+    before = Preprocessing(4, 1, 5, (0.5,), (1.0,), ('a',), 'bicubic')
+    stored = json.loads(before.to_json())
+    assert stored.pop('interpolation') == 'bicubic'
+    assert Preprocessing.from_json(before.to_json()) == before
+    old = Preprocessing.from_json(json.dumps(stored))
+    assert old == Preprocessing(4, 1, 5, (0.5,), (1.0,), ('a',))
+    assert old.interpolation == 'bilinear'
+
+
+@pytest.mark.parametrize(
+    ('name', 'size', 'fraction', 'filter_name', 'mean'),
+    [
+        # Sizes and crop fractions as torchvision and timm state them; 0.965 is timm's word for
+        # torchvision's 232.
+        ('torchvision', 224, 0.875, 'BILINEAR', 0.485),
+        ('torchvision_v2', 224, 0.965, 'BILINEAR', 0.485),
+        ('timm', 224, 0.95, 'BICUBIC', 0.485),
+        ('timm_875', 224, 0.875, 'BICUBIC', 0.485),
+        ('timm_resnetv2', 224, 0.95, 'BICUBIC', 0.5),
+        ('inception', 224, 0.875, 'BICUBIC', 0.5),
+        ('cifar', 32, 1, 'BILINEAR', 0.485),
+    ],
+)
+def test_known_preprocessing(name, size, fraction, filter_name, mean):
+    """The same pixels as Pillow's resize to size / fraction and its crop of the centre."""
+    preprocessing = known_preprocessing(name, ['cat', 'dog'])
+    assert preprocessing.class_names == ('cat', 'dog')
+    assert preprocessing.mean[0] == np.float32(mean)
+    pixels = RNG.integers(0, 256, (300, 400, 3), np.uint8)
+    resize = int(size / fraction)
+    scaled = Image.fromarray(pixels).resize(
+        (400 * resize // 300, resize), Image.Resampling[filter_name]
+    )
+    left, top = round((scaled.width - size) / 2), round((resize - size) / 2)
+    expected = scaled.crop((left, top, left + size, top + size))
+    np.testing.assert_array_equal(preprocessing.prepare(pixels), np.asarray(expected))
+
+
+def test_cifar_images_are_not_resized():
+    pixels = RNG.integers(0, 256, (32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(known_preprocessing('cifar', ()).prepare(pixels), pixels)
+
+
+def test_all_known_preprocessings_are_tested_and_distinct():
+    assert len({known_preprocessing(name, ()) for name in PREPROCESSINGS}) == 7
+
+
+def test_unknown_preprocessing_shows_the_nearest():
+    with pytest.raises(InputError, match=r"unknown preprocessing 'torchvison'.*'torchvision'"):
+        known_preprocessing('torchvison', ())

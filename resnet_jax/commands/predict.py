@@ -1,40 +1,129 @@
 """`resnet-jax predict`."""
 
 import argparse
+import csv
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import tables
+from resnet_jax.models.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from resnet_jax.training.predict import Prediction
 
 TEXT = 'Name the classes of image files.'
+EPILOG = (
+    'A folder means the .jpg, .jpeg, .png, .webp and .bmp files in it and its subfolders. Quote a '
+    "pattern: 'photos/*.jpg'; ** stands for any folders: 'photos/**/*.jpg'. Both leave out hidden "
+    'files and give the rest sorted. A file that is named and cannot be read is an error (exit '
+    'code 2, nothing printed). One that came out of a folder or pattern is skipped with a line on '
+    'standard error; the others are predicted and the exit code is 1. --jsonl and --csv write '
+    'lines as they come where no file is named.'
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes."""
-    parser.add_argument('images', nargs='+', type=Path, metavar='IMAGE', help='JPEG or PNG file')
+    parser.add_argument(
+        'images', nargs='+', metavar='IMAGE', help='image file, folder of images or quoted pattern'
+    )
     parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the run')
     parser.add_argument(
         '--checkpoint', default='latest', metavar='WHICH', help='latest (default), best or a step'
     )
     parser.add_argument('--topk', type=int, default=5, metavar='K', help='classes (default 5)')
-    parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument('--json', action='store_true', help='one JSON object on standard output')
+    forms.add_argument(
+        '--jsonl', action='store_true', help='one JSON object a line, for each image'
+    )
+    forms.add_argument(
+        '--csv', action='store_true', help='lines of image, rank, class, probability; with a header'
+    )
+    parser.add_argument(
+        '--sheet',
+        type=Path,
+        metavar='FILE.png',
+        help='draw the images as the model sees them, with their classes (the first 100)',
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Predicts and prints the classes."""
-    from resnet_jax.training import predict, workdir
+    from tqdm import tqdm
+
+    from resnet_jax import data
+    from resnet_jax.training import predict, sheet, workdir
 
     trained = workdir.load_trained(options.workdir, options.checkpoint)
-    results = predict.predict(trained, options.images, options.topk)
+    if options.sheet:
+        sheet.check_writable(options.sheet)
+    files = data.find_images(options.images)
+    skipped: list[InputError] = []
+    drawn: list[Prediction] = []
+
+    def skip(error: InputError) -> None:
+        skipped.append(error)
+        tqdm.write(f'skipped {data.printable(str(error))}', file=sys.stderr)
+
+    def keep_for_sheet(predictions: Iterable['Prediction']) -> Iterator['Prediction']:
+        for item in predictions:
+            if options.sheet and len(drawn) < sheet.LIMIT:
+                drawn.append(item)
+            yield item
+
+    line_by_line = options.jsonl or options.csv
+    progress = not (line_by_line and sys.stdout.isatty())  # the lines show it too
+    found = predict.predict(trained, files, options.topk, skip, progress)
+    results: Iterator[dict[str, Any]] = map(_as_object, keep_for_sheet(found))
+    if not line_by_line or any(file.named for file in files):
+        results = iter(list(results))  # so that a named file is refused before anything is printed
     if options.json:
-        result = {'workdir': str(options.workdir), 'step': trained.step, 'predictions': results}
-        print(json.dumps(result))
-        return
-    rows = [
-        (
-            item['image'],
-            '  '.join(f'{100 * top["probability"]:5.1f} % {top["class"]}' for top in item['top']),
-        )
-        for item in results
-    ]
-    tables.print_pairs(rows)
+        print(json.dumps({**trained.origin, 'predictions': list(results)}))
+    elif options.jsonl:
+        for item in results:
+            print(json.dumps(item))
+    elif options.csv:
+        _print_csv(results)
+    else:
+        _print_table(results)
+    if drawn:
+        sheet.write_sheet(drawn, len(files) - len(skipped), options.topk, options.sheet)
+        print(f'sheet of {len(drawn)} of {len(files)} images: {options.sheet}', file=sys.stderr)
+    if skipped:
+        raise RunError(f'{len(skipped)} of {len(files)} images could not be read')
+
+
+def _as_object(item: 'Prediction') -> dict[str, Any]:
+    top = [{'class': name, 'probability': probability} for name, probability in item.top]
+    return {'image': str(item.path), 'top': top}
+
+
+def _print_csv(results: Iterable[dict[str, Any]]) -> None:
+    from resnet_jax.data import printable
+
+    writer = csv.writer(sys.stdout, lineterminator='\n')
+    writer.writerow(['image', 'rank', 'class', 'probability'])
+    for item in results:
+        image = printable(item['image'])
+        for rank, top in enumerate(item['top'], 1):
+            writer.writerow([image, rank, top['class'], top['probability']])
+
+
+def _print_table(results: Iterable[dict[str, Any]]) -> None:
+    from resnet_jax.data import printable
+
+    tables.print_pairs(
+        [
+            (
+                printable(item['image']),
+                '  '.join(
+                    f'{100 * top["probability"]:5.1f} % {top["class"]}' for top in item['top']
+                ),
+            )
+            for item in results
+        ]
+    )

@@ -11,8 +11,10 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.models.errors import InputError, unknown_name
 
+# How `resize_and_crop` resamples. Pillow antialiases with both when it shrinks.
+INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
 
@@ -104,22 +106,32 @@ def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return _to_array(_to_pillow(image), channels)
 
 
-def resize_and_crop(image: np.ndarray, image_size: int, resize: int | None = None) -> np.ndarray:
+def check_interpolation(name: str) -> None:
+    """Refuses a name that `INTERPOLATIONS` does not hold."""
+    if name not in INTERPOLATIONS:
+        raise unknown_name('interpolation', name, INTERPOLATIONS)
+
+
+def resize_and_crop(
+    image: np.ndarray, image_size: int, resize: int | None = None, interpolation: str = 'bilinear'
+) -> np.ndarray:
     """Evaluation's geometry: shorter side to `resize`, then the centre square.
 
-    Bilinear with antialiasing. An image that has the right size already is returned as it is.
+    With antialiasing. An image that has the right size already is returned as it is.
 
     Args:
       image: uint8 [H, W, C].
       image_size: side of the result, pixels.
       resize: the shorter side before the crop, pixels; None means `image_size`.
+      interpolation: 'bilinear' or 'bicubic'.
 
     Returns:
       uint8 [image_size, image_size, C].
 
     Raises:
-      InputError: if `resize` is smaller than `image_size`.
+      InputError: if `resize` is smaller than `image_size` or the interpolation unknown.
     """
+    check_interpolation(interpolation)
     resize = image_size if resize is None else resize
     if resize < image_size:
         raise InputError(f'resize {resize} is smaller than image_size {image_size}')
@@ -128,7 +140,7 @@ def resize_and_crop(image: np.ndarray, image_size: int, resize: int | None = Non
         shorter = min(height, width)
         # The longer side is rounded down, as in torchvision.
         height, width = height * resize // shorter, width * resize // shorter
-        scaled = _to_pillow(image).resize((width, height), Image.Resampling.BILINEAR)
+        scaled = _to_pillow(image).resize((width, height), INTERPOLATIONS[interpolation])
         image = np.asarray(scaled).reshape(height, width, channels)
     top, left = round((height - image_size) / 2), round((width - image_size) / 2)
     return image[top : top + image_size, left : left + image_size]

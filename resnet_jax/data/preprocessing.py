@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.images import convert_channels, resize_and_crop
+from resnet_jax.data.images import check_interpolation, convert_channels, resize_and_crop
 from resnet_jax.models.errors import InputError
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]
@@ -30,6 +30,7 @@ class Preprocessing:
         taken; stored as tuples of float32 values.
       std: what the difference is divided by, one number a channel.
       class_names: the name of each label.
+      interpolation: how the resize resamples, 'bilinear' or 'bicubic', both with antialiasing.
     """
 
     image_size: int
@@ -38,6 +39,7 @@ class Preprocessing:
     mean: tuple[float, ...] | Pixels
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    interpolation: str = 'bilinear'  # what is stored without it was made before there was a choice
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -46,6 +48,7 @@ class Preprocessing:
             raise InputError(f'image_size must be positive, not {self.image_size}')
         if self.resize is not None and self.resize < self.image_size:
             raise InputError(f'resize {self.resize} is smaller than image_size {self.image_size}')
+        check_interpolation(self.interpolation)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         pixels = (self.image_size, self.image_size, self.channels)
         if mean.shape not in ((self.channels,), pixels):
@@ -66,7 +69,7 @@ class Preprocessing:
           uint8 [image_size, image_size, channels].
         """
         image = convert_channels(image, self.channels)
-        return resize_and_crop(image, self.image_size, self.resize)
+        return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """The device's part: pixels / 255, minus mean, over std. To be called inside `jax.jit`.
@@ -91,7 +94,7 @@ class Preprocessing:
         """Reads what `to_json` wrote.
 
         Raises:
-          InputError: if it is not JSON or its fields are not these.
+          InputError: if it is not JSON or its fields are not these; `interpolation` may be absent.
         """
         try:
             return cls(**json.loads(text))

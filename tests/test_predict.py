@@ -1,0 +1,492 @@
+"""`resnet-jax predict`: which files it takes, what it says of them and in which form."""
+
+import csv
+import io
+import json
+import os
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from running import command, complains, flags
+
+from resnet_jax import data
+from resnet_jax.cli import main
+from resnet_jax.models.errors import InputError
+from resnet_jax.training import predict, sheet, workdir
+
+# Orbax closes its event loop while reads of other files are under way.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The workdir of a short run: 12 steps on grey 8x8 digits."""
+    folder = tmp_path_factory.mktemp('runs') / 'trained'
+    assert main(['train', *flags(), '--workdir', str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(capfd, trained):
+    """Runs `predict` with the trained model: what it printed and its exit code."""
+
+    def run_command(*arguments):
+        capfd.readouterr()
+        try:
+            code = main(['predict', '--workdir', str(trained), *map(str, arguments)])
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        out, err = capfd.readouterr()
+        return types.SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run_command
+
+
+@pytest.fixture
+def ask(capsys):
+    """Runs a command with --json in this process; gives the one object that it printed."""
+
+    def run_command(*arguments):
+        capsys.readouterr()
+        assert main([*map(str, arguments), '--json']) == 0
+        return json.loads(capsys.readouterr().out)  # fails unless it is one object and no more
+
+    return run_command
+
+
+def pixels(size, seed=0, channels=3):
+    shape = (size[1], size[0], channels)[: 3 if channels > 1 else 2]
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Path -> the image that a viewer would show."""
+    shown = {}
+    for i, size in enumerate([(8, 8), (31, 17), (9, 40), (3, 5), (200, 100)]):
+        for kind, channels in (('PNG', 3), ('PNG', 1), ('JPEG', 3), ('JPEG', 1)):
+            path = tmp_path / f'{size[0]}x{size[1]}_{channels}.{kind.lower()}'
+            Image.fromarray(pixels(size, i, channels)).save(path, kind)
+            shown[path] = Image.open(io.BytesIO(path.read_bytes()))
+    for orientation in (3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f'turned{orientation}.jpeg'
+        Image.fromarray(pixels((30, 20), 9)).save(path, exif=exif)
+        shown[path] = ImageOps.exif_transpose(Image.open(path))
+    return shown
+
+
+def prepared(image, preprocessing):
+    """Grey, shorter side to 8, the centre 8x8: as the digits run says, in Pillow's own words."""
+    image = image.convert('L')
+    if min(image.size) != 8:
+        short = min(image.size)
+        image = image.resize(
+            (image.width * 8 // short, image.height * 8 // short), Image.Resampling.BILINEAR
+        )
+    left, top = round((image.width - 8) / 2), round((image.height - 8) / 2)
+    array = np.asarray(image.crop((left, top, left + 8, top + 8)), np.float32)[None, :, :, None]
+    return (array / 255 - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
+
+
+def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictures):
+    found = ask('predict', '--workdir', trained, '--topk', 10, *pictures)
+    loaded = workdir.load_trained(trained)
+    apply = jax.jit(lambda images: loaded.model.apply(loaded.variables, images, train=False))
+    assert found['step'] == 12
+    assert [item['image'] for item in found['predictions']] == [str(p) for p in pictures]
+    for item, image in zip(found['predictions'], pictures.values(), strict=True):
+        logits = np.asarray(apply(prepared(image, loaded.preprocessing))[0], np.float64)
+        expected = np.exp(logits) / np.exp(logits).sum()
+        got = {top['class']: top['probability'] for top in item['top']}
+        # float32 through the network, in other batches
+        np.testing.assert_allclose([got[str(c)] for c in range(10)], expected, atol=2e-5)
+        probabilities = [top['probability'] for top in item['top']]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_predict_does_not_depend_on_the_other_images(ask, trained, tmp_path):
+    """More images than one batch holds."""
+    paths = []
+    for i in range(70):
+        paths.append(tmp_path / f'{i}.png')
+        Image.fromarray(pixels((8, 8), i, 1)).save(paths[-1])
+    together = ask('predict', '--workdir', trained, *paths)['predictions']
+    assert len(together) == 70
+    for i in (0, 63, 64, 69):
+        (alone,) = ask('predict', '--workdir', trained, paths[i])['predictions']
+        assert alone['top'][0]['class'] == together[i]['top'][0]['class']
+        assert alone['top'][0]['probability'] == pytest.approx(
+            together[i]['top'][0]['probability'], abs=2e-5
+        )
+
+
+@pytest.mark.parametrize(('topk', 'count'), [(1, 1), (3, 3), (99, 10)])
+def test_topk(ask, trained, pictures, topk, count):
+    path = next(iter(pictures))
+    (item,) = ask('predict', '--workdir', trained, path, '--topk', topk)['predictions']
+    assert len(item['top']) == count
+    full = ask('predict', '--workdir', trained, path, '--topk', 10)['predictions'][0]['top']
+    assert item['top'] == full[:count]
+    if count == 10:
+        assert sum(top['probability'] for top in full) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_for_people(capsys, trained, pictures):
+    paths = [str(p) for p in pictures][:3]
+    assert main(['predict', '--workdir', str(trained), *paths, '--topk', '2']) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in out] == paths
+    assert all(line.count(' % ') == 2 for line in out)
+
+
+def test_predict_of_digits_is_their_evaluation(ask, trained, tmp_path):
+    """The test split as image files: the same share is right."""
+    source = data.open_source('digits', 'test[:100]')
+    paths, labels = [], []
+    for i in range(len(source)):
+        paths.append(tmp_path / f'{i}.png')
+        Image.fromarray(source[i]['image'][..., 0]).save(paths[-1])
+        labels.append(str(source[i]['label']))
+    found = ask('predict', '--workdir', trained, *paths, '--topk', 1)['predictions']
+    right = sum(item['top'][0]['class'] == label for item, label in zip(found, labels, strict=True))
+    assert right / 100 == ask('eval', '--workdir', trained, '--split', 'test[:100]')['top1']
+
+
+def touch(root, *names):
+    """Makes files of these names, in folders as needed."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b'')
+
+
+def found(*arguments):
+    return [str(file.path) for file in data.find_images(arguments)]
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """Files of many kinds in the working directory, in the order of `find_images`."""
+    names = ['a.JPG', 'b/2.webp', 'b/c/1.jpeg', 'b-side/3.bmp', 'z.png']
+    touch(tmp_path / 'album', *names, 'notes.txt', '.hidden.png', '.trash/x.png', 'b/.x.png', 'raw')
+    monkeypatch.chdir(tmp_path)
+    return [f'album/{name}' for name in names]
+
+
+def test_folder_means_its_images_sorted(album):
+    assert found('album') == found('album/') == album
+    assert found('album/b') == album[1:3]
+    assert not any(file.named for file in data.find_images(['album']))
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'names'),
+    [
+        ('album/*', ['a.JPG', 'z.png']),  # images only, where the pattern does not say which
+        ('album/*.*', ['a.JPG', 'z.png']),
+        ('album/*.png', ['z.png']),
+        ('album/*.txt', ['notes.txt']),  # the caller says so
+        ('album/?/*', ['b/2.webp']),
+        ('album/b*/*.[bw]*', ['b/2.webp', 'b-side/3.bmp']),
+        ('album/**', ['a.JPG', 'b/2.webp', 'b/c/1.jpeg', 'b-side/3.bmp', 'z.png']),
+        ('**/*.png', ['z.png']),
+        ('**/b/**', ['b/2.webp', 'b/c/1.jpeg']),
+        ('a*/**/c/*.jpeg', ['b/c/1.jpeg']),
+        ('album/**/[ab]*/*', ['b/2.webp', 'b-side/3.bmp']),
+    ],
+)
+def test_pattern(album, pattern, names):
+    assert found(pattern) == [f'album/{name}' for name in names]
+    assert not any(file.named for file in data.find_images([pattern]))
+
+
+def test_arguments_keep_their_order(album):
+    expected = ['album/z.png', *album[1:3], 'gone.jpg', 'album/a.JPG', 'album/a.JPG']
+    arguments = ['album/z.png', 'album/b', 'gone.jpg', 'album/a.JPG', 'album/a.*']
+    files = data.find_images(arguments)
+    assert [str(file.path) for file in files] == expected
+    assert [file.named for file in files] == [True, False, False, True, True, False]
+
+
+def test_name_that_looks_like_a_pattern(tmp_path):
+    touch(tmp_path, 'photo[1].png', 'photo1.png', 'set[a]/x.png')
+    (file,) = data.find_images([tmp_path / 'photo[1].png'])
+    assert (file.path.name, file.named) == ('photo[1].png', True)
+    assert found(tmp_path / 'set[a]') == [str(tmp_path / 'set[a]' / 'x.png')]
+
+
+@pytest.mark.parametrize('argument', ['{}', '{}/**', '{}/**/*.png'])
+def test_links_to_folders_are_followed_once(tmp_path, argument):
+    """Two links back make glob's own `**` visit 2^40 folders."""
+    root, outside = tmp_path / 'root', tmp_path / 'outside'
+    touch(root, 'b/1.png', 'c/2.png')
+    touch(outside, '3.png')
+    for name, target in (('loop', '.'), ('b/up', '..'), ('a', 'b'), ('d', str(outside))):
+        (root / name).symlink_to(target)
+    expected = ['b/1.png', 'c/2.png', 'd/3.png']
+    assert found(argument.format(root)) == [str(root / name) for name in expected]
+
+
+def test_pipes_are_no_images(tmp_path):
+    touch(tmp_path, '1.png')
+    os.mkfifo(tmp_path / '2.png')
+    assert found(tmp_path) == found(tmp_path / '*') == [str(tmp_path / '1.png')]
+
+
+@pytest.mark.parametrize(
+    ('argument', 'words'),
+    [
+        ('empty', 'empty: no images in this folder'),
+        ('*.gif', '*.gif: no image files match this pattern'),
+        ('no/**/*.png', 'no/**/*.png: no image files match this pattern'),
+    ],
+)
+def test_nothing_found(run, album, argument, words):
+    os.mkdir('empty')
+    result = run(album[0], argument)
+    complains(result, 2, words)
+    assert result.stdout == ''
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of three good images and two bad ones."""
+    root = tmp_path / 'folder'
+    root.mkdir()
+    for name, seed in (('1', 1), ('3', 3), ('5', 5)):
+        Image.fromarray(pixels((9, 8), seed)).save(root / f'{name}.png')
+    (root / '2.jpg').write_bytes(b'no image')
+    (root / '4.png').write_bytes((root / '5.png').read_bytes()[:40])
+    return root
+
+
+@pytest.mark.parametrize('pattern', ['', '*'])
+@pytest.mark.parametrize('form', [(), ('--json',), ('--jsonl',), ('--csv',)])
+def test_bad_files_of_a_folder_are_skipped(run, folder, pattern, form):
+    result = run(folder / pattern, *form)
+    complains(result, 1, '2 of 5 images could not be read')
+    skipped = result.stderr.splitlines()[:-1]
+    assert [line.split(':')[0] for line in skipped] == [
+        f'skipped {folder / name}' for name in ('2.jpg', '4.png')
+    ]
+    places = [result.stdout.find(str(folder / f'{i}.png')) for i in (1, 3, 5)]
+    assert -1 < places[0] < places[1] < places[2]
+    assert '2.jpg' not in result.stdout
+    assert '4.png' not in result.stdout
+
+
+def test_skipped_images_leave_the_others_as_they_are(run, folder):
+    good = [folder / f'{i}.png' for i in (1, 3, 5)]
+    alone = json.loads(run(*good, '--json').stdout)
+    assert json.loads(run(folder, '--json').stdout) == alone
+
+
+def test_bad_file_that_is_named(run, folder):
+    """Nothing is printed, though another file is good and lines are asked for."""
+    for form in ('--jsonl', '--csv', '--json'):
+        result = run(folder / '1.png', folder, folder / '2.jpg', form)
+        assert result.returncode == 2
+        assert result.stdout == ''
+        assert '2.jpg: not an image' in result.stderr.splitlines()[-1]
+
+
+def test_folder_of_nothing_readable(run, tmp_path):
+    touch(tmp_path, 'a.png', 'b.png')
+    for form in ((), ('--json',), ('--csv',), ('--sheet', tmp_path / 'sheet.png')):
+        result = run(tmp_path / '[ab].png', *form)
+        complains(result, 1, '2 of 2 images could not be read')
+    assert not (tmp_path / 'sheet.png').exists()
+
+
+def test_skipped_is_refused_without_a_listener(trained, folder):
+    """In Python, who does not say what to do with bad files gets the error."""
+    predictions = predict.predict(workdir.load_trained(trained), data.find_images([folder]), 1)
+    with pytest.raises(InputError, match=r'2\.jpg: not an image'):
+        list(predictions)
+
+
+def test_more_images_than_are_decoded_ahead(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, 'BATCH_SIZE', 4)
+    monkeypatch.setattr(predict, 'AHEAD', 5)
+    for i in range(23):
+        Image.fromarray(pixels((8, 8), i, 1)).save(tmp_path / f'{i:02d}.png')
+    (tmp_path / '07.png').write_bytes(b'')
+    lines = run(tmp_path, '--jsonl').stdout.splitlines()
+    assert [json.loads(line)['image'] for line in lines] == [
+        str(tmp_path / f'{i:02d}.png') for i in range(23) if i != 7
+    ]
+
+
+def test_forms_say_the_same(run, pictures):
+    whole = json.loads(run(*pictures, '--json', '--topk', 4).stdout)['predictions']
+    lines = run(*pictures, '--jsonl', '--topk', 4).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == whole
+    header, *rows = csv.reader(io.StringIO(run(*pictures, '--csv', '--topk', 4).stdout))
+    assert header == ['image', 'rank', 'class', 'probability']
+    assert [(image, int(rank), name, float(p)) for image, rank, name, p in rows] == [
+        (item['image'], i + 1, top['class'], top['probability'])
+        for item in whole
+        for i, top in enumerate(item['top'])
+    ]
+
+
+def test_strange_file_names(run, tmp_path):
+    """In a table each takes one line; JSON and CSV give them back."""
+    names = ['comma, "quotes".png', 'naïve 日本.png', "dollar $x^$ 'n.png"]
+    odd = ['line\nbreak.png', os.fsdecode(b'byte \xff.png')]
+    for i, name in enumerate(names + odd):
+        Image.fromarray(pixels((8, 8), i)).save(tmp_path / name, 'PNG')
+    paths = sorted(str(tmp_path / name) for name in names + odd)
+    result = run(tmp_path, '--json')
+    assert [item['image'] for item in json.loads(result.stdout)['predictions']] == paths
+    _, *rows = csv.reader(io.StringIO(run(tmp_path, '--csv', '--topk', 1).stdout))
+    assert {str(tmp_path / name) for name in names} < {row[0] for row in rows}
+    table = run(tmp_path, '--sheet', tmp_path / 'sheet.png')
+    assert len(table.stdout.splitlines()) == 5
+    assert 'line\\nbreak.png' in table.stdout
+    assert 'byte \\udcff.png' in table.stdout
+    assert len(table.stderr.splitlines()) == 1  # no warnings about letters
+
+
+def test_forms_exclude_each_other(run, pictures):
+    result = run(*pictures, '--json', '--csv')
+    assert result.returncode == 2
+    assert 'not allowed with' in result.stderr
+
+
+def test_nothing_but_results_when_nobody_watches(trained, pictures):
+    result = command('predict', '--workdir', trained, *pictures, '--jsonl')
+    assert (result.returncode, result.stderr) == (0, '')
+    assert len(result.stdout.splitlines()) == len(pictures)
+
+
+def test_help_says_what_becomes_of_bad_files(run):
+    words = ' '.join(run('--help').stdout.split())
+    for promise in ('exit code 2', 'exit code is 1', '.webp', "'photos/**/*.jpg'"):
+        assert promise in words
+
+
+def places(picture, image):
+    """(row, column) of each place where a picture holds an image exactly."""
+    height, width = image.shape[:2]
+    inner = picture[: len(picture) - height + 1, : picture.shape[1] - width + 1]
+    corners = np.argwhere((inner == image[0, 0]).all(axis=-1))
+    return [
+        (int(y), int(x))
+        for y, x in corners
+        if np.array_equal(picture[y : y + height, x : x + width], image)
+    ]
+
+
+def read_rgb(path):
+    with Image.open(path) as image:
+        assert image.format == 'PNG'
+        return np.asarray(image.convert('RGB'))
+
+
+def test_sheet_shows_the_images_as_the_model_sees_them(run, trained, pictures, tmp_path):
+    """Cropped and grey, enlarged by whole factors, in rows in the order of the files."""
+    path = tmp_path / 'sheet.png'
+    files = list(pictures)[4:9]
+    result = run(*files, '--sheet', path, '--json', '--topk', 3)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)['predictions']
+    assert result.stderr == f'sheet of 5 of 5 images: {path}\n'
+    picture = read_rgb(path)
+    loaded = workdir.load_trained(trained)
+    where = []
+    for file in files:
+        grey = prepared(pictures[file], loaded.preprocessing)[0]
+        grey = grey * np.float32(loaded.preprocessing.std) + np.float32(loaded.preprocessing.mean)
+        seen = np.rint(grey * 255).astype(np.uint8)
+        large = np.kron(seen[..., 0], np.ones((20, 20), np.uint8))[..., None].repeat(3, axis=2)
+        (place,) = places(picture, large)
+        where.append(place)
+    assert where == sorted(where)
+    assert len({y for y, _ in where}) == 2
+    assert len({x for _, x in where}) == 3
+
+
+def rows_of_text(strip):
+    """How many lines of text stand in a strip of a sheet, white between them."""
+    dark = (strip < 128).any(axis=(1, 2))
+    return int(dark[0]) + int((dark[1:] & ~dark[:-1]).sum())
+
+
+def prediction(name, colour, classes=('cat',), size=32, channels=3):
+    top = tuple((label, 0.9 / 2**i) for i, label in enumerate(classes))
+    image = np.full((size, size, channels), colour, np.uint8)
+    return predict.Prediction(data.find_images([name])[0].path, image, top)
+
+
+LONG = 'a_very_long_file_name_that_could_not_fit_under_an_image_of_any_size.jpg'
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize(('size', 'side'), [(32, 160), (224, 224), (500, 256)])
+@pytest.mark.parametrize(('count', 'columns'), [(1, 1), (2, 2), (10, 4)])
+def test_sheet_of_any_number_and_size(tmp_path, count, columns, size, side, channels):
+    """Every cell holds its image, and text that is neither wider nor touches the next one."""
+    items = [
+        prediction(LONG if i % 2 else '$a_', 50 + i, ('x' * 80,), size, channels)
+        for i in range(count)
+    ]
+    sheet.write_sheet(items, count, 1, tmp_path / 's.png')
+    picture = read_rgb(tmp_path / 's.png')
+    rows = -(-count // columns)
+    assert picture.shape[1] == columns * (side + 16) + 16
+    assert picture.shape[0] == rows * (side + 16 + 2 * 15) + 16
+    cells = np.full(picture.shape[:2], False)
+    for i in range(count):
+        y, x = 16 + i // columns * (side + 46), 16 + i % columns * (side + 16)
+        assert (picture[y : y + side, x : x + side] == 50 + i).all()
+        assert rows_of_text(picture[y + side : y + side + 30, x : x + side]) == 2
+        cells[y : y + side + 30, x : x + side] = True
+    assert (picture[~cells] == 255).all()  # nothing beside the images and their text
+
+
+@pytest.mark.parametrize(('topk', 'lines'), [(1, 1), (2, 1), (3, 3), (5, 3)])
+def test_sheet_names_one_class_or_three(tmp_path, topk, lines):
+    items = [prediction('a.png', 100, ('cat', 'dog', 'cow', 'hen', 'owl')[:topk])]
+    sheet.write_sheet(items, 1, topk, tmp_path / 's.png')
+    assert rows_of_text(read_rgb(tmp_path / 's.png')[16 + 160 :]) == 1 + lines
+
+
+def test_sheet_is_cut_at_a_hundred(run, tmp_path):
+    for i in range(103):
+        Image.fromarray(np.full((8, 8), 2 * i, np.uint8)).save(tmp_path / f'{i:03d}.png')
+    (tmp_path / '000.png').write_bytes(b'')
+    path = tmp_path / 'sheets.PNG'
+    result = run(f'{tmp_path}/???.png', '--sheet', path)
+    complains(result, 1, '1 of 103 images')
+    assert f'sheet of 100 of 103 images: {path}' in result.stderr
+    picture = read_rgb(path)
+    assert picture.shape[1] == 10 * (160 + 16) + 16
+    assert picture.shape[0] == 10 * (160 + 16 + 4 * 15) + 16 + 30  # with three classes, and a title
+    assert rows_of_text(picture[:40, :200]) == 1  # "the first 100 of 102 images"
+    for i, shown in ((1, True), (100, True), (101, False), (102, False)):
+        square = np.full((160, 160, 3), 2 * i, np.uint8)
+        assert bool(places(picture, square)) == shown
+
+
+@pytest.mark.parametrize('name', ['gone/s.png', 'file.txt/s.png', 'folder.png', 's.jpg'])
+def test_sheet_that_cannot_be_written(run, trained, pictures, tmp_path, name):
+    """It is refused before anything is computed or printed."""
+    (tmp_path / 'file.txt').write_text('x')
+    (tmp_path / 'folder.png').mkdir()
+    result = run(next(iter(pictures)), '--sheet', tmp_path / name)
+    complains(result, 2, str(tmp_path / name), '--sheet')
+    assert result.stdout == ''
+
+
+def test_refused_images_leave_an_old_sheet_alone(run, tmp_path):
+    (tmp_path / 'old.png').write_bytes(b'old')
+    for name in ('old.png', 'new.png'):
+        complains(run(tmp_path / 'gone.jpg', '--sheet', tmp_path / name), 2, 'gone.jpg')
+    assert (tmp_path / 'old.png').read_bytes() == b'old'
+    assert not (tmp_path / 'new.png').exists()
