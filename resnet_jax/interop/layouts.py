@@ -29,7 +29,8 @@ class Layout:
 
     Attributes:
       source: where the names come from.
-      stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem.
+      stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem. None, here
+        and below: such nets of this publisher have no such part.
       block: of a residual block.
       conv, norm: inside a block.
       shortcut: of the shortcut's convolution and norm, inside a block ...
@@ -43,11 +44,11 @@ class Layout:
     """
 
     source: str
-    stem: Mapping[int, tuple[str, ...]]
+    stem: Mapping[int, tuple[str | None, ...]]
     block: str = 'layer{stage}.{block}'
     conv: str = 'conv{i}'
     norm: str = 'bn{i}'
-    shortcut: tuple[str, str] = ('downsample.0', 'downsample.1')
+    shortcut: tuple[str, str | None] = ('downsample.0', 'downsample.1')
     pooled_shortcut: tuple[str, str] | None = None
     squeeze_excite: tuple[str, str] | None = None
     final_norm: str | None = None
@@ -73,10 +74,10 @@ LAYOUTS = {
     ),
     'timm_v2': Layout(
         source='timm/models/resnetv2.py',
-        stem={1: ('stem.conv', 'stem.norm')},
+        stem={1: ('stem.conv', None)},
         block='stages.{stage}.blocks.{block}',
         norm='norm{i}',
-        shortcut=('downsample.conv', 'downsample.norm'),
+        shortcut=('downsample.conv', None),
         final_norm='norm',
         head='head.fc',
         stage_from=0,
@@ -119,7 +120,7 @@ _LEAVES = {
 }
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def model_shapes(model: ResNet, channels: int = 3) -> Shapes:
     """Shapes of all variables of a model with looped blocks, by path; nothing is computed."""
     images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)

@@ -1,0 +1,477 @@
+"""Weights in and out: names, files, what does not fit. PyTorch's side is in test_torch_parity."""
+
+import json
+import pathlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from running import command, complains, differing, flags, load_state
+from test_blocks import random_variables
+
+from resnet_jax import create_model, load_weights
+from resnet_jax.cli import main
+from resnet_jax.interop import layouts, save_weights
+from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
+from resnet_jax.interop.layouts import LAYOUTS, OURS
+from resnet_jax.interop.matching import fitting_models, match
+from resnet_jax.interop.weights import tensors_from_variables, variables_from_tensors
+from resnet_jax.models import InputError
+from resnet_jax.models.registry import MODELS
+from resnet_jax.models.stages import stack_blocks
+
+SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}
+IMAGES = (1, 32, 32, 3)
+# model -> layouts that can say it
+PUBLISHED = {
+    'resnet18': ('torchvision', 'timm', 'huggingface'),
+    'resnet50_v1': ('torchvision', 'timm', 'huggingface'),
+    'resnext50_32x4d': ('torchvision', 'timm', 'huggingface'),
+    'resnet50d': ('timm',),
+    'se_resnet50': ('timm',),
+    'resnetv2_50': ('timm_v2',),
+    'cifar_resnet20': ('torchvision', 'timm', 'cifar'),
+    'cifar_resnet164': ('torchvision', 'timm', 'cifar'),
+    'cifar_preact_resnet110': ('cifar',),
+}
+
+
+def small(name='resnet18', **overrides):
+    return create_model(name, **{**SMALL, **overrides})
+
+
+@pytest.fixture(scope='module')
+def model():
+    return small('cifar_resnet20')
+
+
+@pytest.fixture(scope='module')
+def variables(model):
+    return random_variables(model, IMAGES)
+
+
+def sizes_in(layout, model):
+    """Shapes that a file of a model in a layout has, by name."""
+    shapes = layouts.model_shapes(model)
+    names = layouts.tensor_names(model, shapes, layout)
+    return {
+        name: layouts.their_shape(path, shapes[path].shape, layout) for path, name in names.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout'), [(name, x) for name, known in PUBLISHED.items() for x in (*known, OURS)]
+)
+def test_there_and_back_is_exact(name, layout):
+    model = small(name)
+    variables = random_variables(model, IMAGES)
+    tensors = tensors_from_variables(variables, model, layout)
+    assert match({k: v.shape for k, v in tensors.items()}, model).faults == 0
+    assert not differing(variables_from_tensors(tensors, model), variables)
+
+
+@pytest.mark.parametrize(
+    ('name', 'overrides', 'layouts_that_can'),
+    [
+        ('resnet50d', {}, ('timm',)),
+        ('se_resnet50', {}, ('timm',)),
+        ('resnetv2_50', {}, ('timm_v2', 'cifar')),
+        ('resnet18', {}, ('torchvision', 'timm', 'huggingface', 'cifar')),
+        ('cifar_resnet20', {'gate': 'exclusive'}, ()),
+        ('cifar_resnet20', {'learn_branch_scale': True}, ()),
+    ],
+)
+def test_layouts_that_cannot_say_a_model_refuse_it(name, overrides, layouts_that_can):
+    model = small(name, **overrides)
+    assert sizes_in(OURS, model)
+    for layout in LAYOUTS.keys() - set(layouts_that_can):
+        with pytest.raises(InputError, match=rf'layout {layout} has no name for .*--layout ours'):
+            sizes_in(layout, model)
+    for layout in layouts_that_can:
+        assert sizes_in(layout, model)
+
+
+@pytest.mark.parametrize(
+    'name', [n for n, row in MODELS.items() if sum(row.settings['stage_sizes']) < 20]
+)
+def test_every_model_has_a_layout_with_a_name_for_each_tensor(name):
+    model = create_model(name)
+    layout = layouts.natural_layout(model)
+    assert layout != OURS
+    sizes = sizes_in(layout, model)
+    assert len(sizes) == len(layouts.model_shapes(model))  # no two tensors share a name
+    assert match(sizes, model).faults == 0
+
+
+def test_names_are_those_of_the_publishers():
+    """Spot checks against names in the publishers' own files."""
+    resnet50 = sizes_in('torchvision', create_model('resnet50'))
+    assert resnet50['conv1.weight'] == (64, 3, 7, 7)
+    assert resnet50['layer1.0.downsample.0.weight'] == (256, 64, 1, 1)
+    assert resnet50['layer4.2.bn3.running_var'] == (2048,)
+    assert resnet50['fc.weight'] == (1000, 2048)
+    d = sizes_in('timm', create_model('resnet50d'))
+    assert d['conv1.6.weight'] == (64, 32, 3, 3)
+    assert d['layer2.0.downsample.1.weight'] == (512, 256, 1, 1)
+    assert sizes_in('timm', create_model('se_resnet50'))['layer1.0.se.fc1.weight'] == (
+        16,
+        256,
+        1,
+        1,
+    )
+    v2 = sizes_in('timm_v2', create_model('resnetv2_50'))
+    assert v2['stages.3.blocks.2.norm3.weight'] == (512,)
+    assert v2['head.fc.weight'] == (1000, 2048, 1, 1)
+    hf = sizes_in('huggingface', create_model('resnet50_v1'))
+    assert hf['resnet.encoder.stages.1.layers.0.layer.0.convolution.weight'] == (128, 256, 1, 1)
+    assert hf['classifier.1.bias'] == (1000,)
+
+
+def test_a_wrapped_model_is_recognised(model, variables):
+    tensors = tensors_from_variables(variables, model, 'cifar')
+    tensors = {f'module.{name}': array for name, array in tensors.items()}
+    tensors |= {'n_averaged': np.zeros((), np.int64)}
+    tensors |= {'module.bn1.num_batches_tracked': np.ones((), np.int64)}
+    assert not differing(variables_from_tensors(tensors, model), variables)
+
+
+def test_the_body_of_a_hugging_face_model_fills_all_but_the_head():
+    model = small('resnet50_v1')
+    variables = random_variables(model, IMAGES)
+    tensors = tensors_from_variables(variables, model, 'huggingface')
+    body = {k.removeprefix('resnet.'): v for k, v in tensors.items() if 'classifier' not in k}
+    with pytest.raises(InputError, match=r'2 tensors are missing \(classifier'):
+        variables_from_tensors(body, model)
+    loaded = variables_from_tensors(body, model, reset_head=True)
+    expected = {k: v for k, v in variables['params'].items() if k != 'head'}
+    assert not differing(loaded, {**variables, 'params': expected})
+
+
+def test_scanned_and_looped_models_read_the_same_file(model, variables, tmp_path):
+    scanned = model.clone(scan_blocks=True)
+    save_weights(tmp_path / 'a.safetensors', variables, model, layout='cifar')
+    save_weights(tmp_path / 'b.safetensors', stack_blocks(variables), scanned, layout='cifar')
+    assert (tmp_path / 'a.safetensors').read_bytes() == (tmp_path / 'b.safetensors').read_bytes()
+    assert not differing(load_weights(tmp_path / 'a.safetensors', scanned), stack_blocks(variables))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_numbers_of_channels(channels, model, tmp_path):
+    variables = random_variables(model, (1, 32, 32, channels))
+    for layout in ('cifar', OURS):
+        save_weights(tmp_path / 'x.npz', variables, model, layout=layout)
+        assert not differing(load_weights(tmp_path / 'x.npz', model), variables)
+
+
+@pytest.mark.parametrize('dimensions', [1, 3])
+def test_other_dimensions(dimensions, tmp_path):
+    model = small('cifar_resnet20', dimensions=dimensions)
+    variables = random_variables(model, (1, *(16,) * dimensions, 3))
+    tensors = tensors_from_variables(variables, model, 'cifar')
+    assert tensors['conv1.weight'].shape == (8, 3, *(3,) * dimensions)
+    assert not differing(variables_from_tensors(tensors, model), variables)
+
+
+# Files
+
+
+ARRAYS = {
+    'a': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'b': np.asarray(3, np.int64),
+    'c': np.linspace(-1, 1, 5).astype(np.float16),
+}
+BFLOAT = {'d': np.linspace(-1, 1, 5).astype(ml_dtypes.bfloat16)}
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.npz', '.pth', '.pt'])
+def test_files_keep_names_types_and_texts(suffix, tmp_path):
+    if suffix in ('.pth', '.pt'):
+        pytest.importorskip('torch')
+    path = tmp_path / f'x{suffix}'
+    arrays = ARRAYS if suffix == '.npz' else ARRAYS | BFLOAT
+    write_tensors(path, Tensors(arrays, {'model': 'ä', 'preprocessing': '{}'}))
+    found = read_tensors(path)
+    assert found.metadata == {'model': 'ä', 'preprocessing': '{}'}
+    assert found.arrays.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.arrays[name], array)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'x.npz'
+    path.write_bytes(b'old')
+    with pytest.raises(InputError, match='npz cannot hold bfloat16'):
+        write_tensors(path, Tensors(BFLOAT, {}))
+    assert path.read_bytes() == b'old'
+    assert [p.name for p in tmp_path.iterdir()] == ['x.npz']
+    with pytest.raises(InputError, match=r'cannot write .*No such file'):
+        write_tensors(tmp_path / 'absent' / 'x.npz', Tensors(ARRAYS, {}))
+
+
+@pytest.mark.parametrize('key', ['', 'state_dict', 'model', 'model_ema'])
+@pytest.mark.parametrize('legacy', [False, True])
+def test_pth_files_of_training_scripts(key, legacy, model, variables, tmp_path):
+    torch = pytest.importorskip('torch')
+    arrays = tensors_from_variables(variables, model, 'torchvision')
+    state_dict = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    saved = {key: state_dict, 'epoch': 3, 'optimizer': {'lr': 0.1}} if key else state_dict
+    if key == 'model_ema':  # beside the last weights, which are worse
+        saved['model'] = {name: torch.zeros_like(t) for name, t in state_dict.items()}
+    path = tmp_path / 'x.pth'
+    torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
+    assert not differing(load_weights(path, model), variables)
+
+
+class Harmful:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (pathlib.Path.touch, (self.path,))
+
+
+def test_a_pickle_is_never_run(tmp_path, model):
+    torch = pytest.importorskip('torch')
+    trace = tmp_path / 'trace'
+    torch.save({'state_dict': {'conv1.weight': Harmful(trace)}}, tmp_path / 'a.pth')
+    (tmp_path / 'b.pth').write_bytes(pickle.dumps(Harmful(trace)))
+    np.savez(tmp_path / 'c.npz', np.array([Harmful(trace)], dtype=object))
+    for name in ('a.pth', 'b.pth', 'c.npz'):
+        with pytest.raises(InputError, match=f'{name} (holds more than tensors|cannot be read)'):
+            load_weights(tmp_path / name, model)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('name', ['x.safetensors', 'x.npz', 'x.pth'])
+@pytest.mark.parametrize('content', [b'', b'not weights at all', b'PK\x03\x04 half a zip'])
+def test_damaged_files_are_one_line(name, content, tmp_path, model):
+    if name == 'x.pth':
+        pytest.importorskip('torch')
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f'{name} (cannot be read|holds)') as error:
+        load_weights(tmp_path / name, model)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_other_files_are_refused(tmp_path, model):
+    (tmp_path / 'x.h5').write_bytes(b'x')
+    with pytest.raises(InputError, match=r'read from \.safetensors, \.pth'):
+        load_weights(tmp_path / 'x.h5', model)
+    with pytest.raises(InputError, match='holds no run'):
+        load_weights(tmp_path, model)
+    with pytest.raises(InputError, match=r"did you mean 'x\.h5'"):
+        load_weights(tmp_path / 'y.h5', model)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_types_are_kept_or_widened_as_asked(dtype, model, variables, tmp_path):
+    path = tmp_path / 'x.safetensors'
+    save_weights(path, variables, model, layout='cifar', dtype=dtype)
+    narrow = jax.tree.map(lambda x: x.astype(dtype), variables)
+    assert not differing(load_weights(path, model, dtype=None), narrow)
+    assert not differing(
+        load_weights(path, model), jax.tree.map(lambda x: x.astype(jnp.float32), narrow)
+    )
+    with pytest.raises(InputError, match="did you mean 'float64'"):
+        save_weights(path, variables, model, dtype='float46')
+
+
+# What does not fit
+
+
+def test_the_models_that_fit_are_named():
+    assert fitting_models(sizes_in('torchvision', create_model('resnet34'))) == ['resnet34']
+    # Where the stride stands does not show in the shapes.
+    assert fitting_models(sizes_in('huggingface', create_model('resnet50', 7))) == [
+        'resnet50',
+        'resnet50_v1',
+    ]
+    assert fitting_models({'encoder.weight': (3, 3)}) == []
+
+
+def test_a_wrong_file_says_what_is_wrong_in_groups(tmp_path):
+    tensors = {n: np.zeros(s) for n, s in sizes_in('torchvision', create_model('resnet18')).items()}
+    write_tensors(tmp_path / 'x.npz', Tensors(tensors, {}))
+    with pytest.raises(InputError) as error:
+        load_weights(tmp_path / 'x.npz', create_model('resnet34'))
+    # 34 - 18 = 16 more layers: 2 + 4 + 2 blocks in the stages 2 to 4 less 2 each, and one more.
+    assert 'x.npz does not fit the model: 80 tensors are missing' in str(error.value)
+    assert 'layer*.*.conv*.weight x 16' in str(error.value)
+    assert str(error.value).endswith('it fits resnet18')
+    with pytest.raises(InputError, match=r'left over .*conv\*\.weight x 16.*it fits resnet34'):
+        variables_from_tensors(
+            {n: np.zeros(s) for n, s in sizes_in('torchvision', create_model('resnet34')).items()},
+            create_model('resnet18'),
+        )
+    tensors['layer1.0.conv1.weight'] = np.zeros((64, 64, 1, 1))
+    with pytest.raises(InputError, match=r'1 have another shape \(layer1.0.conv1.weight is \[64, '):
+        variables_from_tensors(tensors, create_model('resnet18'))
+
+
+def test_another_head_needs_reset_head(model, variables, tmp_path):
+    save_weights(tmp_path / 'x.npz', variables, model)
+    more = small('cifar_resnet20', num_classes=7)
+    with pytest.raises(InputError, match=r'the head in x.npz .* is \[.*5\].*\[.*7\].*reset_head'):
+        load_weights(tmp_path / 'x.npz', more)
+    loaded = load_weights(tmp_path / 'x.npz', more, reset_head=True, key=jax.random.key(3))
+    head = loaded['params'].pop('head')
+    expected = {**variables, 'params': dict(variables['params'])}
+    del expected['params']['head']
+    assert not differing(loaded, expected)
+    assert head['kernel'].shape[1] == 7
+    # lecun_normal of fan-in 16: deviation 1/4.
+    assert 0.15 < float(head['kernel'].std()) < 0.35
+    again = load_weights(tmp_path / 'x.npz', more, reset_head=True, key=jax.random.key(4))
+    assert not np.array_equal(again['params']['head']['kernel'], head['kernel'])
+
+
+# Runs and commands
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A run that averages its variables, with a scanned stage."""
+    folder = tmp_path_factory.mktemp('runs') / 'run'
+    fields = {'optim.ema': 0.5, 'model.stage_sizes': '(3,)', 'model.scan_blocks': True}
+    assert main(['train', *flags(fields), '--workdir', str(folder)]) == 0
+    return folder
+
+
+def digits_model(**overrides):
+    fields = {'stage_sizes': (3,), 'width': 4, 'stem_width': 4, **overrides}
+    return create_model('cifar_resnet8', 10, **fields)
+
+
+def test_a_run_and_its_checkpoints_are_read(run):
+    state = load_state(run)
+    scanned = digits_model(scan_blocks=True)
+    assert not differing(load_weights(run, scanned), state.ema)
+    assert differing(load_weights(run, scanned)['params'], state.params)
+    assert not differing(load_weights(run / 'checkpoints', scanned), state.ema)
+    early = load_weights(run / 'checkpoints' / '8', scanned)
+    assert not differing(early, load_state(run, '8').ema)
+
+
+def figures(capsys, *arguments):
+    capsys.readouterr()
+    assert main(['eval', *map(str, arguments), '--json']) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {key: found[key] for key in ('n', 'loss', 'top1', 'top5', 'ece')}
+
+
+def test_convert_keeps_the_model_and_its_preprocessing(run, tmp_path, capsys, monkeypatch):
+    """A run converted to PyTorch's layout and back evaluates to the same figures."""
+    expected = figures(capsys, '--workdir', run)
+    # The registered net of this name has other sizes; the narrow one takes its place.
+    from resnet_jax.models import registry
+
+    row = registry.MODELS['cifar_resnet8']
+    settings = {**row.settings, 'stage_sizes': (3,), 'width': 4, 'stem_width': 4}
+    monkeypatch.setitem(
+        registry.MODELS, 'cifar_resnet8', registry.Row(settings, row.paper, row.image_size)
+    )
+    model, source = ['--model', 'cifar_resnet8'], run
+    for target in ('a.safetensors', 'b.safetensors', 'c.npz'):
+        assert main(['convert', str(source), str(tmp_path / target), *model]) == 0
+        source = tmp_path / target
+        found = figures(capsys, *model, '--weights', source, '--data', 'digits', '--split', 'test')
+        # Other batches are summed in another order.
+        assert found == pytest.approx(expected, rel=1e-6)
+    assert 'layer1.0.conv1.weight' in read_tensors(tmp_path / 'a.safetensors').arrays
+    assert 'params/stage1/block1/conv1/kernel' in read_tensors(tmp_path / 'b.safetensors').arrays
+    assert main(['convert', str(run), str(source), *model]) == 2
+    assert 'c.npz exists; give --overwrite' in capsys.readouterr().err
+    assert main(['convert', str(run), str(source), *model, '--overwrite', '--dtype=float16']) == 0
+    assert {a.dtype for a in read_tensors(source).arrays.values()} == {np.dtype('float16')}
+
+
+def test_preprocessing_given_by_flags_is_kept(tmp_path, capsys):
+    model = create_model('cifar_resnet8')
+    source, target = tmp_path / 'a.npz', tmp_path / 'b.safetensors'
+    save_weights(source, random_variables(model, IMAGES), model, layout='cifar')
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join('abcdefghij') + '\n')
+    arguments = ['convert', str(source), str(target), '--model=cifar_resnet8']
+    arguments += ['--preprocessing=cifar', '--mean=0.1,0.2,0.3', '--image-size=28']
+    assert main([*arguments, f'--class-names={names}']) == 0
+    stored = json.loads(read_tensors(target).metadata['preprocessing'])
+    np.testing.assert_allclose(stored['mean'], [0.1, 0.2, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(stored['std'], [0.229, 0.224, 0.225], rtol=1e-6)
+    assert stored['image_size'] == 28
+    assert stored['class_names'] == list('abcdefghij')
+    names.write_text('a\nb\n')
+    assert main([*arguments, f'--class-names={names}', '--overwrite']) == 2
+    assert 'has 10 classes, but there are 2 class names' in capsys.readouterr().err
+
+
+def test_bad_usage_is_one_line(tmp_path, run):
+    complains(command('eval', '--json'), 2, '--data SPEC, or --workdir DIR')
+    result = command('eval', '--workdir', run, '--model', 'resnet18')
+    complains(result, 2, '--model does not go with --workdir')
+    result = command('predict', '--model', 'resnet18', 'x.jpg')
+    complains(result, 2, 'give --workdir DIR, or --model NAME and --weights FILE')
+    result = command('eval', '--model=resnet81', '--weights=x.pth', '--data=digits')
+    complains(result, 2, "unknown model 'resnet81'", 'resnet18')
+    result = command('convert', run, tmp_path / 'x.h5', '--model=cifar_resnet8')
+    complains(result, 2, 'does not fit the model')
+
+
+# config.init
+
+
+def test_a_run_starts_from_weights(run, tmp_path):
+    """With a learning rate of zero, one step leaves the parameters as they were in the file."""
+    fields = {'model.stage_sizes': '(3,)', 'init.weights': run, 'optim.learning_rate': 0.0}
+    fields |= {'optim.weight_decay': 0.0, 'train.steps': 1, 'data.eval_split': 'test[:9]'}
+    folder = tmp_path / 'kept'
+    assert main(['train', *flags(fields), '--workdir', str(folder)]) == 0
+    expected = load_weights(run, digits_model())['params']
+    assert not differing(load_state(folder).params, expected)
+    folder = tmp_path / 'reset'
+    fields['init.reset_head'] = True
+    assert main(['train', *flags(fields), '--workdir', str(folder)]) == 0
+    changed = differing(load_state(folder).params, expected)
+    assert [path for path in changed if 'kernel' in path] == ["['head']['kernel']"]
+
+
+@pytest.mark.parametrize(
+    ('fields', 'words'),
+    [
+        ({'model.stage_sizes': '(2,)'}, ['does not fit the model', 'left over']),
+        ({'model.stage_sizes': '(3,)', 'data.channels': 3}, ['of 1 channels', 'data.channels=1']),
+        ({'init.weights': 'no/such.pth'}, ['no weights at no/such.pth']),
+    ],
+)
+def test_weights_that_do_not_fit_leave_nothing_behind(fields, words, run, tmp_path, capsys):
+    folder = tmp_path / 'new'
+    arguments = flags({'init.weights': run, **fields})
+    assert main(['train', *arguments, '--workdir', str(folder)]) == 2
+    message = capsys.readouterr().err
+    assert all(word in message for word in words), message
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'error'), [('cifar_resnet20', 18.97), ('cifar_resnet32', 17.44)])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_trained_weights_give_pytorchs_error(name, error, suffix, shared_data, capsys):
+    """A public PyTorch port's weights, and the error that PyTorch has with them on these images."""
+    if suffix == '.pth':
+        pytest.importorskip('torch')
+    found = figures(
+        capsys,
+        f'--model={name}',
+        f'--weights={shared_data}/weights/{name}{suffix}',
+        '--data=tfds:cifar10_jpeg',
+        f'--data-dir={shared_data}/tfds',
+        '--split=test',
+    )
+    assert found['n'] == 10_000
+    assert abs(100 * (1 - found['top1']) - error) <= 0.02
