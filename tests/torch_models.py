@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+torch.set_num_threads(1)  # tiny nets gain nothing, and threads wait where cores are shared
+
 
 def conv(c_in, c_out, size, stride=1, groups=1):
     """Without bias, padded by size // 2 on every side."""
