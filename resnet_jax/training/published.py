@@ -61,7 +61,7 @@ def read_published(
     model = models.create_model(name, classes)
     stored = tensors.metadata.get('preprocessing')
     base = Preprocessing.from_json(stored) if stored else None
-    known = known or (None if base else _preprocessing_of(source))
+    known = known or (None if base else hub.preprocessing_of(source))
     names = tuple(class_names) or (base.class_names if base else ())
     usual = tuple(data_names) if len(data_names) == model.num_classes else ()
     names = names or usual or tuple(map(str, range(model.num_classes)))
@@ -118,7 +118,3 @@ def load_published(
         f'{name}, {os.fspath(source)}',
     )
     return trained, found.preprocessing is None
-
-
-def _preprocessing_of(source: str | os.PathLike[str]) -> str | None:
-    return None
