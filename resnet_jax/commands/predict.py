@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.commands import tables
+from resnet_jax.commands import model_options, tables
 from resnet_jax.models.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'images', nargs='+', metavar='IMAGE', help='image file, folder of images or quoted pattern'
     )
-    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the run')
-    parser.add_argument(
-        '--checkpoint', default='latest', metavar='WHICH', help='latest (default), best or a step'
-    )
+    model_options.add_model_options(parser)
     parser.add_argument('--topk', type=int, default=5, metavar='K', help='classes (default 5)')
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument('--json', action='store_true', help='one JSON object on standard output')
@@ -56,9 +53,9 @@ def run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from resnet_jax import data
-    from resnet_jax.training import predict, sheet, workdir
+    from resnet_jax.training import predict, sheet
 
-    trained = workdir.load_trained(options.workdir, options.checkpoint)
+    trained = model_options.load_model(options)
     if options.sheet:
         sheet.check_writable(options.sheet)
     files = data.find_images(options.images)
