@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     # The rest overrides the model's row, where set (see resnet_jax/models).
     config.model.placement = placeholder(str)  # where norm and activation stand: he2016, figure 4
     config.model.shortcut = placeholder(str)  # zero_pad, projection, projection_all, conv1x1, none
+    config.model.raw_first_shortcut = placeholder(bool)  # pre-activation of other codes than he2016
     config.model.gate = placeholder(str)  # none, exclusive, shortcut_only: he2016, figure 2
     config.model.gate_bias = placeholder(float)  # its initial bias
     config.model.shortcut_scale = placeholder(float)  # factor of the shortcut ...

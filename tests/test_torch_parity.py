@@ -16,6 +16,7 @@ from test_blocks import fast_jit
 from resnet_jax import create_model
 from resnet_jax.interop import load_weights
 from resnet_jax.interop.weights import describe, tensors_from_variables, variables_from_tensors
+from resnet_jax.models import InputError
 
 torch = pytest.importorskip('torch')
 torch_models = pytest.importorskip('torch_models')
@@ -53,9 +54,16 @@ def tiny(name):
     return net, as_numpy(net.state_dict().items())
 
 
-def model_of(name, dtype):
+def model_of(name, dtype=jnp.float32):
     family = FAMILIES[name]
     return create_model(family.name, torch_models.CLASSES, dtype, **family.overrides)
+
+
+def reader_of(name):
+    """The model whose names the tensors have: he2016's first unit has those of the ports' one."""
+    family = FAMILIES[name]
+    fields = {**family.overrides, **({'raw_first_shortcut': True} if 'preact' in name else {})}
+    return create_model(family.name, torch_models.CLASSES, **fields)
 
 
 # Sizes are odd wherever a layer strides (33, 17, 9, 5), or even (32, 16, 8, 4).
@@ -70,7 +78,7 @@ def random_images(size):
 @pytest.mark.parametrize('name', FAMILIES)
 def test_names_and_shapes_both_ways(name):
     _, tensors = tiny(name)
-    model = model_of(name, jnp.float32)
+    model = reader_of(name)
     assert describe(tensors, model) == (FAMILIES[name].layout, torch_models.CLASSES)
     back = tensors_from_variables(
         variables_from_tensors(tensors, model), model, FAMILIES[name].layout
@@ -98,7 +106,7 @@ def test_logits_and_features(name, size):
             return {'logits': logits}
         return {**model.apply(variables, images, train=False, method='features'), 'logits': logits}
 
-    variables = variables_from_tensors(tensors, model_of(name, jnp.float32))
+    variables = variables_from_tensors(tensors, reader_of(name))
     for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.float64, 1e-9)):
         with jax.enable_x64(dtype == jnp.float64):
             inputs = (variables, nhwc(images.numpy()))
@@ -150,7 +158,9 @@ def test_training_step(name):
     theirs = pytorchs_training_step(name, images, labels)
     with jax.enable_x64(True):
         model = model_of(name, jnp.float64)
-        variables = jax.tree.map(jnp.asarray, variables_from_tensors(tiny(name)[1], model))
+        variables = jax.tree.map(
+            jnp.asarray, variables_from_tensors(tiny(name)[1], reader_of(name))
+        )
 
         def loss(params, images):
             logits, state = model.apply(
@@ -163,11 +173,22 @@ def test_training_step(name):
         (value, (logits, state)), (gradient, of_images) = step(
             variables['params'], jnp.asarray(nhwc(images.numpy()))
         )
-        expected = variables_from_tensors(theirs[2], model)
+        expected = variables_from_tensors(theirs[2], reader_of(name))
     assert_close(logits, theirs[0])
     assert_close(value, theirs[1])
     jax.tree.map(assert_close, {'params': gradient, **state}, expected)
     assert_close(of_images, nhwc(theirs[3]))
+
+
+def test_the_same_names_of_another_function_are_refused():
+    with pytest.raises(InputError, match='set raw_first_shortcut=True'):
+        tensors_from_variables(
+            variables_from_tensors(tiny('cifar_preact')[1], reader_of('cifar_preact')),
+            model_of('cifar_preact'),
+            'cifar',
+        )
+    with pytest.raises(InputError, match='set raw_first_shortcut=True'):
+        variables_from_tensors(tiny('cifar_preact')[1], model_of('cifar_preact'))
 
 
 @pytest.mark.parametrize('name', ['cifar_resnet20.pth', 'cifar_resnet32.safetensors'])

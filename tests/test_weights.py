@@ -35,7 +35,7 @@ PUBLISHED = {
     'resnetv2_50': ('timm_v2',),
     'cifar_resnet20': ('torchvision', 'timm', 'cifar'),
     'cifar_resnet164': ('torchvision', 'timm', 'cifar'),
-    'cifar_preact_resnet110': ('cifar',),
+    'cifar_preact_resnet164': ('cifar',),
 }
 
 
@@ -100,7 +100,9 @@ def test_layouts_that_cannot_say_a_model_refuse_it(name, overrides, layouts_that
 def test_every_model_has_a_layout_with_a_name_for_each_tensor(name):
     model = create_model(name)
     layout = layouts.natural_layout(model)
-    assert layout != OURS
+    # The ports' pre-activation with basic blocks is another function, see raw_first_shortcut.
+    unpublished = ('preact_resnet18', 'preact_resnet34', 'cifar_preact_resnet20')
+    assert (layout == OURS) == (name in unpublished)
     sizes = sizes_in(layout, model)
     assert len(sizes) == len(layouts.model_shapes(model))  # no two tensors share a name
     assert match(sizes, model).faults == 0

@@ -194,6 +194,8 @@ class CifarBottleneck(Bottleneck):
 class CifarPreactBasic(nn.Module):
     """he2016, figure 4(e) and appendix: the first unit activates before it splits."""
 
+    activates_first = True
+
     def __init__(self, c_in, width, stride, first=False):
         super().__init__()
         self.c_out, self.first = width, first
@@ -211,12 +213,18 @@ class CifarPreactBasic(nn.Module):
         return self.conv2(torch.relu(self.bn2(self.conv1(activated)))) + x
 
 
+class RawPreactBasic(CifarPreactBasic):
+    """As the ports have it: the first unit's shortcut takes what it is given."""
+
+    activates_first = False
+
+
 class CifarResNet(Net):
     """he2015, section 4.2; pre-activated there is `bn` before the pool, not `bn1` in the stem."""
 
     def __init__(self, block, blocks, width=16, classes=10, stem_width=16):
         super().__init__()
-        self.preactivated = block is CifarPreactBasic
+        self.preactivated = isinstance(block, type) and issubclass(block, CifarPreactBasic)
         self.conv1 = conv(3, stem_width, 3)
         stages = make_stages(block, stem_width, blocks, width)
         for i, stage in enumerate(stages, 1):
@@ -224,7 +232,7 @@ class CifarResNet(Net):
         self.depth = len(stages)
         channels = stages[-1][-1].c_out
         if self.preactivated:
-            stages[0][0].first = True
+            stages[0][0].first = block.activates_first
             self.bn = norm(channels)
         else:
             self.bn1 = norm(stem_width)
@@ -456,7 +464,19 @@ FAMILIES = {
         CifarResNet, CifarBottleneck, 'cifar_resnet164', 'cifar', stride_at=1
     ),
     'cifar_preact': family(
-        CifarResNet, CifarPreactBasic, 'cifar_preact_resnet20', 'cifar', shortcut='projection'
+        CifarResNet,
+        CifarPreactBasic,
+        'cifar_preact_resnet20',
+        'cifar',
+        shortcut='projection',
+    ),
+    'cifar_preact_raw': family(
+        CifarResNet,
+        RawPreactBasic,
+        'cifar_preact_resnet20',
+        'cifar',
+        shortcut='projection',
+        raw_first_shortcut=True,
     ),
 }
 

@@ -92,8 +92,8 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
         p = trained.preprocessing
         print(
             f'resnet-jax: nothing says what {options.weights} was trained with; assumed: '
-            f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, mean '
-            f'{_short(p.mean)}, std {_short(p.std)} (change it by --preprocessing and others)',
+            f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, '
+            f'mean {_short(p.mean)}, std {_short(p.std)} (change it by --preprocessing and others)',
             file=sys.stderr,
         )
     return trained

@@ -40,6 +40,8 @@ class Layout:
       head: of the classifier.
       stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
       body_prefix: precedes all names but the head's; a file of the body alone may lack it.
+      raw_first_shortcut: whether the first block of its pre-activation nets activates its branch
+        alone, see `BlockDesign`.
       as_convolution: which of our fully connected layers are stored as 1x1 convolutions.
     """
 
@@ -57,6 +59,7 @@ class Layout:
     block_from: int = 0
     conv_from: int = 1
     body_prefix: str = ''
+    raw_first_shortcut: bool = False
     as_convolution: tuple[str, ...] = ()
 
 
@@ -81,6 +84,7 @@ LAYOUTS = {
         final_norm='norm',
         head='head.fc',
         stage_from=0,
+        raw_first_shortcut=True,
         as_convolution=('head',),
     ),
     'huggingface': Layout(
@@ -103,6 +107,7 @@ LAYOUTS = {
         shortcut=('shortcut.0', 'shortcut.1'),
         final_norm='bn',
         head='linear',
+        raw_first_shortcut=True,
     ),
 }
 
@@ -142,6 +147,13 @@ def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path
     """
     if layout == OURS:
         return {path: '/'.join(path) for path in paths}
+    paths = list(paths)
+    if _first_shortcuts_differ(model, LAYOUTS[layout], paths):
+        raise InputError(
+            f'in layout {layout} the first block of a pre-activation net activates its branch '
+            'alone, in this model its shortcut too (he2016): the same tensors would mean another '
+            f'function; set raw_first_shortcut=True, or write our own layout (--layout {OURS})'
+        )
     names = {}
     for path in paths:
         _, *module, leaf = path
@@ -153,6 +165,14 @@ def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path
             )
         names[path] = f'{name}.{_LEAVES[leaf]}'
     return names
+
+
+def _first_shortcuts_differ(model: ResNet, layout: Layout, paths: list[Path]) -> bool:
+    # Only a shortcut without parameters: those that have some take the activated input anywhere.
+    first = ('params', 'stage1', 'block1')
+    matters = (*first, 'norm1', 'scale') in paths and ('params', 'final_norm', 'scale') in paths
+    matters = matters and (*first, 'shortcut_conv', 'kernel') not in paths
+    return matters and layout.raw_first_shortcut != model.block.raw_first_shortcut
 
 
 def _module_name(model: ResNet, layout: Layout, module: Path) -> str | None:

@@ -118,13 +118,15 @@ def _channels(sizes: Sizes, model: ResNet, layout: str) -> int:
     return stem[-2] if layout == OURS else stem[1]
 
 
-def check(found: Match, sizes: Sizes, where: str) -> None:
+def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: bool) -> None:
     """Refuses a file that does not fit.
 
     Args:
       found: from `match`.
       sizes: shapes of the file's tensors.
       where: what to call the file.
+      model: the model to fill.
+      reset_head: as for `match`.
 
     Raises:
       InputError: saying what is missing, left over or of another shape, grouped, and which
@@ -132,6 +134,13 @@ def check(found: Match, sizes: Sizes, where: str) -> None:
     """
     if not found.faults:
         return
+    raw = dataclasses.replace(model.block, raw_first_shortcut=True)
+    if raw != model.block and not match(sizes, model.clone(block=raw), reset_head).faults:
+        raise InputError(
+            f'{where} has the names and shapes of the model, but in nets of that layout the first '
+            'block activates its branch alone, in this model its shortcut too (he2016): set '
+            'raw_first_shortcut=True'
+        )
     head = [w for w in found.wrong if re.search(r'(^|[./])(head|fc|linear|classifier)\b', w[0])]
     if found.faults == len(head):
         theirs, ours = head[0][1:]

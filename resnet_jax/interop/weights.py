@@ -88,7 +88,7 @@ def variables_from_tensors(
     """
     sizes = {name: tuple(array.shape) for name, array in tensors.items()}
     found = matching.match(sizes, model, reset_head)
-    matching.check(found, sizes, where)
+    matching.check(found, sizes, where, model, reset_head)
     flat = {
         path: layouts.to_ours(path, tensors[name], found.layout)
         for path, name in found.names.items()

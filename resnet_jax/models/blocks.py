@@ -75,6 +75,9 @@ class BlockDesign:
       stride_at: index of the convolution that carries the block's stride.
       placement: a key of `PLACEMENTS`.
       shortcut: a key of `SHORTCUTS`.
+      raw_first_shortcut: whether the network's first block activates its branch alone; in he2016
+        (appendix) it activates before it splits into branch and shortcut. timm's resnetv2_18 and
+        many PyTorch ports do the former. For a shortcut that keeps the shape.
       gate, gate_bias: a key of `GATES`, and the initial bias of its convolution.
       shortcut_scale, branch_scale: constant factors of the two paths; where `learn_shortcut_scale`
         or `learn_branch_scale` is set they are learnt, from these values (SkipInit, arXiv
@@ -98,6 +101,7 @@ class BlockDesign:
     stride_at: int = 0
     placement: str = 'original'
     shortcut: str = 'projection'
+    raw_first_shortcut: bool = False
     gate: str = 'none'
     gate_bias: float = 0.0
     shortcut_scale: float = 1.0

@@ -61,7 +61,8 @@ class ResidualBlock(nn.Module):
         preactivated = self._apply(ops.before, x, train)
         # he2016, appendix: the first unit activates before splitting into two paths; so does, in
         # the authors' code, every unit whose shortcut is a convolution.
-        shared = self.first or path in ('projection', 'conv')
+        first = self.first and not self.design.raw_first_shortcut
+        shared = first or path in ('projection', 'conv')
         entry = preactivated if shared else x
         y = self._apply(ops.branch, preactivated, train)
         if path is not None:
