@@ -1,8 +1,10 @@
 """Normalisation, activation and initialisation, by formula."""
 
 import dataclasses
+import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ from test_blocks import (
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BOTTLENECK, BlockDesign
 from resnet_jax.models.convolution import convolution
-from resnet_jax.models.norms import NORMS
+from resnet_jax.models.norms import NORMS, BatchNormInScan
 from resnet_jax.models.resnet import ResNet
 
 TRAIN = {'train': True, 'mutable': ['batch_stats']}
@@ -382,3 +384,26 @@ def test_epsilon_is_that_of_every_norm():
             variables = random_variables(model, x.shape)
             results.append(model.apply(variables, x, **TRAIN)[0])
         assert not np.allclose(*results, rtol=1e-3), norm
+
+
+def test_batch_norm_in_a_scan_is_flaxs(standard_promotion):
+    """The same output, statistics and gradients, of loss terms that use the whole output."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, weights = (jnp.asarray(rng.normal(1, 2, (4, 3, 5, 6))) for _ in range(2))
+        params = {'scale': jnp.asarray(rng.normal(size=6)), 'bias': jnp.asarray(rng.normal(size=6))}
+        statistics = {'mean': jnp.asarray(rng.normal(size=6)), 'var': jnp.ones(6)}
+
+        def run(module, params, x):
+            variables = {'params': params, 'batch_stats': statistics}
+            y, new = module.apply(variables, x, mutable=['batch_stats'])
+            return jnp.sum(weights * y + y**2), (y, new)
+
+        settings = {'momentum': 0.7, 'epsilon': 1e-3, 'dtype': jnp.float64}
+        ours = BatchNormInScan(**settings)
+        flaxs = nn.BatchNorm(use_running_average=False, **settings)
+        actual, expected = (
+            jax.value_and_grad(functools.partial(run, module), (0, 1), has_aux=True)(params, x)
+            for module in (ours, flaxs)
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), actual, expected)

@@ -1,5 +1,6 @@
 """Normalisation: a row for each kind, made once by the model and handed to its parts."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,10 +66,98 @@ class GhostBatchNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Batch normalisation in training, with the gradient of arXiv 1502.03167, section 3.
+
+    In a scan every array that the backward pass needs is copied into a stack; this one needs only x
+    and two numbers a channel, what automatic differentiation keeps is four times as much.
+
+    Args:
+      x: [N, ..., C], float32 or float64.
+      scale: [C].
+      bias: [C].
+      epsilon: added to the variance.
+
+    Returns:
+      y as x; mean and (biased) variance [C], which are for the running statistics and have no
+      gradient.
+    """
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> Any:
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    var = jnp.maximum(0.0, jnp.mean(jax.lax.square(x), axes) - jax.lax.square(mean))
+    inverse = jax.lax.rsqrt(var + epsilon)
+    row = (1,) * (x.ndim - 1) + (-1,)
+    y = (x - mean.reshape(row)) * (inverse * scale).reshape(row) + bias.reshape(row)
+    return (y, mean, var), (x, jnp.stack([mean, inverse]), scale)
+
+
+def _normalize_backward(epsilon: float, residuals: Any, gradients: Any) -> Any:
+    x, (mean, inverse), scale = residuals
+    dy, axes, count = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    row = (1,) * (x.ndim - 1) + (-1,)
+    centred = x - mean.reshape(row)
+    to_bias = jnp.sum(dy, axes)
+    to_scale = jnp.sum(dy * centred, axes) * inverse
+    slope = to_scale * inverse / count
+    to_x = (dy - (to_bias / count).reshape(row) - centred * slope.reshape(row)) * (
+        scale * inverse
+    ).reshape(row)
+    return to_x, to_scale, to_bias
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+class BatchNormInScan(nn.Module):
+    """`nn.BatchNorm` in training, by `normalize_batch`: the same paths, numbers and statistics.
+
+    Attributes:
+      momentum, epsilon, dtype, scale_init: as of `nn.BatchNorm`.
+    """
+
+    momentum: float
+    epsilon: float
+    dtype: Any
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps [N, ..., C] to the same shape."""
+        channels = x.shape[-1]
+        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
+        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
+        scale = self.param('scale', self.scale_init, (channels,), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        dtype = np.promote_types(np.float32, x.dtype)
+        y, *batch = normalize_batch(
+            x.astype(dtype), scale.astype(dtype), bias.astype(dtype), self.epsilon
+        )
+        if not self.is_initializing():
+            for old, new in zip((mean, var), batch, strict=True):
+                average = new.astype(old.value.dtype)
+                old.value = self.momentum * old.value + (1 - self.momentum) * average
+        return y.astype(self.dtype)
+
+
 def _batch(
-    train: bool, name: str, *, ghost_batch: int, axis_name: str | None, **kwargs: Any
+    train: bool,
+    name: str,
+    *,
+    ghost_batch: int,
+    axis_name: str | None,
+    in_scan: bool = False,
+    **kwargs: Any,
 ) -> Any:
     kwargs.pop('groups')
+    if in_scan and train and not ghost_batch and axis_name is None:
+        return BatchNormInScan(name=name, **kwargs)
     if ghost_batch:
         return GhostBatchNorm(ghost_batch, use_running_average=not train, name=name, **kwargs)
     return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, name=name, **kwargs)

@@ -13,63 +13,13 @@ import jax.numpy as jnp
 
 from resnet_jax.models import layers
 from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BlockDesign, kind_of, operations
-from resnet_jax.models.convolution import MakeConv, convolution
+from resnet_jax.models.convolution import convolution
 from resnet_jax.models.errors import InputError, unknown_name
-from resnet_jax.models.norms import MakeNorm, make_norm
+from resnet_jax.models.norms import make_norm
 from resnet_jax.models.stages import Stage, plan_stages
+from resnet_jax.models.stem import STEMS, Stem
 
 Array = jax.Array
-
-# Convolutions as (kernel, stride, share of the stem's width), whether a 3x3/2 max-pool follows.
-STEMS = {
-    'imagenet': (((7, 2, 1.0),), True),  # he2015, table 1
-    'imagenet_deep': (((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), True),  # ResNet-C, arXiv 1812.01187
-    'cifar': (((3, 1, 1.0),), False),  # he2015, section 4.2
-}
-
-
-class Stem(nn.Module):
-    """The first convolutions, and for ImageNet a max-pool. Paths: `conv1`, `norm1`, ...
-
-    Attributes:
-      kind: a key of `STEMS`.
-      width: output channels.
-      ops: what follows the last convolution: some of 'norm', 'bias', 'act'.
-      inner_ops: what follows the others.
-      activation: a key of `ACTIVATIONS`.
-      conv, norm: make a convolution and a norm.
-    """
-
-    kind: str
-    width: int
-    ops: tuple[str, ...]
-    inner_ops: tuple[str, ...]
-    activation: str
-    conv: MakeConv
-    norm: MakeNorm
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [N, ..., C] to [N, ..., width], sizes a quarter for ImageNet, kept for CIFAR."""
-        convolutions, pool = STEMS[self.kind]
-        for i, (kernel, stride, share) in enumerate(convolutions, 1):
-            width = int(self.width * share)
-            x = self.conv(features=width, kernel_size=kernel, strides=stride, name=f'conv{i}')(x)
-            for op in self.ops if i == len(convolutions) else self.inner_ops:
-                if op == 'norm':
-                    x = self.norm(train, f'norm{i}')(x)
-                elif op == 'bias':
-                    x = layers.Bias(name=f'bias{i}')(x)
-                else:
-                    x = ACTIVATIONS[self.activation](x)
-        if pool:
-            # An explicit pad, because converters drop the padding argument of a pooling; -inf,
-            # because x is not activated in pre-activation nets.
-            dims = x.ndim - 2
-            border = ((0, 0), *((1, 1),) * dims, (0, 0))
-            x = jnp.pad(x, border, constant_values=-jnp.inf)
-            x = nn.max_pool(x, window_shape=(3,) * dims, strides=(2,) * dims, padding='VALID')
-        return x
 
 
 class ResNet(nn.Module):
@@ -105,6 +55,9 @@ class ResNet(nn.Module):
       stochastic_depth_decay: 'linear' (from 0 before the first block) or 'constant'.
       scan_blocks: run the equal blocks of a stage as one scanned block: the same function, compiled
         in a fraction of the time; parameters are stacked (see `stages.stack_blocks`).
+      remat: keep only each block's input for the backward pass and compute its inside again there
+        (arXiv 1604.06174): the same values for less memory and about a third more time. On a CPU,
+        jit with `training.compilation.CPU_OPTIONS`, or use scan_blocks too.
       dtype: of the computation. Parameters, batch statistics and logits are float32 all the same
         (float64 logits for a float64 model).
     """
@@ -129,6 +82,7 @@ class ResNet(nn.Module):
     stochastic_depth: float = 0.0
     stochastic_depth_decay: str = 'linear'
     scan_blocks: bool = False
+    remat: bool = False
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -255,6 +209,7 @@ class ResNet(nn.Module):
                 plan=plan,
                 fixup=self._fixup_factor(),
                 scan=self.scan_blocks,
+                remat=self.remat,
                 conv=conv,
                 norm=norm,
                 dtype=self.dtype,

@@ -87,6 +87,7 @@ class Stage(nn.Module):
       plan: sizes, strides and rates.
       fixup: of `ResidualBlock`.
       scan: whether to run the blocks after the first, which are equal, as a scan.
+      remat: whether to compute each block again in the backward pass.
       conv, norm: make a convolution and a norm.
       dtype: of the computation.
     """
@@ -95,6 +96,7 @@ class Stage(nn.Module):
     plan: StagePlan
     fixup: float
     scan: bool
+    remat: bool
     conv: MakeConv
     norm: MakeNorm
     dtype: Any
@@ -103,14 +105,14 @@ class Stage(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """Maps [N, ..., C] to [N, ..., width * expansion]; sizes are divided by the stride."""
         rates = self.plan.drop_rates
-        x = self._block(1)(x, train, rates[0])
+        x = self._run(self._block(1), x, train, rates[0])
         if not self.scan or len(rates) < 2:
             for i, rate in enumerate(rates[1:], 2):
-                x = self._block(i)(x, train, rate)
+                x = self._run(self._block(i), x, train, rate)
             return x
 
         def body(block: ResidualBlock, x: Array, rate: Array) -> tuple[Array, None]:
-            return block(x, train, rate if any(rates) else 0.0), None
+            return self._run(block, x, train, rate if any(rates) else 0.0), None
 
         scanned = nn.scan(
             body,
@@ -118,12 +120,22 @@ class Stage(nn.Module):
             split_rngs={'params': True, 'dropout': True},
             length=len(rates) - 1,
         )
-        block = self._block(2, 'blocks', functools.partial(self.conv, in_scan=True))
+        block = self._block(2, 'blocks', in_scan=True)
         x, _ = scanned(block, x, jnp.asarray(rates[1:], jnp.float32))
         return x
 
     @nn.nowrap
-    def _block(self, number: int, name: str = '', conv: MakeConv | None = None) -> ResidualBlock:
+    def _run(self, block: ResidualBlock, x: Array, train: bool, rate: float | Array) -> Array:
+        def run(block: ResidualBlock, x: Array) -> Array:
+            return block(x, train, rate)
+
+        if self.remat:
+            # Outside a scan XLA would find the second computation equal to the first and keep one.
+            run = nn.remat(run, prevent_cse=block.name != 'blocks')
+        return run(block, x)
+
+    @nn.nowrap
+    def _block(self, number: int, name: str = '', in_scan: bool = False) -> ResidualBlock:
         first, plan = number == 1, self.plan
         return ResidualBlock(
             design=self.design,
@@ -132,8 +144,8 @@ class Stage(nn.Module):
             first=plan.first and first,
             dilation=(plan.dilation_before if first else plan.dilation, plan.dilation),
             fixup=self.fixup,
-            conv=conv or self.conv,
-            norm=self.norm,
+            conv=functools.partial(self.conv, in_scan=True) if in_scan else self.conv,
+            norm=functools.partial(self.norm, in_scan=True) if in_scan else self.norm,
             dtype=self.dtype,
             name=name or f'block{number}',
         )
