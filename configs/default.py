@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
     config.model.stochastic_depth = placeholder(float)  # rate of dropping the last block's branch
     config.model.stochastic_depth_decay = placeholder(str)  # linear or constant over the blocks
     config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, as a loop
+    config.model.remat = placeholder(bool)  # less memory: compute blocks again going backward
 
     config.init = ConfigDict()  # where the parameters start, if not at random
     config.init.weights = placeholder(str)  # a file or run; hf:OWNER/REPO, torchvision:NAME
@@ -91,6 +92,9 @@ def get_config() -> ConfigDict:
     config.train.batch_size = 128
     config.train.steps = 64_000  # exactly one of steps and epochs is set
     config.train.epochs = placeholder(float)
+    # Of float32 products: default, high, highest, bfloat16, tensorfloat32 or float32 (see
+    # jax.default_matmul_precision); JAX's own setting if unset.
+    config.train.matmul_precision = placeholder(str)
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500

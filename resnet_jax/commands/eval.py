@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluates and prints the figures."""
     from resnet_jax import data
-    from resnet_jax.training import evaluate
+    from resnet_jax.training import compilation, evaluate
 
     spec, split, data_dir, batch_size, workers = _data(options)
     source = data.open_source(spec, split, data_dir)
@@ -46,11 +46,12 @@ def run(options: argparse.Namespace) -> None:
             f'the model has {classes} classes and {spec} has {len(source.class_names)}; evaluate '
             'it on the data that it was trained for'
         )
-    figures, confusion = evaluate.evaluate(
-        evaluate.make_eval_step(trained.model, trained.preprocessing),
-        trained.variables,
-        data.eval_batches(source, trained.preprocessing, batch_size, workers),
-    )
+    with compilation.matmul_precision(trained.matmul_precision):
+        figures, confusion = evaluate.evaluate(
+            evaluate.make_eval_step(trained.model, trained.preprocessing),
+            trained.variables,
+            data.eval_batches(source, trained.preprocessing, batch_size, workers),
+        )
     result: dict[str, Any] = {**trained.origin, 'data': spec, 'split': split, **figures}
     if options.per_class:
         result |= _per_class(options.workdir or Path('.'), split, trained, confusion)

@@ -50,12 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predicts and prints the classes."""
+    from resnet_jax.training import compilation
+
+    trained = model_options.load_model(options)
+    with compilation.matmul_precision(trained.matmul_precision):
+        _predict(options, trained)
+
+
+def _predict(options: argparse.Namespace, trained: Any) -> None:
     from tqdm import tqdm
 
     from resnet_jax import data
     from resnet_jax.training import predict, sheet
 
-    trained = model_options.load_model(options)
     if options.sheet:
         sheet.check_writable(options.sheet)
     files = data.find_images(options.images)

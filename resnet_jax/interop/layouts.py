@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.models.errors import InputError
-from resnet_jax.models.resnet import STEMS, ResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stem import STEMS
 
 Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
 Shapes = dict[Path, jax.ShapeDtypeStruct]

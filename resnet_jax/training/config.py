@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training.compilation import check_matmul_precision
 
 # Fields that may change between a run and its continuation: they say how a run is watched and kept,
 # or where its data lies, not what it computes.
@@ -158,7 +159,7 @@ _FRACTIONS = ('model.dropout', 'optim.momentum', 'optim.ema', 'loss.label_smooth
 
 
 def check_values(config: ConfigDict) -> None:
-    """Refuses numbers that make no sense, before anything is read or written.
+    """Refuses values that make no sense, before anything is read or written.
 
     Raises:
       InputError: naming the field and its range.
@@ -172,6 +173,7 @@ def check_values(config: ConfigDict) -> None:
             raise InputError(f'config field {field} must be in [0, 1), got {fields[field]}')
     if config.train.epochs is not None and config.train.epochs <= 0:
         raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
+    check_matmul_precision(config.train.matmul_precision)
     scale = config.augment.crop_scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise InputError(f'config field augment.crop_scale must be two in (0, 1], got {scale}')

@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 
 from resnet_jax.models.errors import InputError, Interrupted, RunError
 from resnet_jax.training import config as configs
-from resnet_jax.training import metrics, step, workdir
+from resnet_jax.training import memory, metrics, step, workdir
 from resnet_jax.training.checkpoint import Checkpoints, one_line
+from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate
 from resnet_jax.training.inputs import fits_in_memory, open_inputs
 from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.step import TrainState
-from resnet_jax.training.summary import read_summary, write_summary
+from resnet_jax.training.summary import Start, read_summary, write_summary
 from resnet_jax.training.writers import Console, MetricWriter, read_metrics
 
 
@@ -47,7 +48,8 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
     run = build_run(config, inputs)
     # Here, so that weights that do not fit are refused before anything is written.
     initial = run.init_state() if stored is None else None
-    with workdir.locked(folder), stop_signals() as signals:
+    precision = matmul_precision(config.train.matmul_precision)
+    with workdir.locked(folder), stop_signals() as signals, precision:
         if stored is None and workdir.is_run(folder):
             raise InputError(f'another process began a run in workdir {folder} meanwhile')
         if stored is None:
@@ -99,6 +101,7 @@ def _train(
     first = int(state.step)
     writer, console = MetricWriter(folder, first), Console(first, total)
     console.say(_headline(run, folder, first))
+    start = Start()
     try:
         if first < total:
             progress = _Progress(run, checkpoints, writer, console, seconds)
@@ -107,7 +110,8 @@ def _train(
             if first and every and first % every == 0 and not done:
                 progress.evaluate(first, state)  # the signal that stopped it came first
             seconds = _take_steps(progress, state, signals)
-        return write_summary(folder, run.inputs.config, run.template, seconds)
+            start = progress.start
+        return write_summary(folder, run.inputs.config, run.template, seconds, start)
     except InputError as error:  # an image that cannot be read, met on the way
         raise InputError(
             f'{one_line(error, 1000)}; {_kept(checkpoints)}; mend the data and run the same '
@@ -140,16 +144,24 @@ class _Progress:
         self.window = time.perf_counter()  # since when steps are timed ...
         self.untimed = 0  # ... but for so many images before
         self.began = self.window - seconds
+        self.start = Start()
 
     @property
     def seconds(self) -> float:
         """Trained in all, over all continuations."""
         return time.perf_counter() - self.began
 
-    def started(self, state: TrainState) -> None:
-        """Waits for the first step, which compiles, and leaves it out of the speed."""
+    def started(self, state: TrainState, *rest: Any) -> None:
+        """Waits for the first step, which compiles, and leaves it out of the speed.
+
+        Args:
+          state: the next step's first argument ...
+          *rest: ... and the others, for the memory that it takes.
+        """
         jax.block_until_ready(state.step)
-        self.console.say(f'first step after {time.perf_counter() - self.window:.1f} s')
+        seconds = time.perf_counter() - self.window
+        self.console.say(f'first step after {seconds:.1f} s')
+        self.start = Start(seconds, memory.jitted_bytes(self.run.train_step, state, *rest))
         self.window, self.untimed = time.perf_counter(), self.run.inputs.config.train.batch_size
 
     def log(self, done: int, totals: Any) -> None:
@@ -202,7 +214,7 @@ def _take_steps(progress: _Progress, state: TrainState, signals: list[int]) -> f
             state, totals = run.train_step(state, totals, arrays, batch)
             progress.console.advance()
             if done == first + 1:
-                progress.started(state)
+                progress.started(state, totals, arrays, batch)
             last, stop = done == total, bool(signals)
             save = last or stop or done % config.checkpoint.every == 0
             if save or done % config.train.log_every == 0:

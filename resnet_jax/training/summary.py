@@ -1,5 +1,6 @@
 """summary.json: what became of a run, and with what."""
 
+import dataclasses
 import importlib.metadata
 import json
 import statistics
@@ -11,14 +12,28 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.models.counting import count_parameters
+from resnet_jax.training.memory import device_peak_bytes
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.writers import read_metrics, write_atomically
 
 PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What the first step of a process showed; None where no step was taken or nothing says.
+
+    Attributes:
+      first_step_seconds: until it was done, with what came before it, such as compiling.
+      step_bytes: `memory.compiled_bytes` of it.
+    """
+
+    first_step_seconds: float | None = None
+    step_bytes: int | None = None
+
+
 def write_summary(
-    workdir: Path, config: ConfigDict, state: TrainState, seconds: float
+    workdir: Path, config: ConfigDict, state: TrainState, seconds: float, start: Start
 ) -> dict[str, Any]:
     """Writes summary.json from the run's metrics.
 
@@ -27,6 +42,7 @@ def write_summary(
       config: of the run.
       state: the final one, or its shapes.
       seconds: trained in all, over all continuations.
+      start: of this process.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged stretches, so that
@@ -43,9 +59,11 @@ def write_summary(
         'parameters': count_parameters(state.params),
         'steps': final['step'],
         'seconds': round(seconds, 3),
+        'first_step_seconds': start.first_step_seconds and round(start.first_step_seconds, 3),
         'images_per_second': statistics.median(speeds) if speeds else None,
         'train': _figures(train[-1]),
         'eval': _figures(final),
+        'memory': {'step_bytes': start.step_bytes, 'device_peak_bytes': device_peak_bytes()},
         'device': jax.devices()[0].device_kind,
         'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
         'git_commit': git_commit(),

@@ -35,9 +35,19 @@ def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
         for field, value in settings.items()
         if field not in _MODEL_ARGUMENTS and value is not None
     }
-    if settings.dtype not in DTYPES:
-        raise unknown_name('model.dtype', settings.dtype, DTYPES)
+    check_dtype(settings.dtype, 'model.dtype')
     return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
+
+
+def check_dtype(name: str, field: str) -> None:
+    """Refuses what is not one of `DTYPES`; `field` says whose value it is."""
+    if name == 'float16':
+        raise InputError(
+            f'{field} float16 is not supported: gradients vanish in its narrow range unless the '
+            'loss is scaled; use bfloat16, which has the range of float32'
+        )
+    if name not in DTYPES:
+        raise unknown_name(field, name, DTYPES)
 
 
 def state_template(
@@ -148,6 +158,7 @@ class TrainedModel:
       origin: where it comes from, for the JSON of a command: {'workdir', 'step'} or {'model',
         'weights'}.
       title: the same for people.
+      matmul_precision: of `compilation.matmul_precision`, as in training; None: JAX's own.
     """
 
     model: models.ResNet
@@ -155,6 +166,7 @@ class TrainedModel:
     preprocessing: Preprocessing
     origin: dict[str, Any]
     title: str
+    matmul_precision: str | None = None
 
 
 def load_trained(workdir: Path, checkpoint: str = 'latest') -> TrainedModel:
@@ -179,4 +191,5 @@ def load_trained(workdir: Path, checkpoint: str = 'latest') -> TrainedModel:
         preprocessing,
         {'workdir': str(workdir), 'step': step},
         f'{config.model.name}, step {step}',
+        config.train.get('matmul_precision'),  # runs of earlier versions lack it
     )

@@ -1,0 +1,90 @@
+"""How much memory a training step takes: as compiled, and as the device counted."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax import models
+from resnet_jax.models.errors import RunError
+from resnet_jax.training import step
+from resnet_jax.training.compilation import jit
+
+
+def compiled_bytes(compiled: Any) -> int | None:
+    """What a compiled function holds at most on a device, by the compiler's own account.
+
+    Args:
+      compiled: what `jax.jit(f).lower(...).compile()` gives.
+
+    Returns:
+      Bytes of arguments, results and temporaries, those that share memory counted once; None where
+      the backend does not say.
+    """
+    found = compiled.memory_analysis()
+    if found is None:
+        return None
+    return int(
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        + found.temp_size_in_bytes
+        - found.alias_size_in_bytes
+    )
+
+
+def jitted_bytes(jitted: Any, *arguments: Any) -> int | None:
+    """`compiled_bytes` of a jitted function, which is not compiled again if it was called before.
+
+    Args:
+      jitted: what `jit` gives.
+      *arguments: arrays, or their shapes, as in that call; donated ones are not given away.
+    """
+    return compiled_bytes(jitted.lower(*arguments).compile())
+
+
+def device_peak_bytes() -> int | None:
+    """The most that any local device has held since the process began; None if it does not count.
+
+    A GPU and a TPU count, a CPU does not. What JAX reserves beforehand is left out, what other
+    processes hold too.
+    """
+    found = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stats['peak_bytes_in_use'] for stats in found if 'peak_bytes_in_use' in stats]
+    return max(peaks, default=None)
+
+
+def train_step_bytes(
+    model: models.ResNet, image_shape: tuple[int, int, int], batch_size: int
+) -> int:
+    """Peak memory of one training step, from compiling it for this platform; nothing is run.
+
+    The step is `step.make_train_step` with momentum as the optimiser's only state, and what it
+    holds: parameters, momentum, statistics, the batch as uint8, and everything in between.
+
+    Args:
+      model: the module.
+      image_shape: [H, W, C].
+      batch_size: examples.
+
+    Raises:
+      RunError: if this platform does not say.
+    """
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    train_step = step.make_train_step(
+        model,
+        optimizer,
+        lambda images, number: images.astype(jnp.float32) / 255,
+        seed=0,
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+        ema_decay=0.0,
+    )
+    state = jax.eval_shape(lambda: step.create_state(model, optimizer, image_shape, 0, False))
+    batch = {
+        'image': jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.uint8),
+        'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    found = jitted_bytes(jit(train_step, donate_argnums=0), state, batch)
+    if found is None:
+        raise RunError(f'{jax.default_backend()} does not say how much memory a program takes')
+    return found
