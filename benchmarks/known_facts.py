@@ -8,15 +8,13 @@ on the training digits (running, over the last steps) and on the held-out ones.
     python benchmarks/known_facts.py no_norm      # Fixup, SkipInit: deep nets without normalisation
 """
 
-import argparse
 import contextlib
 import io
-import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
+import harness
 import jax
 
 from resnet_jax.models.errors import RunError
@@ -24,7 +22,7 @@ from resnet_jax.training import config as configs
 from resnet_jax.training import loop
 from resnet_jax.training.writers import read_metrics
 
-CONFIG = Path(__file__).parent.parent / 'configs' / 'digits.py'
+CONFIG = harness.ROOT / 'configs' / 'digits.py'
 NO_NORM = {'model.norm': 'none'}
 
 # fact -> arm -> (model, overrides)
@@ -91,17 +89,17 @@ def summary(errors):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument('fact', choices=FACTS)
     parser.add_argument('--steps', type=int, default=300)
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
     options = parser.parse_args()
     print(
         f'digits, {options.steps} steps of 64, one-cycle SGD at {LEARNING_RATE}, {options.seeds} '
         f'seeds, {jax.devices()[0].device_kind}'
     )
-    print(f'{"design":<20}{"training error, %":>22}{"test error, %":>22}')
+    widths = (20, 22, 22)
+    print(harness.line(['design', 'training error, %', 'test error, %'], widths))
     results = {}
     for arm, (model, overrides) in FACTS[options.fact].items():
         runs = [
@@ -109,15 +107,8 @@ def main() -> None:
         ]
         results[arm] = runs
         columns = [[r and r[i] for r in runs] for i in (0, 1)]
-        print(f'{arm:<20}{summary(columns[0]):>22}{summary(columns[1]):>22}', flush=True)
-    if options.json:
-        result = {
-            'command': ' '.join(['python', 'benchmarks/known_facts.py', *sys.argv[1:]]),
-            'device': jax.devices()[0].device_kind,
-            'jax': jax.__version__,
-            'error_percent_train_test_by_seed': results,
-        }
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+        print(harness.line([arm, *map(summary, columns)], widths), flush=True)
+    harness.write_json(options.json, {'error_percent_train_test_by_seed': results})
 
 
 if __name__ == '__main__':

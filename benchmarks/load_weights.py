@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import harness
 import jax
 import jax.numpy as jnp
 
@@ -82,9 +83,7 @@ def write_files(folder):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--repetitions', type=int, default=5)
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    parser = harness.parser(__doc__, repetitions=5)
     parser.add_argument('--one', nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -99,19 +98,12 @@ def main() -> None:
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 times.append(json.loads(out))
     print(f'{MODEL}, {size:.0f} MiB, {jax.devices()[0].device_kind}, jax {jax.__version__}')
-    print(f'{"reader":<32}{"seconds":>9}{"peak memory, MiB":>19}')
+    rows = []
     for name, times in found.items():
         seconds, mib = (statistics.median(t[k] for t in times) for k in ('seconds', 'mib'))
-        print(f'{name:<32}{seconds:>9.2f}{mib:>19.0f}')
-    if options.json:
-        result = {
-            'command': ' '.join(['python', 'benchmarks/load_weights.py', *sys.argv[1:]]),
-            'device': jax.devices()[0].device_kind,
-            'jax': jax.__version__,
-            'file_mib': size,
-            'readers': found,
-        }
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+        rows.append([name, f'{seconds:.2f}', f'{mib:.0f}'])
+    print(harness.table(['reader', 'seconds', 'peak memory, MiB'], rows))
+    harness.write_json(options.json, {'file_mib': size, 'readers': found})
 
 
 if __name__ == '__main__':

@@ -1,134 +1,141 @@
-"""What a training step costs, and what the pipeline around the model adds to it.
+"""A whole training step, ours and what a user would run instead, side by side.
 
-Two programs in turn, in one process, on the same synthetic images: `pipeline` is the step that
-`resnet-jax train` runs (batch gathered from the data on the device, normalised, cropped, flipped;
-forward, backward, update; running sums of the figures), `bare` only forward, backward and update on
-floats that are ready. Figures are medians over the repetitions.
+Forward, backward, SGD with momentum and weight decay, batch statistics; the same net, checked by
+its number of parameters. Each program lives in its own process, because the threads of XLA and
+PyTorch disturb each other; the processes wait idle and take turns, one repetition of some steps
+each. Images a second are medians over the repetitions; a ratio is the median of the ratios within
+each repetition.
 
-    python benchmarks/train_step.py --model cifar_resnet20 --batch-size 128
+    python benchmarks/train_step.py      # cifar_resnet20 and resnet18, as `make bench`
+    python benchmarks/train_step.py --cases resnet18:32:64 --peers ours flax torch torch-compile
+
+Programs: `ours` is the step that `resnet-jax train` takes, its batch gathered from the data on the
+device and normalised, with running sums of the figures, but without the crops and flips, which the
+peers do not have either (`augmented` has them); `bare` is our model in a plain jax.jit, `flax` a
+plain Flax net and `haiku` dm-haiku's (extra `bench`) in the same; `torch` is eager PyTorch,
+channels_last (extra `torch`). Peers that are not installed or do not have the net are left out.
 """
 
-import argparse
-import json
-import platform
+import contextlib
+import dataclasses
+import importlib.util
 import statistics
-import sys
-import time
-from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+import harness
+from programs import PEERS, Case
 
-from resnet_jax.training import config as configs
-from resnet_jax.training import loop, metrics
-from resnet_jax.training.inputs import open_inputs
-from resnet_jax.training.workdir import build_model
-
-DEFAULT_CONFIG = Path(__file__).parent.parent / 'configs' / 'default.py'
+CASES = ('cifar_resnet20:128:32', 'resnet18:32:64')  # model, batch, size
+DEFAULT_PEERS = ('ours', 'augmented', 'bare', 'flax', 'haiku', 'torch')
+NEEDS = {'haiku': 'haiku', 'torch': 'torch', 'torch-compile': 'torch'}
+# What is divided by what: images a second of the first over those of the second.
+RATIOS = (
+    ('ours', 'flax'),
+    ('ours', 'haiku'),
+    ('ours', 'torch'),
+    ('ours', 'torch-compile'),
+    ('bare', 'flax'),
+    ('augmented', 'ours'),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--model', default='cifar_resnet20')
-    parser.add_argument('--batch-size', type=int, default=128)
+    parser = harness.parser(__doc__, repetitions=7)
+    parser.add_argument('--cases', nargs='+', default=CASES, metavar='MODEL:BATCH:SIZE')
+    parser.add_argument('--peers', nargs='+', default=DEFAULT_PEERS, choices=PEERS)
     parser.add_argument('--dtype', default='float32')
-    parser.add_argument('--steps', type=int, default=5, help='steps in a repetition')
-    parser.add_argument('--repetitions', type=int, default=7)
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
+    parser.add_argument('--steps', type=int, default=2, help='steps in a repetition')
     options = parser.parse_args()
+    figures = {}
+    for text in options.cases:
+        model, batch, size = text.split(':')
+        case = Case(model, int(batch), int(size), dtype=options.dtype)
+        peers = [peer for peer in options.peers if available(peer, case)]
+        figures[text] = measure(case, peers, options.steps, options.repetitions)
+        print(report(case, figures[text]), flush=True)
+    harness.write_json(options.json, {'cases': figures})
 
-    overrides = {
-        'model.name': options.model,
-        'model.dtype': options.dtype,
-        'data.name': 'synthetic',
-        'train.batch_size': str(options.batch_size),
-    }
-    config = configs.load_config(str(DEFAULT_CONFIG), list(overrides.items()))
-    inputs = open_inputs(config)
-    programs = {'pipeline': pipeline(config, inputs), 'bare': bare(config, inputs)}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for program in programs.values():
-        program(2)  # compile and warm up
-    for _ in range(options.repetitions):
-        for name, program in programs.items():  # in turn, so that drift hits all alike
-            start = time.perf_counter()
-            program(options.steps)
-            seconds[name].append((time.perf_counter() - start) / options.steps)
 
-    result = {
-        'command': ' '.join(['python', 'benchmarks/train_step.py', *sys.argv[1:]]),
-        'device': jax.devices()[0].device_kind,
-        'machine': platform.machine(),
-        'jax': jax.__version__,
-        'images_per_second': {
-            name: round(options.batch_size / statistics.median(s), 1) for name, s in seconds.items()
-        },
-        'seconds': {
-            name: {'min': min(s), 'median': statistics.median(s), 'max': max(s)}
-            for name, s in seconds.items()
-        },
-    }
-    print(f'{options.model}, batch {options.batch_size}, {options.dtype}, {result["device"]}')
-    print(f'{"program":<10}{"ms, median":>12}{"min":>9}{"max":>9}{"images/s":>11}')
-    for name, s in result['seconds'].items():
-        print(
-            f'{name:<10}{1e3 * s["median"]:>12.1f}{1e3 * s["min"]:>9.1f}{1e3 * s["max"]:>9.1f}'
-            f'{result["images_per_second"][name]:>11.0f}'
+def available(peer: str, case: Case) -> bool:
+    """Whether a peer is installed and has the net."""
+    if peer in NEEDS and importlib.util.find_spec(NEEDS[peer]) is None:
+        print(f'{PEERS[peer][0]} is not installed and left out')
+        return False
+    return peer != 'haiku' or (case.model == 'resnet18' and case.dtype == 'float32')
+
+
+def measure(case: Case, peers: list[str], steps: int, repetitions: int) -> dict[str, Any]:
+    """Figures of all peers: {peer: {'parameters', 'build_seconds', 'step_seconds', 'loss'}}."""
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for peer in peers:
+            worker = harness.start_worker([harness.WORKER])
+            stack.callback(harness.stop_worker, worker)
+            question = {'peer': peer, 'mode': 'train', 'case': dataclasses.asdict(case)}
+            found[peer], workers[peer] = ask(worker, question), worker
+        counts = {peer: figures['parameters'] for peer, figures in found.items()}
+        assert len(set(counts.values())) == 1, f'not the same net: {counts}'
+
+        def program(peer: str) -> float:
+            answer = ask(workers[peer], {'steps': steps})
+            found[peer]['loss'] = answer['loss']
+            return answer['seconds'] / steps
+
+        seconds = harness.interleaved(
+            {peer: lambda peer=peer: program(peer) for peer in peers}, repetitions
         )
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+    for peer, times in seconds.items():
+        found[peer]['step_seconds'] = harness.spread(times)
+        found[peer]['images_per_second'] = case.batch / statistics.median(times)
+    return {'programs': found, 'ratios': ratios(seconds)}
 
 
-def pipeline(config, inputs):
-    """`resnet-jax train`'s own step; returns a function that takes n steps and waits."""
-    run = loop.build_run(config, inputs)
-    arrays = jax.device_put(inputs.arrays)
-    zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
-    carry = [run.init_state(), zeros]
-    batches = inputs.train_batches(0, 10**9)
-
-    def steps(n):
-        for _ in range(n):
-            carry[:] = run.train_step(*carry, arrays, next(batches))
-        jax.block_until_ready(carry)
-
-    return steps
+def ask(worker: Any, question: dict[str, Any]) -> dict[str, Any]:
+    """The worker's answer; its error is ours."""
+    answer = harness.ask(worker, question)
+    if 'error' in answer:
+        raise SystemExit(f'{question}: {answer["error"]}')
+    return answer
 
 
-def bare(config, inputs):
-    """Model, loss, gradient and update alone."""
-    model = build_model(config.model, len(inputs.train.class_names))
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config.optim.weight_decay),
-        optax.sgd(config.optim.learning_rate, momentum=config.optim.momentum),
+def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Speed over speed, repetition by repetition."""
+    return {
+        f'{one} / {other}': harness.spread(
+            [b / a for a, b in zip(seconds[one], seconds[other], strict=True)]
+        )
+        for one, other in RATIOS
+        if one in seconds and other in seconds
+    }
+
+
+def report(case: Case, figures: dict[str, Any]) -> str:
+    """The table of a case and its ratios."""
+    parameters = next(iter(figures['programs'].values()))['parameters']
+    head = (
+        f'{case.model} ({parameters:,} parameters), batch {case.batch}, {case.size}x{case.size}, '
+        f'{case.dtype}: a training step'
     )
-    images = inputs.preprocessing.normalize(inputs.arrays['image'][: config.train.batch_size])
-    labels = jnp.asarray(inputs.arrays['label'][: config.train.batch_size])
-    variables = model.init(jax.random.key(0), images[:1], train=False)
-
-    def loss_fn(params, batch_stats):
-        variables = {'params': params, 'batch_stats': batch_stats}
-        logits, updates = model.apply(variables, images, train=True, mutable=['batch_stats'])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, updates['batch_stats']
-
-    def step(params, batch_stats, opt_state):
-        grads, batch_stats = jax.grad(loss_fn, has_aux=True)(params, batch_stats)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), batch_stats, opt_state
-
-    compiled = jax.jit(step, donate_argnums=(0, 1, 2))
-    params = variables['params']
-    carry = [params, variables['batch_stats'], optimizer.init(params)]
-
-    def steps(n):
-        for _ in range(n):
-            carry[:] = compiled(*carry)
-        jax.block_until_ready(carry)
-
-    return steps
+    rows = []
+    for peer, found in figures['programs'].items():
+        seconds = found['step_seconds']
+        rows.append(
+            [
+                PEERS[peer][0],
+                *(f'{1e3 * seconds[k]:.1f}' for k in ('median', 'min', 'max')),
+                f'{found["images_per_second"]:.0f}',
+                f'{found["build_seconds"]:.1f}',
+            ]
+        )
+    table = harness.table(
+        ['program', 'ms, median', 'min', 'max', 'images/s', 'build and warm up, s'], rows
+    )
+    lines = [
+        f'images/s, {name} = {r["median"]:.2f} ({r["min"]:.2f} to {r["max"]:.2f})'
+        for name, r in figures['ratios'].items()
+    ]
+    return '\n'.join([head, table, *lines, ''])
 
 
 if __name__ == '__main__':

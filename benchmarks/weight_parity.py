@@ -7,13 +7,12 @@ logit or feature; gradients are not compared here (tests/test_torch_parity.py do
     python benchmarks/weight_parity.py    # about 5 minutes on 2 cores; needs the extra torch
 """
 
-import argparse
 import functools
-import json
 import sys
 import tempfile
 from pathlib import Path
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +22,7 @@ from resnet_jax.interop.files import read_tensors
 from resnet_jax.interop.weights import describe
 from resnet_jax.models.registry import model_row
 
-sys.path.insert(0, str(Path(__file__).parent.parent / 'tests'))
+sys.path.insert(0, str(harness.ROOT / 'tests'))
 
 MODELS = (
     'resnet18',
@@ -85,13 +84,13 @@ def compare(name, folder, size, images_number):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = harness.parser(__doc__)
     parser.add_argument('--models', nargs='*', default=MODELS)
     parser.add_argument('--images', type=int, default=4)
-    parser.add_argument('--json', type=Path, help='also write the figures to this file')
     options = parser.parse_args()
     print('largest relative difference of logits (of any stage), share of equal top-1')
-    print(f'{"model":<17}{"layout":<13}{"size":>5}{"float32":>22}{"float64":>22}{"top-1":>8}')
+    widths = (17, 13, 5, 22, 22, 8)
+    print(harness.line(['model', 'layout', 'size', 'float32', 'float64', 'top-1'], widths))
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models:
@@ -101,23 +100,9 @@ def main() -> None:
                 results[f'{name} {size}'] = r
                 cells = [f'{r[d]:.1e} ({r[f"{d}_features"]:.1e})' for d in ('float32', 'float64')]
                 top1 = min(r['float32_top1'], r['float64_top1'])
-                print(
-                    f'{name:<17}{r["layout"]:<13}{size:>5}{cells[0]:>22}{cells[1]:>22}'
-                    f'{100 * top1:>6.0f} %',
-                    flush=True,
-                )
-    if options.json:
-        import torch
-
-        result = {
-            'command': ' '.join(['python', 'benchmarks/weight_parity.py', *sys.argv[1:]]),
-            'device': jax.devices()[0].device_kind,
-            'jax': jax.__version__,
-            'torch': torch.__version__,
-            'images': options.images,
-            'figures': results,
-        }
-        options.json.write_text(json.dumps(result, indent=2) + '\n')
+                row = [name, r['layout'], size, *cells, f'{100 * top1:.0f} %']
+                print(harness.line(row, widths), flush=True)
+    harness.write_json(options.json, {'images': options.images, 'figures': results})
 
 
 if __name__ == '__main__':
