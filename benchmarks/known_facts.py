@@ -47,7 +47,12 @@ FACTS = {
         'none, Fixup': ('cifar_resnet110', NO_NORM | {'model.init_scheme': 'fixup'}),
         'none, SkipInit': (
             'cifar_resnet110',
-            NO_NORM | {'model.learn_branch_scale': True, 'model.branch_scale': 0.0},
+            NO_NORM
+            | {
+                'model.learn_branch_scale': True,
+                'model.branch_scale': 0.0,
+                'optim.learning_rate': 0.05,
+            },
         ),
     },
 }

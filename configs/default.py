@@ -122,6 +122,14 @@ def get_config() -> ConfigDict:
         0.0  # decay of averaged parameters and statistics, used in evaluation; 0: none
     )
 
+    config.optim.accumulate = 1  # parts of a batch taken one after another, to need less memory
+
+    config.parallel = ConfigDict()
+    config.parallel.mode = 'jit'  # jit (the compiler divides the batch), shard_map or pmap
+    config.parallel.devices = placeholder(int)  # how many to use; all if not set
+    config.parallel.batch_norm = 'synced'  # statistics of all, per_replica, or groups:N examples
+    config.parallel.shard_optimizer = False  # each device keeps its part of the state (ZeRO-1)
+
     config.loss = ConfigDict()
     config.loss.name = 'cross_entropy'  # cross_entropy, focal, binary_cross_entropy
     config.loss.label_smoothing = 0.0  # not of focal

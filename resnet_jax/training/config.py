@@ -19,6 +19,9 @@ FREE_FIELDS = frozenset(
     {
         'data.dir',
         'data.workers',
+        'parallel.devices',
+        'parallel.mode',
+        'parallel.shard_optimizer',
         'train.log_every',
         'train.eval_batch_size',
         'checkpoint.every',
@@ -148,6 +151,7 @@ _AT_LEAST = {
     'train.eval_every': 0,
     'train.eval_batch_size': 1,
     'optim.scale_by_batch': 0,
+    'optim.accumulate': 1,
     'optim.weight_decay': 0,
     'optim.warmup': 0,
     'optim.clip_norm': 0,

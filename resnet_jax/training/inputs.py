@@ -71,11 +71,13 @@ class Inputs:
             crop_scale=config.augment.crop_scale,
         )
 
-    def eval_batches(self) -> Iterable[dict[str, np.ndarray]]:
-        """The evaluation split once; iterate anew for each evaluation, except over a list."""
-        return data.eval_batches(
-            self.eval, self.preprocessing, self.config.train.eval_batch_size, workers(self.config)
-        )
+    def eval_batches(self, devices: int = 1) -> Iterable[dict[str, np.ndarray]]:
+        """The evaluation split once; iterate anew for each evaluation, except over a list.
+
+        The batch size is rounded up to what divides over so many devices.
+        """
+        size = -(-self.config.train.eval_batch_size // devices) * devices
+        return data.eval_batches(self.eval, self.preprocessing, size, workers(self.config))
 
 
 def workers(config: ConfigDict) -> int:

@@ -97,7 +97,7 @@ def _train(
     if saved:
         state, seconds = checkpoints.restore(run.template, saved[-1])
     else:
-        state, seconds = initial or run.init_state(), 0.0
+        state, seconds = run.placement.put_state(initial or run.init_state()), 0.0
     first = int(state.step)
     writer, console = MetricWriter(folder, first), Console(first, total)
     console.say(_headline(run, folder, first))
@@ -182,10 +182,12 @@ class _Progress:
     def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         """Evaluates and writes the figures."""
         inputs = self.run.inputs
-        batches = self.eval_batches or inputs.eval_batches()
+        placement = self.run.placement
+        batches = self.eval_batches or inputs.eval_batches(placement.devices)
         if self.eval_batches is None and fits_in_memory(inputs.eval, inputs.config):
             self.eval_batches = batches = list(batches)
-        figures, _ = evaluate(self.run.eval_step, step.eval_variables(state), batches)
+        placed = map(placement.put_batch, batches)
+        figures, _ = evaluate(self.run.eval_step, step.eval_variables(state), placed)
         self.writer.write(done, 'eval', figures)
         self.console.say(
             f'step {done}  eval: loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
@@ -206,11 +208,12 @@ def _take_steps(progress: _Progress, state: TrainState, signals: list[int]) -> f
     run, config = progress.run, progress.run.inputs.config
     first, total = int(state.step), run.inputs.total_steps
     every = config.train.eval_every or total
-    arrays = None if run.inputs.arrays is None else jax.device_put(run.inputs.arrays)
+    arrays = None if run.inputs.arrays is None else run.placement.put_whole(run.inputs.arrays)
     zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
-    totals: Any = zeros
+    totals = run.placement.put_whole(zeros)
     with contextlib.closing(run.inputs.train_batches(first, total)) as batches:
         for done, batch in enumerate(batches, first + 1):
+            batch = run.placement.put_train_batch(batch)
             state, totals = run.train_step(state, totals, arrays, batch)
             progress.console.advance()
             if done == first + 1:
@@ -219,7 +222,7 @@ def _take_steps(progress: _Progress, state: TrainState, signals: list[int]) -> f
             save = last or stop or done % config.checkpoint.every == 0
             if save or done % config.train.log_every == 0:
                 progress.log(done, totals)
-                totals = zeros
+                totals = run.placement.put_whole(zeros)
             figures = None
             if last or (done % every == 0 and not stop):
                 figures = progress.evaluate(done, state)
@@ -244,11 +247,12 @@ def _all_finite(tree: Any) -> jax.Array:
 def _headline(run: Run, folder: Path, first: int) -> str:
     config, inputs = run.inputs.config, run.inputs
     where = 'on the device' if inputs.arrays is not None else 'streamed'
+    count = f'{run.placement.devices} x ' if run.placement.devices > 1 else ''
     begin = f'continues after step {first}' if first else 'starts'
     return (
         f'{config.model.name} on {config.data.name} {begin}, {inputs.total_steps} steps of '
         f'{config.train.batch_size}; {len(inputs.train)} images {where}; '
-        f'{jax.devices()[0].device_kind}; workdir {folder}'
+        f'{count}{jax.devices()[0].device_kind}; workdir {folder}'
     )
 
 

@@ -74,7 +74,7 @@ def train_step_bytes(
     train_step = step.make_train_step(
         model,
         optimizer,
-        lambda images, number: images.astype(jnp.float32) / 255,
+        lambda images, step, positions: images.astype(jnp.float32) / 255,
         seed=0,
         loss=optax.softmax_cross_entropy_with_integer_labels,
         ema_decay=0.0,

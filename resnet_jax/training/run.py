@@ -16,6 +16,7 @@ from resnet_jax.training import metrics, optim, step, workdir
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.inputs import Inputs
+from resnet_jax.training.placement import Placement, make_placement
 from resnet_jax.training.step import TrainState
 
 
@@ -25,8 +26,9 @@ class Run:
 
     Attributes:
       inputs: the examples.
-      init_state: () -> TrainState.
-      template: the state's shapes.
+      placement: on which devices, and how.
+      init_state: () -> TrainState, not yet placed.
+      template: the state's shapes, with where each array lives.
       train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
         donated.
       eval_step: see `make_eval_step`.
@@ -34,6 +36,7 @@ class Run:
     """
 
     inputs: Inputs
+    placement: Placement
     init_state: Callable[[], TrainState]
     template: TrainState
     train_step: Callable[..., Any]
@@ -44,7 +47,15 @@ class Run:
 def build_run(config: ConfigDict, inputs: Inputs) -> Run:
     """Builds model, optimiser and steps."""
     preprocessing = inputs.preprocessing
+    placement = make_placement(config.parallel, config.train.batch_size)
+    pieces = config.optim.accumulate
+    if config.train.batch_size % (placement.devices * pieces):
+        raise InputError(
+            f'optim.accumulate={pieces} does not divide the share of each of {placement.devices} '
+            f'devices in train.batch_size {config.train.batch_size}'
+        )
     model = workdir.build_model(config.model, len(preprocessing.class_names))
+    norm_fields = placement.norm_fields(config.train.batch_size // pieces)
     schedule = optim.make_schedule(
         config.optim,
         batch_size=config.train.batch_size,
@@ -57,13 +68,16 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
         step.create_state, model, optimizer, shape, config.seed, bool(config.optim.ema)
     )
     train_step = step.make_train_step(
-        model,
+        model.clone(**norm_fields),
         optimizer,
         make_prepare(config, preprocessing),
         seed=config.seed,
         loss=make_loss(config.loss),
         ema_decay=config.optim.ema,
+        pieces=pieces,
+        axis=placement.axis,
     )
+    template = jax.eval_shape(init_state)
 
     def step_on_arrays(state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
         if arrays is not None:
@@ -72,9 +86,10 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
 
     return Run(
         inputs=inputs,
+        placement=placement,
         init_state=functools.partial(start, config.init, model, jit(init_state)),
-        template=jax.eval_shape(init_state),
-        train_step=jit(step_on_arrays, donate_argnums=(0, 1)),
+        template=placement.template(template),
+        train_step=placement.compile(step_on_arrays, template),
         eval_step=make_eval_step(model, preprocessing),
         schedule=schedule,
     )
@@ -125,13 +140,13 @@ def make_loss(settings: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 def make_prepare(
     config: ConfigDict, preprocessing: data.Preprocessing
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The device's part of preparing a batch: (uint8 images, step) -> augmented floats."""
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """The device's part of preparing a batch: (uint8 images, step, positions) -> floats."""
     key = step.named_key(config.seed, 'augment')
     settings = config.augment
 
-    def prepare(images: jax.Array, number: jax.Array) -> jax.Array:
-        keys = data.example_keys(key, number, jnp.arange(images.shape[0]))
+    def prepare(images: jax.Array, number: jax.Array, positions: jax.Array) -> jax.Array:
+        keys = data.example_keys(key, number, positions)
         return data.augment(
             preprocessing.normalize(images),
             keys,

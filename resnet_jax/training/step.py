@@ -1,5 +1,6 @@
 """The training state and one step, as pure functions."""
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -69,42 +70,66 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    prepare: Callable[[Array, Array], Array],
+    prepare: Callable[[Array, Array, Array], Array],
     *,
     seed: int,
     loss: Callable[[Array, Array], Array],
     ema_decay: float,
+    pieces: int = 1,
+    axis: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """One step of training: (state, batch) -> (state, sums).
 
     Args:
       model: the module.
       optimizer: its state is `state.opt_state`.
-      prepare: (uint8 images [N, H, W, C], step) -> floats: normalises and augments.
+      prepare: (uint8 images [N, H, W, C], step, positions in the whole batch [N]) -> floats:
+        normalises and augments.
       seed: of the run.
       loss: (logits, labels) -> [N], whose mean is minimised; the sums hold the cross entropy.
       ema_decay: of the averaged variables; unused where `state.ema` is None.
+      pieces: number of equal parts of the batch whose gradients are computed one after another and
+        averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
+      axis: name of the mapped axis over which the whole batch is divided; None: it is here.
 
     Returns:
       A pure function. `batch` holds 'image' (uint8) and 'label' (int32); the sums are those of
-      `metrics.batch_sums`, of the model in training mode, before the update.
+      `metrics.batch_sums`, of the model in training mode, before the update. State and sums are the
+      same on all devices of `axis`; so are batch statistics, averaged if they were each one's own.
     """
     dropout = named_key(seed, 'dropout')
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        images = prepare(batch['image'], state.step)
+    def gradients(state: TrainState, batch_stats: Any, batch: Batch, key: Array) -> Any:
+        images = prepare(batch['image'], state.step, batch['position'])
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
             logits, updates = model.apply(
-                {'params': params, 'batch_stats': state.batch_stats},
+                {'params': params, 'batch_stats': batch_stats},
                 images,
                 train=True,
                 mutable=['batch_stats'],
-                rngs={'dropout': jax.random.fold_in(dropout, state.step)},
+                rngs={'dropout': key},
             )
             return jnp.mean(loss(logits, batch['label'])), (logits, updates.get('batch_stats', {}))
 
-        (_, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        (_, (logits, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return grads, new, metrics.batch_sums(logits, batch['label'])
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        size = batch['label'].shape[0]
+        share = jax.lax.axis_index(axis) if axis else 0
+        batch = {**batch, 'position': share * size + jnp.arange(size)}
+        key = jax.random.fold_in(dropout, state.step)
+        key = jax.random.fold_in(key, share) if axis else key
+        one = functools.partial(gradients, state)
+        grads, batch_stats, sums = (
+            one(state.batch_stats, batch, key)
+            if pieces == 1
+            else _piecewise(one, state, batch, key, pieces)
+        )
+        if axis:
+            grads, batch_stats = jax.lax.pmean((grads, batch_stats), axis)
+            sums = jax.lax.psum(sums, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -112,9 +137,31 @@ def make_train_step(
             new = {'params': params, 'batch_stats': batch_stats}
             ema = optax.incremental_update(new, ema, 1.0 - ema_decay)
         state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        return state, metrics.batch_sums(logits, batch['label'])
+        return state, sums
 
     return train_step
+
+
+def _piecewise(
+    gradients: Callable[..., Any], state: TrainState, batch: Batch, key: Array, pieces: int
+) -> Any:
+    """The mean gradient of the pieces, the statistics after the last, and all their sums."""
+    # Piece j holds examples j, j + pieces, ...: so every device's share has its part in each.
+    parts = {k: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+
+    def body(carry: Any, part: Any) -> Any:
+        grads, batch_stats, sums = carry
+        more, batch_stats, others = gradients(batch_stats, *part)
+        total = functools.partial(jax.tree.map, jnp.add)
+        return (total(grads, more), batch_stats, total(sums, others)), None
+
+    zeros = {name: jnp.zeros((), jnp.float32) for name in metrics.SUMS}
+    start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zeros)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(pieces))
+    # Gradients of convolutions are slow in a loop on CPU, see convolution.py.
+    unroll = pieces if jax.default_backend() == 'cpu' else 1
+    (grads, batch_stats, sums), _ = jax.lax.scan(body, start, (parts, keys), unroll=unroll)
+    return jax.tree.map(lambda g: g / pieces, grads), batch_stats, sums
 
 
 def accumulate(

@@ -57,7 +57,7 @@ def state_template(
     # The schedule is no part of the state, so any one gives the same structure.
     optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0))
     size = preprocessing.image_size
-    return jax.eval_shape(
+    state = jax.eval_shape(
         lambda: create_state(
             model,
             optimizer,
@@ -66,6 +66,9 @@ def state_template(
             bool(config.optim.ema),
         )
     )
+    # Said, because a checkpoint remembers devices that may not be here.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
 
 
 def is_run(workdir: Path) -> bool:

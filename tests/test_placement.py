@@ -1,0 +1,183 @@
+"""Where a step runs does not change what it computes: 8 simulated devices against one."""
+
+import functools
+import os
+import pathlib
+import pickle
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from placement_runs import DEVICES, FIELDS, NO_BATCH_NORM, RUNS, take_steps
+from running import ROOT, differing, flags, load_state, start, tiny
+
+from resnet_jax.models import InputError
+from resnet_jax.training import loop, placement
+
+# Two devices' sums are rounded otherwise than one's; 5 steps make more of it.
+TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope='module')
+def eight(tmp_path_factory):
+    """The runs on 8 devices: name -> (state after step 1, after step 5, sums of figures)."""
+    folder = tmp_path_factory.mktemp('eight')
+    subprocess.run(
+        [sys.executable, str(ROOT / 'tests' / 'placement_runs.py'), str(folder)],
+        check=True,
+        env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+    )
+    return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in RUNS}, folder
+
+
+@functools.cache
+def on_one_device(*fields):
+    """The same in this process, on one device."""
+    _, first, states, _, totals = take_steps(dict(fields))
+    return first, states[0], states[-1], totals
+
+
+def assert_same(state, expected):
+    """Relative to each array's largest entry."""
+
+    def same(a, b):
+        scale = max(float(np.abs(b).max()), 1e-3)
+        np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=TOLERANCE)
+
+    parts = ('params', 'batch_stats', 'opt_state', 'step')
+    jax.tree.map(same, *([getattr(s, part) for part in parts] for s in (state, expected)))
+
+
+@pytest.mark.parametrize('mode', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer'])
+def test_synced_batch_norm_is_that_of_one_device(mode, eight):
+    _, last, sums = eight[0][mode]
+    _, _, expected, expected_sums = on_one_device()
+    assert_same(last, expected)
+    assert sums['n'] == 5 * 32
+    np.testing.assert_allclose(sums['loss'], expected_sums['loss'], rtol=1e-5)
+
+
+def test_dropout_under_jit_does_not_depend_on_the_devices(eight):
+    fields = tuple(RUNS['jit dropout'].items())
+    assert_same(eight[0]['jit dropout'][1], on_one_device(*fields)[2])
+
+
+@pytest.mark.parametrize('name', ['jit accumulate', 'pmap accumulate'])
+def test_accumulated_gradients_are_those_of_the_whole_batch(name, eight):
+    """On 8 devices in two pieces, against one device at once; without batch norm."""
+    assert_same(eight[0][name][1], on_one_device(*NO_BATCH_NORM.items())[2])
+
+
+def test_each_device_keeps_its_part_of_the_optimizers_state(eight):
+    import json
+
+    shapes = json.loads((eight[1] / 'shards.json').read_text())
+    whole, part = (
+        sum(int(np.prod(shape)) for shape in shapes[name])
+        for name in ('jit', 'jit sharded optimizer')
+    )
+    # Widths of 4 to 16 do not all divide by 8; the larger arrays do.
+    assert part < 0.5 * whole
+
+
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
+@pytest.mark.parametrize('kind', ['per replica', 'groups', 'per replica accumulate'])
+def test_batch_norms_mean_the_same_in_every_mode(kind, mode, eight):
+    if f'{mode} {kind}' not in RUNS:
+        pytest.skip('run in one of the two modes only')
+    assert_same(eight[0][f'{mode} {kind}'][1], eight[0][f'jit {kind}'][1])
+
+
+def test_groups_are_those_of_one_device(eight):
+    expected = on_one_device(('parallel.batch_norm', 'groups:2'))[2]
+    assert_same(eight[0]['jit groups'][1], expected)
+
+
+@pytest.mark.parametrize('mode', ['jit', 'shard_map', 'pmap'])
+def test_per_replica_statistics_by_hand(mode, eight):
+    """The stem's norm after one step: means and variances of each device's 4 images, averaged."""
+    run, first, *_ = take_steps({})
+    batch = next(iter(run.inputs.train_batches(0, 1)))
+    from resnet_jax.training.run import make_prepare
+
+    prepare = make_prepare(run.inputs.config, run.inputs.preprocessing)
+    positions = jnp.arange(32)
+    images = prepare(
+        jnp.asarray(run.inputs.arrays['image'][batch['index']]), jnp.asarray(0), positions
+    )
+    kernel = first.params['stem']['conv1']['kernel']
+    out = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    shares = np.asarray(out, np.float64).reshape(DEVICES, -1, out.shape[-1])
+    found = eight[0][f'{mode} per replica'][0].batch_stats['stem']['norm1']
+    np.testing.assert_allclose(found['mean'], 0.1 * shares.mean((0, 1)), atol=1e-6)
+    expected = 0.9 + 0.1 * shares.var(1).mean(0)
+    np.testing.assert_allclose(found['var'], expected, rtol=1e-5)
+    # The variance of the whole batch is larger: the means differ between the devices.
+    whole = 0.9 + 0.1 * shares.reshape(-1, shares.shape[-1]).var(0)
+    assert (whole - found['var'] > 2e-6).all()
+
+
+# Checkpoints
+
+
+CONTINUED = {**FIELDS, 'train.steps': '8', 'checkpoint.every': '4', 'train.eval_every': '0'}
+
+
+def train_on(devices, folder, mode, **fields):
+    flag = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    fields = {**CONTINUED, 'parallel.mode': mode, **fields}
+    process = start('train', *flags(fields), '--workdir', folder, env={'XLA_FLAGS': flag})
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'), [((8, 'pmap'), (1, 'jit')), ((1, 'jit'), (8, 'pmap'))], ids=str
+)
+def test_a_checkpoint_continues_elsewhere(before, after, tmp_path):
+    """Saved on 8 devices, continued on one, and the reverse; the end is that of one device."""
+    folder, whole = tmp_path / 'run', tmp_path / 'whole'
+    train_on(before[0], folder, before[1])
+    shutil.copytree(folder, whole)
+    shutil.rmtree(folder / 'checkpoints' / '8')
+    (folder / 'summary.json').unlink()
+    assert 'continues after step 4' in train_on(after[0], folder, after[1])
+    state, expected = load_state(folder), load_state(whole)
+    assert int(state.step) == 8
+    assert_same(state, expected)
+    assert differing(state.params, load_state(folder, '4').params)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        ({'parallel.mode': 'pjit'}, r"unknown parallel.mode 'pjit'; did you mean 'jit'"),
+        ({'parallel.batch_norm': 'sync'}, r"unknown parallel.batch_norm 'sync'; did you mean"),
+        ({'parallel.devices': 3}, r'parallel.devices is 3; there are 1 devices here'),
+        ({'parallel.batch_norm': 'groups:5'}, r'groups:5 does not divide the 32 examples'),
+        ({'optim.accumulate': 5}, r'optim.accumulate=5 does not divide'),
+        (
+            {'parallel.mode': 'pmap', 'parallel.shard_optimizer': True},
+            r'shard_optimizer goes with parallel.mode=jit',
+        ),
+    ],
+)
+def test_impossible_placements_are_refused(fields, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        loop.train(tiny(fields), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_modes_are_those_of_the_documentation():
+    text = pathlib.Path(ROOT / 'README.md').read_text()
+    assert all(f'`{name}`' in text for name in (*placement.MODES, *placement.BATCH_NORMS))
