@@ -4,6 +4,8 @@ import os
 import pathlib
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Nothing of the tests, nor of the commands that they start, goes into the user's cache.
+os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
 
 import jax
 import pytest

@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
     from resnet_jax import data
     from resnet_jax.training import compilation, evaluate
 
+    compilation.keep_compiled()
     spec, split, data_dir, batch_size, workers = _data(options)
     source = data.open_source(spec, split, data_dir)
     trained = model_options.load_model(options, source.class_names)

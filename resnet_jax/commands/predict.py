@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> None:
     """Predicts and prints the classes."""
     from resnet_jax.training import compilation
 
+    compilation.keep_compiled()
     trained = model_options.load_model(options)
     with compilation.matmul_precision(trained.matmul_precision):
         _predict(options, trained)

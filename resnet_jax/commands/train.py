@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Trains and says how it went."""
-    from resnet_jax.training import config, loop
+    from resnet_jax.training import compilation, config, loop
 
+    compilation.keep_compiled()
     settings = config.load_config(options.config, options.overrides)
     summary = loop.train(settings, options.workdir)
     figures = summary['eval']

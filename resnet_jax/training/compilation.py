@@ -39,14 +39,15 @@ def _silence_false_alarm() -> None:
     but a preference of the compiler (jax-ml/jax#38445), and goes on. What is an error in earnest
     raises an exception too.
     """
-    kept = jax.config.jax_compilation_cache_dir and jax.config.jax_enable_compilation_cache
+    config: Any = jax.config
+    kept = config.jax_compilation_cache_dir and config.jax_enable_compilation_cache
     if jax.__version_info__ >= (0, 12) or not kept or jax.default_backend() != 'cpu':
         return
     usual = os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '1'  # what JAX sets
-    if usual and jax.config.jax_logging_level == 'NOTSET':
+    if usual and config.jax_logging_level == 'NOTSET':
         # The first sets the level of jaxlib too, the second only that of Python's loggers.
-        jax.config.update('jax_logging_level', 'CRITICAL')
-        jax.config.update('jax_logging_level', 'NOTSET')
+        config.update('jax_logging_level', 'CRITICAL')
+        config.update('jax_logging_level', 'NOTSET')
 
 
 def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
@@ -74,7 +75,7 @@ def keep_compiled() -> None:
     JAX_ENABLE_COMPILATION_CACHE=false switches it off. A folder that cannot be written costs a line
     on standard error.
     """
-    config = jax.config
+    config: Any = jax.config
     if not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir is not None:
         return
     try:
