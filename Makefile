@@ -37,6 +37,9 @@ $(VENV)/.installed-$(EXTRAS): pyproject.toml $(CONSTRAINTS)
 $(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS)
 	$(call environment,[dev])
 
+$(VENV)/.installed-bench: pyproject.toml $(CONSTRAINTS)
+	$(call environment,[bench])
+
 demo: $(VENV)/.installed
 	$(BIN)/resnet-jax train --config configs/digits.py --workdir runs/demo
 	$(BIN)/resnet-jax eval --workdir runs/demo --per-class
@@ -60,9 +63,13 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed
+# PyTorch is compared with where it is installed: make test EXTRAS=test,torch.
+bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/compile_time.py
+	$(BIN)/python benchmarks/compile_time.py --model cifar_resnet56
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/gpu.py --quick
 
 clean:
 	rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -21,9 +21,9 @@ from resnet_jax.models.counting import count
 # The common point; then for each axis its values. A depth of 6n + 2 is three stages of n blocks.
 BASE = {'depth': 8, 'width': 16, 'batch': 32, 'resolution': 16}
 AXES = {
-    'depth': (8, 14, 20, 32, 44),
+    'depth': (8, 14, 20, 32),
     'width': (8, 16, 32, 64),
-    'batch': (4, 8, 16, 32, 64, 128, 256),
+    'batch': (2, 8, 32, 128, 512),
     'resolution': (8, 16, 32, 64),
 }
 LABELS = {

@@ -5,6 +5,7 @@ each, so that what else the machine does meets all of them alike.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -109,21 +111,31 @@ def write_json(path: Path | None, figures: Mapping[str, Any], device: str | None
     draft.replace(path)
 
 
+def in_turn(programs: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, list[Any]]:
+    """What each program returns in each repetition; they take turns."""
+    results: dict[str, list[Any]] = {name: [] for name in programs}
+    for _ in range(repetitions):
+        for name, program in programs.items():
+            results[name].append(program())
+    return results
+
+
+def timed(program: Callable[[], Any]) -> Callable[[], float]:
+    """A program that returns the seconds it took; it must wait for its results."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        program()
+        return time.perf_counter() - start
+
+    return run
+
+
 def interleaved(
     programs: Mapping[str, Callable[[], Any]], repetitions: int
 ) -> dict[str, list[float]]:
-    """Seconds of each program in each repetition, in turn. Programs wait for their results.
-
-    A program that returns a number has measured itself, in seconds.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(repetitions):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            own = program()
-            elapsed = time.perf_counter() - start
-            seconds[name].append(own if isinstance(own, float) else elapsed)
-    return seconds
+    """Seconds of each program in each repetition, in turn."""
+    return in_turn({name: timed(program) for name, program in programs.items()}, repetitions)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -162,13 +174,21 @@ def start_worker(
     )
 
 
-def ask(worker: subprocess.Popen[str], question: Any) -> Any:
+def ask(worker: subprocess.Popen[str], question: Any, timeout: float | None = None) -> Any:
     """Sends a line of JSON and waits for the answer, another one.
+
+    Args:
+      worker: of `start_worker`, a program that calls `serve`.
+      question: what it is asked.
+      timeout: seconds after which it is killed; None waits as long as it takes.
 
     Raises:
       RuntimeError: if the worker ended instead.
     """
     assert worker.stdin is not None and worker.stdout is not None
+    timer = threading.Timer(timeout, worker.kill) if timeout is not None else None
+    if timer:
+        timer.start()
     try:
         print(json.dumps(question), file=worker.stdin, flush=True)
         for text in worker.stdout:
@@ -176,7 +196,11 @@ def ask(worker: subprocess.Popen[str], question: Any) -> Any:
                 return json.loads(text.removeprefix(ANSWER))
     except BrokenPipeError:
         pass
-    raise RuntimeError(f'{shlex.join(map(str, worker.args))} ended with code {worker.wait()}')
+    finally:
+        if timer:
+            timer.cancel()
+    name = Path(worker.args[1]).name
+    raise RuntimeError(f'{name} ended with code {worker.wait()} when asked {question}')
 
 
 ANSWER = 'answer: '
@@ -191,7 +215,8 @@ def serve(answer: Callable[[Any], Any]) -> None:
 def stop_worker(worker: subprocess.Popen[str]) -> None:
     """Lets it end by itself, and ends it if it does not."""
     assert worker.stdin is not None
-    worker.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        worker.stdin.close()
     try:
         worker.wait(timeout=30)
     except subprocess.TimeoutExpired:

@@ -8,6 +8,7 @@ from typing import Any
 import harness
 
 CONFIG = harness.ROOT / 'configs' / 'default.py'
+CIFAR_IMAGES = 50_000
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 
 
@@ -55,7 +56,12 @@ def ours_augmented(case: Case, mode: str) -> Program:
     return _pipeline(case, mode, {})
 
 
-def _pipeline(case: Case, mode: str, fields: dict[str, str]) -> Program:
+def ours_on_cifar(case: Case, mode: str) -> Program:
+    """The same on as many images as CIFAR has for training, which lie on the device."""
+    return _pipeline(case, mode, {}, images=CIFAR_IMAGES)
+
+
+def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024) -> Program:
     import jax
     import numpy as np
 
@@ -76,6 +82,12 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str]) -> Program:
         **fields,
     }
     inputs = open_inputs(configs.load_config(str(CONFIG), list(overrides.items())))
+    inputs = dataclasses.replace(
+        inputs,
+        # The same images over and over.
+        train=dataclasses.replace(inputs.train, parts=(('train', 0, 1),) * images),
+        arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
+    )
     run = loop.build_run(inputs.config, inputs)
     arrays = jax.device_put(inputs.arrays)
     state = run.init_state()
@@ -238,7 +250,8 @@ def _torch(case: Case, mode: str, compiled: bool) -> Program:
     optimizer = torch.optim.SGD(
         net.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    run = torch.compile(net) if compiled else net
+    torch.compiler.reset()  # else a second batch size is compiled for any
+    run = torch.compile(net, dynamic=False) if compiled else net
 
     def infer(n: int) -> float:
         with torch.inference_mode(), half:
@@ -264,6 +277,7 @@ def _torch(case: Case, mode: str, compiled: bool) -> Program:
 PEERS: dict[str, tuple[str, Callable[[Case, str], Program]]] = {
     'ours': ('ours', ours),
     'augmented': ('ours, crops and flips', ours_augmented),
+    'cifar': ('ours, crops and flips, data of CIFAR size', ours_on_cifar),
     'bare': ('ours, bare step', bare),
     'flax': ('plain Flax', flax),
     'haiku': ('dm-haiku', haiku),

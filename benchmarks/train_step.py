@@ -82,7 +82,7 @@ def measure(case: Case, peers: list[str], steps: int, repetitions: int) -> dict[
             found[peer]['loss'] = answer['loss']
             return answer['seconds'] / steps
 
-        seconds = harness.interleaved(
+        seconds = harness.in_turn(
             {peer: lambda peer=peer: program(peer) for peer in peers}, repetitions
         )
     for peer, times in seconds.items():
