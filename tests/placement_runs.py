@@ -3,7 +3,7 @@
     python tests/placement_runs.py FOLDER
 
 writes FOLDER/NAME.pkl, the state after the first and the last step as NumPy arrays, and
-FOLDER/shards.json.
+FOLDER/held.json, how much of the optimiser's state the first device keeps.
 """
 
 import json
@@ -47,7 +47,9 @@ RUNS = {
 
 
 def take_steps(fields):
-    """The run, its first state, and [state after step 1, ..., after the last], as NumPy."""
+    """The run; its first state; the states after each step; entries of the optimiser's state on the
+    first device; sums of figures. Arrays are NumPy's.
+    """
     import jax
     import numpy as np
     from running import tiny
@@ -63,11 +65,11 @@ def take_steps(fields):
     totals = place.put_whole({name: np.zeros((), np.float32) for name in metrics.SUMS})
     state = place.put_state(run.init_state())
     first, states = jax.device_get(state), []
-    shards = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, state.opt_state)
+    held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.opt_state))
     for batch in run.inputs.train_batches(0, config.train.steps):
         state, totals = run.train_step(state, totals, arrays, place.put_train_batch(batch))
         states.append(jax.device_get(state))
-    return run, first, states, shards, jax.device_get(totals)
+    return run, first, states, held, jax.device_get(totals)
 
 
 def main() -> None:
@@ -76,20 +78,14 @@ def main() -> None:
     )
     import jax
 
-    folder, shapes = pathlib.Path(sys.argv[1]), {}
+    folder, kept = pathlib.Path(sys.argv[1]), {}
     assert jax.device_count() == DEVICES
     for name, fields in RUNS.items():
-        run, _, states, shards, totals = take_steps(fields)
+        run, _, states, held, totals = take_steps(fields)
         assert run.placement.devices == DEVICES
-        shapes[name] = [
-            list(s)
-            for s in jax.tree.leaves(
-                shards,
-                is_leaf=lambda x: isinstance(x, tuple) and all(isinstance(i, int) for i in x),
-            )
-        ]  # noqa: E501
+        kept[name] = held
         (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
-    (folder / 'shards.json').write_text(json.dumps(shapes))
+    (folder / 'held.json').write_text(json.dumps(kept))
 
 
 if __name__ == '__main__':
