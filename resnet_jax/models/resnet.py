@@ -56,7 +56,7 @@ class ResNet(nn.Module):
       scan_blocks: run the equal blocks of a stage as one scanned block: the same function, compiled
         in a fraction of the time; parameters are stacked (see `stages.stack_blocks`).
       remat: keep only each block's input for the backward pass and compute its inside again there
-        (arXiv 1604.06174): the same values for less memory and about a third more time. On a CPU,
+        (arXiv 1604.06174): the same values for less memory and one more forward pass. On a CPU,
         jit with `training.compilation.CPU_OPTIONS`, or use scan_blocks too.
       dtype: of the computation. Parameters, batch statistics and logits are float32 all the same
         (float64 logits for a float64 model).
