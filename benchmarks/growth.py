@@ -61,23 +61,24 @@ def points(axes: dict[str, tuple[int, ...]]) -> dict[tuple[str, int], dict[str, 
 
 def measure(axes: dict[str, tuple[int, ...]], repetitions: int, steps: int) -> dict[str, Any]:
     """{'axis value': {'multiply_adds', 'train', 'infer'}}, images a second with their spread."""
-    programs, cases, known = {}, {}, {}
-    for key, point in points(axes).items():
-        case = cases[key] = case_of(point)
+    cases = {key: case_of(point) for key, point in points(axes).items()}
+    programs: dict[tuple[str, str], Any] = {}
+    images: dict[str, int] = {}
+    for case in cases.values():
+        # A small batch takes more steps, so that a repetition is long enough to be timed.
+        n = steps * max(1, BASE['batch'] // case.batch)
+        images[str(case)] = n * case.batch
         for mode in MODES:
-            name = (mode, str(case))
-            if name not in known:  # the common point is on every axis
-                known[name] = build('bare', mode, case)[0]
-            # A small batch takes more steps, so that a repetition is long enough to be timed.
-            n = steps * max(1, BASE['batch'] // case.batch)
-            programs[mode, key] = lambda program=known[name], n=n: program.steps(n)
+            if (mode, str(case)) not in programs:  # the common point is on every axis
+                program = build('bare', mode, case)[0]
+                programs[mode, str(case)] = lambda program=program, n=n: program.steps(n)
     seconds = harness.interleaved(programs, repetitions)
     found: dict[str, Any] = {}
-    for (mode, key), times in seconds.items():
-        case = cases[key]
-        images = case.batch * steps * max(1, BASE['batch'] // case.batch)
-        row = found.setdefault(' '.join(map(str, key)), {'multiply_adds': multiply_adds(case)})
-        row[mode] = harness.spread([images / t for t in times])
+    for key, case in cases.items():
+        row = found[' '.join(map(str, key))] = {'multiply_adds': multiply_adds(case)}
+        for mode in MODES:
+            times = seconds[mode, str(case)]
+            row[mode] = harness.spread([images[str(case)] / t for t in times])
     return found
 
 

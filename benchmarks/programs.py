@@ -89,14 +89,17 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
         arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
     )
     run = loop.build_run(inputs.config, inputs)
-    arrays = jax.device_put(inputs.arrays)
-    state = run.init_state()
-    carry = [state, {name: np.zeros((), np.float32) for name in metrics.SUMS}]
+    placement = run.placement
+    arrays = placement.put_whole(inputs.arrays)
+    state = placement.put_state(run.init_state())
+    zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
+    carry = [state, placement.put_whole(zeros)]
     batches = inputs.train_batches(0, 10**9)
 
     def steps(n: int) -> float:
         for _ in range(n):
-            carry[:] = run.train_step(*carry, arrays, next(batches))
+            batch = placement.put_train_batch(next(batches))
+            carry[:] = run.train_step(*carry, arrays, batch)
         sums = jax.device_get(carry[1])
         return metrics.averages(sums)['loss']
 
