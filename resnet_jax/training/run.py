@@ -103,12 +103,12 @@ def start(
     Raises:
       InputError: if the weights cannot be read or do not fit.
     """
-    state = init_state()
+    state, reset_head = init_state(), settings.reset_head
     if settings.weights is None:
         return state
     tensors = files.read_tensors(hub.fetch(settings.weights))
     loaded = weights.variables_from_tensors(
-        tensors.arrays, model, reset_head=settings.reset_head, where=settings.weights
+        tensors.arrays, model, reset_head=reset_head, where=settings.weights
     )
     theirs, ours = (
         params['stem']['conv1']['kernel'].shape[-2] for params in (loaded['params'], state.params)

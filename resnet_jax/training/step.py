@@ -98,22 +98,7 @@ def make_train_step(
       same on all devices of `axis`; so are batch statistics, averaged if they were each one's own.
     """
     dropout = named_key(seed, 'dropout')
-
-    def gradients(state: TrainState, batch_stats: Any, batch: Batch, key: Array) -> Any:
-        images = prepare(batch['image'], state.step, batch['position'])
-
-        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, updates = model.apply(
-                {'params': params, 'batch_stats': batch_stats},
-                images,
-                train=True,
-                mutable=['batch_stats'],
-                rngs={'dropout': key},
-            )
-            return jnp.mean(loss(logits, batch['label'])), (logits, updates.get('batch_stats', {}))
-
-        (_, (logits, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        return grads, new, metrics.batch_sums(logits, batch['label'])
+    gradients = _make_gradients(model, prepare, loss)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         size = batch['label'].shape[0]
@@ -140,6 +125,30 @@ def make_train_step(
         return state, sums
 
     return train_step
+
+
+def _make_gradients(
+    model: nn.Module, prepare: Callable[..., Array], loss: Callable[[Array, Array], Array]
+) -> Callable[..., Any]:
+    """(state, batch_stats, batch, key) -> gradients, new batch_stats, sums of figures."""
+
+    def gradients(state: TrainState, batch_stats: Any, batch: Batch, key: Array) -> Any:
+        images = prepare(batch['image'], state.step, batch['position'])
+
+        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
+            logits, updates = model.apply(
+                {'params': params, 'batch_stats': batch_stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': key},
+            )
+            return jnp.mean(loss(logits, batch['label'])), (logits, updates.get('batch_stats', {}))
+
+        (_, (logits, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return grads, new, metrics.batch_sums(logits, batch['label'])
+
+    return gradients
 
 
 def _piecewise(
