@@ -102,10 +102,11 @@ def _conv_general_dilated(
     padding: Sequence[tuple[int, int]],
     **kwargs: Any,
 ) -> Array:
-    """`lax.conv_general_dilated`, but for images smaller than the kernel on a CPU.
+    """`lax.conv_general_dilated`, but for a CPU, and images smaller than the kernel there.
 
-    There XLA exchanges the two operands, and the result runs without the fast convolution: 0.27 s
-    instead of 0.01 s for 512 channels, 3x3, on 32 images of 2x2 pixels (jax 0.10.1, 2 cores).
+    For those XLA exchanges the two operands, and the result runs without the fast convolution:
+    0.27 s instead of 0.01 s for 512 channels, 3x3, on 32 images of 2x2 pixels (jax 0.10.1, 2
+    cores).
     """
     channels = images.shape[-1]
     if channels != kernel.shape[-2] * kwargs['feature_group_count']:
@@ -113,6 +114,12 @@ def _conv_general_dilated(
             f'a convolution made for {kernel.shape[-2] * kwargs["feature_group_count"]} channels '
             f'got {channels}'
         )
+    if jax.default_backend() == 'cpu':
+        # The gradient towards the kernel transposes the images, and XLA would compute everything
+        # since the last convolution once more inside that transposition, through identity shortcuts
+        # the whole stage: two thirds of a step of ResNet-110. Only programs compiled with
+        # training.compilation.CPU_OPTIONS keep the barrier; elsewhere it changes nothing.
+        images = lax.optimization_barrier(images)
     smaller = any(i < k for i, k in zip(images.shape[1:3], kernel.shape[:2], strict=True))
     plain = images.ndim == 4 and kwargs['feature_group_count'] == 1
     plain = plain and all(d == 1 for d in kwargs.get('rhs_dilation') or ())

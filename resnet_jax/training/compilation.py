@@ -20,7 +20,8 @@ CPU_OPTIONS = {
     # #39257. An empty list hands it nothing.
     'xla_cpu_experimental_ynn_fusion_type': '',
     # It also drops the barriers around what `jax.checkpoint` computes again, finds it computed
-    # already, and keeps that: remat without scan_blocks would take more memory instead of less.
+    # already, and keeps that: remat without scan_blocks would take more memory instead of less; and
+    # the one before a convolution, see models/convolution.py.
     'xla_disable_hlo_passes': 'cse_barrier_expander',
 }
 # Of products and convolutions in float32. JAX's other values are of products alone.
