@@ -19,6 +19,7 @@ from programs import linen_functions, sgd, training_step
 from resnet_jax import create_model
 from resnet_jax.models.registry import model_row
 from resnet_jax.models.stages import unstack_blocks
+from resnet_jax.training.compilation import jit
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def compile_both(name: str, images: jax.Array, labels: jax.Array) -> tuple[Any, 
         params = variables['params']
         states[kind] = (params, variables['batch_stats'], optimizer.init(params))
         start = time.perf_counter()
-        step = jax.jit(training_step(apply, optimizer))
+        step = jit(training_step(apply, optimizer))  # as `resnet-jax train` compiles
         compiled[kind] = step.lower(*states[kind], images, labels).compile()
         result[kind] = {'compile_seconds': time.perf_counter() - start}
         # Also warms up.
