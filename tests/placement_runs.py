@@ -37,12 +37,6 @@ RUNS = {
     'jit dropout': {'model.dropout': '0.3', 'model.stochastic_depth': '0.3'},
     'jit accumulate': {'optim.accumulate': '2', **NO_BATCH_NORM},
     'pmap accumulate': {'parallel.mode': 'pmap', 'optim.accumulate': '2', **NO_BATCH_NORM},
-    'jit per replica accumulate': {'optim.accumulate': '2', **PER_REPLICA},
-    'pmap per replica accumulate': {
-        'parallel.mode': 'pmap',
-        'optim.accumulate': '2',
-        **PER_REPLICA,
-    },
 }
 
 

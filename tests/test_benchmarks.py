@@ -177,6 +177,7 @@ def run(script, *arguments, json_file):
     return done.stdout, written
 
 
+@pytest.mark.slow
 def test_train_step(tmp_path):
     pair = ['--cases', 'cifar_resnet8:2:8', '--peers', 'ours', 'flax']
     out, written = run(
@@ -188,6 +189,7 @@ def test_train_step(tmp_path):
     assert found['ours']['images_per_second'] > 0 and found['flax']['loss'] > 0
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
     cases = ['--cases', 'cifar_resnet8:2:8', 'cifar_resnet8:64:8']
     out, written = run('memory.py', *cases, json_file=tmp_path / 'f.json')
@@ -198,6 +200,7 @@ def test_memory(tmp_path):
     assert small > 8 * 75_290  # parameters and momentum
 
 
+@pytest.mark.slow
 def test_compile_time(tmp_path):
     small = ['--model=cifar_resnet14', '--batch-size=2', '--repetitions=1']
     out, written = run('compile_time.py', *small, json_file=tmp_path / 'f.json')
@@ -205,6 +208,7 @@ def test_compile_time(tmp_path):
     assert written['looped']['loss'] == pytest.approx(written['scanned']['loss'], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_growth(tmp_path):
     figure = tmp_path / 'growth.png'
     small = ['--tiny', '--repetitions=1', '--steps=1', f'--figure={figure}']
