@@ -167,6 +167,10 @@ def test_a_checkpoint_continues_elsewhere(before, after, tmp_path):
         ({'parallel.batch_norm': 'groups:5'}, r'groups:5 does not divide the 32 examples'),
         ({'optim.accumulate': 5}, r'optim.accumulate=5 does not divide'),
         (
+            {'optim.accumulate': 4, 'parallel.batch_norm': 'groups:32'},
+            r'groups:32 does not divide the 8 examples',
+        ),
+        (
             {'parallel.mode': 'pmap', 'parallel.shard_optimizer': True},
             r'shard_optimizer goes with parallel.mode=jit',
         ),

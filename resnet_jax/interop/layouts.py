@@ -26,10 +26,9 @@ OURS = 'ours'  # the layout of our own files: the path joined by slashes, arrays
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A publisher's names. Templates take {stage}, {block} and {i}, counted from `count_from`.
+    """A publisher's names. Templates take {stage}, {block} and {i}.
 
     Attributes:
-      source: where the names come from.
       stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem. None, here
         and below: such nets of this publisher have no such part.
       block: of a residual block.
@@ -46,7 +45,6 @@ class Layout:
       as_convolution: which of our fully connected layers are stored as 1x1 convolutions.
     """
 
-    source: str
     stem: Mapping[int, tuple[str | None, ...]]
     block: str = 'layer{stage}.{block}'
     conv: str = 'conv{i}'
@@ -67,17 +65,17 @@ class Layout:
 _PLAIN_STEM = {1: ('conv1', 'bn1')}
 
 LAYOUTS = {
-    'torchvision': Layout(source='torchvision/models/resnet.py', stem=_PLAIN_STEM),
-    # timm's names for the same nets are the same; it adds deep stems, ResNet-D and SE.
+    # torchvision/models/resnet.py
+    'torchvision': Layout(stem=_PLAIN_STEM),
+    # timm/models/resnet.py: the same names for the same nets, and deep stems, ResNet-D and SE.
     'timm': Layout(
-        source='timm/models/resnet.py',
         stem={**_PLAIN_STEM, 3: ('conv1.0', 'conv1.1', 'conv1.3', 'conv1.4', 'conv1.6', 'bn1')},
         pooled_shortcut=('downsample.1', 'downsample.2'),
         squeeze_excite=('se.fc1', 'se.fc2'),
         as_convolution=('reduce', 'expand'),
     ),
+    # timm/models/resnetv2.py
     'timm_v2': Layout(
-        source='timm/models/resnetv2.py',
         stem={1: ('stem.conv', None)},
         block='stages.{stage}.blocks.{block}',
         norm='norm{i}',
@@ -88,8 +86,8 @@ LAYOUTS = {
         raw_first_shortcut=True,
         as_convolution=('head',),
     ),
+    # transformers/models/resnet/modeling_resnet.py
     'huggingface': Layout(
-        source='transformers/models/resnet/modeling_resnet.py',
         stem={1: ('embedder.embedder.convolution', 'embedder.embedder.normalization')},
         block='encoder.stages.{stage}.layers.{block}',
         conv='layer.{i}.convolution',
@@ -103,7 +101,6 @@ LAYOUTS = {
     # The CIFAR nets of many repositories, after github.com/akamaster/pytorch_resnet_cifar10 and
     # github.com/kuangliu/pytorch-cifar.
     'cifar': Layout(
-        source='PyTorch ports of the CIFAR nets',
         stem=_PLAIN_STEM,
         shortcut=('shortcut.0', 'shortcut.1'),
         final_norm='bn',

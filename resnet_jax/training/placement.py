@@ -139,12 +139,13 @@ class Placement:
         )
 
 
-def make_placement(settings: ConfigDict, batch_size: int) -> Placement:
+def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Placement:
     """The placement that config.parallel describes.
 
     Args:
       settings: config.parallel.
       batch_size: examples in a training batch, over all devices.
+      pieces: parts that the batch is taken in, one after another (config.optim.accumulate).
 
     Raises:
       InputError: for an unknown name, or a batch that cannot be divided.
@@ -165,7 +166,12 @@ def make_placement(settings: ConfigDict, batch_size: int) -> Placement:
         )
     if settings.shard_optimizer and settings.mode != 'jit':
         raise InputError('parallel.shard_optimizer goes with parallel.mode=jit only')
-    share = batch_size if settings.mode == 'jit' else batch_size // count
+    if batch_size % (count * pieces):
+        raise InputError(
+            f'optim.accumulate={pieces} does not divide the share of each of {count} devices in '
+            f'train.batch_size {batch_size}'
+        )
+    share = batch_size // pieces // (1 if settings.mode == 'jit' else count)
     if kind == 'groups' and (int(group) < 1 or share % int(group)):
         raise InputError(
             f'parallel.batch_norm={settings.batch_norm} does not divide the {share} examples that '

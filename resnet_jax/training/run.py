@@ -47,13 +47,8 @@ class Run:
 def build_run(config: ConfigDict, inputs: Inputs) -> Run:
     """Builds model, optimiser and steps."""
     preprocessing = inputs.preprocessing
-    placement = make_placement(config.parallel, config.train.batch_size)
     pieces = config.optim.accumulate
-    if config.train.batch_size % (placement.devices * pieces):
-        raise InputError(
-            f'optim.accumulate={pieces} does not divide the share of each of {placement.devices} '
-            f'devices in train.batch_size {config.train.batch_size}'
-        )
+    placement = make_placement(config.parallel, config.train.batch_size, pieces)
     model = workdir.build_model(config.model, len(preprocessing.class_names))
     norm_fields = placement.norm_fields(config.train.batch_size // pieces)
     schedule = optim.make_schedule(
