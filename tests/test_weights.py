@@ -22,6 +22,7 @@ from resnet_jax.interop.weights import tensors_from_variables, variables_from_te
 from resnet_jax.models import InputError
 from resnet_jax.models.registry import MODELS
 from resnet_jax.models.stages import stack_blocks
+from resnet_jax.training.published import load_published
 
 SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}
 IMAGES = (1, 32, 32, 3)
@@ -408,12 +409,32 @@ def test_preprocessing_given_by_flags_is_kept(tmp_path, capsys):
     np.testing.assert_allclose(stored['std'], [0.229, 0.224, 0.225], rtol=1e-6)
     assert stored['image_size'] == 28
     assert stored['class_names'] == list('abcdefghij')
+    # Class names alone are kept too, with the usual preprocessing.
+    arguments = ['convert', str(source), str(tmp_path / 'c.npz'), '--model=cifar_resnet8']
+    assert main([*arguments, f'--class-names={names}']) == 0
+    stored = json.loads(read_tensors(tmp_path / 'c.npz').metadata['preprocessing'])
+    assert stored['class_names'] == list('abcdefghij')
+    assert stored['image_size'] == 32
     names.write_text('a\nb\n')
     assert main([*arguments, f'--class-names={names}', '--overwrite']) == 2
     assert 'has 10 classes, but there are 2 class names' in capsys.readouterr().err
 
 
+def test_the_datas_class_names_serve_where_nothing_else_says(tmp_path):
+    model = create_model('cifar_resnet8')
+    path = tmp_path / 'a.npz'
+    save_weights(path, random_variables(model, IMAGES), model, layout='cifar')
+    names = tuple('klmnopqrst')
+    trained, assumed = load_published('cifar_resnet8', path, data_names=names)
+    assert assumed
+    assert trained.preprocessing.class_names == names
+
+
 def test_bad_usage_is_one_line(tmp_path, run):
+    result = command('convert', 'x.pth', tmp_path / 'x.npz', '--model=resnet18', '--mean=a,b')
+    complains(result, 2, "--mean takes numbers like 0.5,0.5,0.5, got 'a,b'")
+    result = command('eval', '--workdir', run, '--image-size=8')
+    complains(result, 2, '--image-size does not go with --workdir')
     complains(command('eval', '--json'), 2, '--data SPEC, or --workdir DIR')
     result = command('eval', '--workdir', run, '--model', 'resnet18')
     complains(result, 2, '--model does not go with --workdir')

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     theirs = layouts.natural_layout(found.model)
     layout = options.layout or _default_layout(options.target.suffix, found.layout, theirs)
     metadata = {'model': options.model}
-    if found.preprocessing is not None:
+    if not found.assumed or options.class_names:
         metadata['preprocessing'] = found.preprocessing.to_json()
     weights.save_weights(
         options.target,

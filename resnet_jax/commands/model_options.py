@@ -32,20 +32,29 @@ def add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--preprocessing', metavar='NAME', help='torchvision, timm, cifar, ...')
     group.add_argument('--image-size', type=int, metavar='PIXELS', help='side of the input')
     group.add_argument('--resize', type=int, metavar='PIXELS', help='shorter side before the crop')
-    group.add_argument('--mean', type=_numbers, metavar='R,G,B', help='of pixels in [0, 1]')
-    group.add_argument('--std', type=_numbers, metavar='R,G,B', help='of pixels in [0, 1]')
+    group.add_argument('--mean', metavar='R,G,B', help='of pixels in [0, 1]')
+    group.add_argument('--std', metavar='R,G,B', help='of pixels in [0, 1]')
     group.add_argument('--interpolation', metavar='NAME', help='bilinear or bicubic')
     group.add_argument('--class-names', type=Path, metavar='FILE', help='a name a line')
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(','))
+_FIELDS = ('image_size', 'resize', 'mean', 'std', 'interpolation')
+_OF_PUBLISHED = ('model', 'weights', 'preprocessing', *_FIELDS, 'class_names')
+
+
+def _numbers(field: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(','))
+    except ValueError as error:
+        raise InputError(f'--{field} takes numbers like 0.5,0.5,0.5, got {text!r}') from error
 
 
 def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `published.read_published` that the options give."""
-    fields = ('image_size', 'resize', 'mean', 'std', 'interpolation')
-    changes = {f: getattr(options, f) for f in fields if getattr(options, f) is not None}
+    changes = {f: getattr(options, f) for f in _FIELDS if getattr(options, f) is not None}
+    for field in ('mean', 'std'):
+        if field in changes:
+            changes[field] = _numbers(field, changes[field])
     return {
         'known': options.preprocessing,
         'changes': changes,
@@ -72,19 +81,17 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
     """
     from resnet_jax.training import published, workdir
 
-    settings = preprocessing_settings(options)
     if options.workdir is not None:
-        given = {'--model': options.model, '--weights': options.weights, **settings['changes']}
-        given |= {k: v for k, v in settings.items() if k != 'changes' and v}
-        extra = [name for name, value in given.items() if value is not None]
+        extra = [name for name in _OF_PUBLISHED if getattr(options, name) is not None]
         if extra:
             raise InputError(
-                f'{extra[0]} does not go with --workdir, whose run has its own model and '
-                'preprocessing'
+                f'--{extra[0].replace("_", "-")} does not go with --workdir, whose run has its own '
+                'model and preprocessing'
             )
         return workdir.load_trained(options.workdir, options.checkpoint)
     if options.model is None or options.weights is None:
         raise InputError('give --workdir DIR, or --model NAME and --weights FILE')
+    settings = preprocessing_settings(options)
     trained, assumed = published.load_published(
         options.model, options.weights, data_names=class_names, **settings
     )

@@ -24,13 +24,15 @@ class Published:
       model: with as many classes as the file has.
       tensors: what the file holds.
       layout: a key of `LAYOUTS`, or 'ours'.
-      preprocessing: what it was trained with, or None where nobody says.
+      preprocessing: what it was trained with.
+      assumed: whether that is but the usual, because nobody says.
     """
 
     model: models.ResNet
     tensors: files.Tensors
     layout: str
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing
+    assumed: bool
 
 
 def read_published(
@@ -71,19 +73,13 @@ def read_published(
         )
     if known:
         base = data.known_preprocessing(known, names)
-    if base is None and changes:
-        base = assumed_preprocessing(row.image_size, names)
-    if base is not None:
-        if 'image_size' in changes and 'resize' not in changes:
-            changes['resize'] = None
-        base = dataclasses.replace(base, class_names=names, **changes)
-    return Published(model, tensors, layout, base)
-
-
-def assumed_preprocessing(image_size: int, class_names: Sequence[str]) -> Preprocessing:
-    """What most weights for images of this size were trained with, where nobody says."""
-    name = 'cifar' if image_size == 32 else 'torchvision'
-    return data.known_preprocessing(name, class_names)
+    assumed = base is None and not changes
+    if base is None:  # what most weights for images of this size were trained with
+        base = data.known_preprocessing('cifar' if row.image_size == 32 else 'torchvision', names)
+    if 'image_size' in changes and 'resize' not in changes:
+        changes['resize'] = None
+    base = dataclasses.replace(base, class_names=names, **changes)
+    return Published(model, tensors, layout, base, assumed)
 
 
 def load_published(
@@ -106,15 +102,11 @@ def load_published(
     variables = weights.variables_from_tensors(
         found.tensors.arrays, found.model, where=os.fspath(source)
     )
-    names = tuple(map(str, range(found.model.num_classes)))
-    preprocessing = found.preprocessing or assumed_preprocessing(
-        model_row(name).image_size, settings.get('class_names') or names
-    )
     trained = TrainedModel(
         found.model,
         jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables),
-        preprocessing,
+        found.preprocessing,
         {'model': name, 'weights': os.fspath(source)},
         f'{name}, {os.fspath(source)}',
     )
-    return trained, found.preprocessing is None
+    return trained, found.assumed
