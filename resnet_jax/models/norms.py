@@ -16,6 +16,16 @@ Array = jax.Array
 MakeNorm = Callable[..., Callable[[Array], Array]]
 
 
+def _variables(norm: Any, channels: int) -> tuple[Any, Any, Array, Array]:
+    """Running mean and variance, scale and bias, under the paths of `nn.BatchNorm`."""
+    return (
+        norm.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32),
+        norm.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32),
+        norm.param('scale', norm.scale_init, (channels,), jnp.float32),
+        norm.param('bias', nn.initializers.zeros, (channels,), jnp.float32),
+    )
+
+
 class GhostBatchNorm(nn.Module):
     """Batch normalisation over groups of `examples` consecutive examples (arXiv 1705.08741).
 
@@ -38,10 +48,7 @@ class GhostBatchNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps [N, ..., C] to the same shape."""
         channels = x.shape[-1]
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
-        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        scale = self.param('scale', self.scale_init, (channels,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        mean, var, scale, bias = _variables(self, channels)
         dtype = np.promote_types(np.float32, x.dtype)
         exact, scale, bias = x.astype(dtype), scale.astype(dtype), bias.astype(dtype)
         if self.use_running_average:
@@ -130,11 +137,7 @@ class BatchNormInScan(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [N, ..., C] to the same shape."""
-        channels = x.shape[-1]
-        mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
-        var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
-        scale = self.param('scale', self.scale_init, (channels,), jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        mean, var, scale, bias = _variables(self, x.shape[-1])
         dtype = np.promote_types(np.float32, x.dtype)
         y, *batch = normalize_batch(
             x.astype(dtype), scale.astype(dtype), bias.astype(dtype), self.epsilon
