@@ -1,5 +1,6 @@
 """Fixtures for all tests, and JAX made strict before any test imports it."""
 
+import json
 import os
 import pathlib
 
@@ -32,3 +33,17 @@ def shared_data() -> pathlib.Path:
     if not data.is_dir():
         pytest.skip(f'no real data at {data}; set RESNET_JAX_DATA')
     return data
+
+
+@pytest.fixture
+def ask(capsys):
+    """Runs a command with --json in this process; gives the one object that it printed."""
+
+    def run_command(*arguments):
+        from resnet_jax.cli import main
+
+        capsys.readouterr()
+        assert main([*map(str, arguments), '--json']) == 0
+        return json.loads(capsys.readouterr().out)  # fails unless it is one object and no more
+
+    return run_command

@@ -25,18 +25,6 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def ask(capsys):
-    """Runs a command with --json in this process; gives the one object that it printed."""
-
-    def run_command(*arguments):
-        capsys.readouterr()
-        assert main([*map(str, arguments), '--json']) == 0
-        return json.loads(capsys.readouterr().out)  # fails unless it is one object and no more
-
-    return run_command
-
-
 @pytest.mark.parametrize('arguments', [[], *([name] for name in COMMANDS)])
 def test_help(capsys, arguments):
     with pytest.raises(SystemExit) as stop:

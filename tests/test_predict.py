@@ -45,18 +45,6 @@ def run(capfd, trained):
     return run_command
 
 
-@pytest.fixture
-def ask(capsys):
-    """Runs a command with --json in this process; gives the one object that it printed."""
-
-    def run_command(*arguments):
-        capsys.readouterr()
-        assert main([*map(str, arguments), '--json']) == 0
-        return json.loads(capsys.readouterr().out)  # fails unless it is one object and no more
-
-    return run_command
-
-
 def pixels(size, seed=0, channels=3):
     shape = (size[1], size[0], channels)[: 3 if channels > 1 else 2]
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
