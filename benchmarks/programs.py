@@ -67,8 +67,9 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
 
     from resnet_jax.models.counting import count_parameters
     from resnet_jax.training import config as configs
-    from resnet_jax.training import loop, metrics
+    from resnet_jax.training import metrics
     from resnet_jax.training.inputs import open_inputs
+    from resnet_jax.training.run import build_run
 
     assert mode == 'train', 'in inference ours is the bare model'
     assert case.classes == 10, 'the synthetic images have 10 classes'
@@ -88,7 +89,7 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
         train=dataclasses.replace(inputs.train, parts=(('train', 0, 1),) * images),
         arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
     )
-    run = loop.build_run(inputs.config, inputs)
+    run = build_run(inputs.config, inputs)
     placement = run.placement
     arrays = placement.put_whole(inputs.arrays)
     state = placement.put_state(run.init_state())
@@ -98,8 +99,9 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
 
     def steps(n: int) -> float:
         for _ in range(n):
-            batch = placement.put_train_batch(next(batches))
-            carry[:] = run.train_step(*carry, arrays, batch)
+            batch = {name: x[None] for name, x in next(batches).items()}
+            placed = placement.put_train_batches(batch)
+            carry[:] = run.train_step(run.seed, *carry, arrays, placed)
         sums = jax.device_get(carry[1])
         return metrics.averages(sums)['loss']
 

@@ -95,6 +95,9 @@ def get_config() -> ConfigDict:
     # Of float32 products: default, high, highest, bfloat16, tensorfloat32 or float32 (see
     # jax.default_matmul_precision); JAX's own setting if unset.
     config.train.matmul_precision = placeholder(str)
+    # Steps that the device takes for one call of the host, of data on the device; 1 on a CPU and 10
+    # elsewhere if unset. More than 1 hides the host's work behind small nets'.
+    config.train.steps_per_dispatch = placeholder(int)
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 
+from resnet_jax.commands import supervisor
 from resnet_jax.models.errors import InputError, Interrupted, RunError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
@@ -38,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter exits
         return 0
     except InputError as error:
-        return _complain(error, EXIT_USAGE)
+        return supervisor.leave(_complain(error, EXIT_USAGE))
     except RunError as error:
-        return _complain(error, EXIT_FAILED)
+        return supervisor.leave(_complain(error, EXIT_FAILED))
     except Interrupted as stop:
         return _complain(stop, EXIT_SIGNAL + stop.signum)
     except KeyboardInterrupt:

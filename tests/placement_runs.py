@@ -61,7 +61,8 @@ def take_steps(fields):
     first, states = jax.device_get(state), []
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.opt_state))
     for batch in run.inputs.train_batches(0, config.train.steps):
-        state, totals = run.train_step(state, totals, arrays, place.put_train_batch(batch))
+        batches = place.put_train_batches({name: x[None] for name, x in batch.items()})
+        state, totals = run.train_step(run.seed, state, totals, arrays, batches)
         states.append(jax.device_get(state))
     return run, first, states, held, jax.device_get(totals)
 

@@ -16,6 +16,8 @@ from resnet_jax.models.errors import RunError
 from resnet_jax.training import loop, metrics, step, workdir
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.inputs import open_inputs
+from resnet_jax.training.progress import Progress
+from resnet_jax.training.run import build_run
 
 STOCHASTIC = {'model.dropout': 0.3, 'augment.pad': 1}
 
@@ -187,14 +189,15 @@ def one_step(fields):
     """(function of (state, batch) that takes a step, initial state, a batch)."""
     config = tiny(fields)
     inputs = open_inputs(config)
-    run = loop.build_run(config, inputs)
+    run = build_run(config, inputs)
     indices = data.batch_indices(0, 0, config.train.batch_size, len(inputs.train))
     batch = {name: array[indices] for name, array in inputs.arrays.items()}
     zeros = {name: jnp.zeros(()) for name in ('n', 'loss', 'top1', 'top5')}
 
     def take(state, batch=batch):
         copy = jax.tree.map(jnp.copy, state)  # the step donates its state
-        return run.train_step(copy, jax.tree.map(jnp.copy, zeros), None, batch)
+        batches = {name: x[None] for name, x in batch.items()}
+        return run.train_step(run.seed, copy, jax.tree.map(jnp.copy, zeros), None, batches)
 
     return take, run.init_state(), batch
 
@@ -299,7 +302,7 @@ def test_divergence_stops_and_keeps_what_was_good(tmp_path):
 def test_divergence_of_anything_that_is_saved_is_seen(tmp_path):
     """Finite loss and parameters, but an infinite average or statistic, is no good checkpoint."""
     config = tiny({'train.steps': 4, 'optim.ema': 0.5})
-    run = loop.build_run(config, open_inputs(config))
+    run = build_run(config, open_inputs(config))
     state = run.init_state()
     bad = state.replace(batch_stats=jax.tree.map(lambda x: x * jnp.inf, state.batch_stats))
     saved = []
@@ -314,7 +317,7 @@ def test_divergence_of_anything_that_is_saved_is_seen(tmp_path):
         def wait(self):
             pass
 
-    progress = loop._Progress(run, Recorder(), None, None, 0.0)
+    progress = Progress(run, tmp_path, Recorder(), None)
     with pytest.raises(RunError, match='not finite'):
         progress.save(1, bad, None)
     assert saved == []

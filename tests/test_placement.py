@@ -104,7 +104,7 @@ def test_per_replica_statistics_by_hand(mode, eight):
     batch = next(iter(run.inputs.train_batches(0, 1)))
     from resnet_jax.training.run import make_prepare
 
-    prepare = make_prepare(run.inputs.config, run.inputs.preprocessing)
+    prepare = make_prepare(run.inputs.config, run.inputs.preprocessing, run.inputs.config.seed)
     positions = jnp.arange(32)
     images = prepare(
         jnp.asarray(run.inputs.arrays['image'][batch['index']]), jnp.asarray(0), positions

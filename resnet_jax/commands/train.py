@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from resnet_jax.commands import supervisor
+
 TEXT = 'Train a model, or continue where the workdir left off.'
 EPILOG = (
     'Any field of the config can be changed: --config.optim.learning_rate=0.05. '
@@ -14,15 +16,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes, but for `--config.FIELD=VALUE`."""
     parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]', help='a config file')
     parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the run')
+    several = parser.add_argument_group(
+        'several processes',
+        'Start the same command once for each process, on one machine or many, with a workdir that '
+        'all of them share. See docs/devices.md.',
+    )
+    several.add_argument(
+        '--distributed',
+        action='store_true',
+        help='one of several processes; SLURM, Open MPI, Kubernetes or a TPU pod says which',
+    )
+    several.add_argument(
+        '--coordinator',
+        metavar='HOST:PORT',
+        help='elsewhere: where process 0 listens for the others',
+    )
+    several.add_argument('--processes', type=int, metavar='N', help='... how many there are')
+    several.add_argument('--process-id', type=int, metavar='I', help='... which this is, from 0')
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains and says how it went."""
-    from resnet_jax.training import compilation, config, loop
+    place = options.coordinator, options.processes, options.process_id
+    distributed = options.distributed or any(value is not None for value in place)
+    if distributed and not supervisor.is_supervised():
+        supervisor.supervise(options.workdir)
+    from resnet_jax.training import compilation, config, loop, processes
 
     compilation.keep_compiled()
     settings = config.load_config(options.config, options.overrides)
+    if distributed:
+        supervisor.end_with_parent()
+        processes.join(*place)
     summary = loop.train(settings, options.workdir)
+    if not summary:
+        return  # the first of several processes says it
     figures = summary['eval']
     speed = summary['images_per_second']
     print(

@@ -10,6 +10,7 @@ from resnet_jax.data.loader import (
     epoch_order,
     eval_batches,
     load_arrays,
+    rows,
     train_batches,
 )
 from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
@@ -38,6 +39,7 @@ __all__ = [
     'printable',
     'random_crop',
     'random_flip',
+    'rows',
     'split_sizes',
     'train_batches',
 ]

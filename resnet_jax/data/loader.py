@@ -75,6 +75,12 @@ def batch_indices(seed: int, step: int, batch_size: int, n: int) -> np.ndarray:
     return indices
 
 
+def rows(batch_size: int, part: tuple[int, int]) -> slice:
+    """The rows of a batch that (i, n), the i-th of n equal parts, holds; n divides the batch."""
+    size = batch_size // part[1]
+    return slice(part[0] * size, (part[0] + 1) * size)
+
+
 def _check_batch_size(batch_size: int, n: int) -> None:
     if not 0 < batch_size <= n:
         raise InputError(
@@ -129,6 +135,7 @@ def train_batches(
     batch_size: int,
     first_step: int,
     last_step: int,
+    part: tuple[int, int] = (0, 1),
     workers: int = 0,
     random_resized_crop: bool = False,
     crop_scale: tuple[float, float] = (0.08, 1.0),
@@ -145,13 +152,14 @@ def train_batches(
       batch_size: examples a step.
       first_step: the first step to read for, from 0.
       last_step: the step to stop before.
+      part: (i, n): read only the i-th of n equal parts of each batch, as one of n processes.
       workers: processes that read ahead; 0 for threads of this process.
       random_resized_crop: cut a random box out of each image instead of the centre.
       crop_scale: smallest and largest area of that box, as a fraction of the image.
 
     Returns:
-      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B]}. Its close() stops the
-      workers, also when it is dropped half-way.
+      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B]}, B the part's size. Its
+      close() stops the workers, also when it is dropped half-way.
 
     Raises:
       InputError: if the batch is larger than the data set; while iterating, on an image that cannot
@@ -159,12 +167,16 @@ def train_batches(
     """
     _check_batch_size(batch_size, len(source))
     scale = crop_scale if random_resized_crop else None
-    make = functools.partial(_train_batch, source, preprocessing, seed, batch_size, scale)
+    make = functools.partial(_train_batch, source, preprocessing, seed, batch_size, scale, part)
     return read_ahead(make, first_step, last_step, workers)
 
 
 def eval_batches(
-    source: Source, preprocessing: Preprocessing, batch_size: int, workers: int = 0
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Streams a split once, in order.
 
@@ -173,17 +185,18 @@ def eval_batches(
       preprocessing: its `prepare` is applied to each image.
       batch_size: examples a batch.
       workers: processes that read ahead; 0 for threads of this process.
+      part: as in `train_batches`.
 
     Returns:
-      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B], 'mask': bool [B]}. The last
-      batch is filled up with black images of label 0 whose mask is False.
+      An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B], 'mask': bool [B]}, B the
+      part's size. The last batch is filled up with black images of label 0 whose mask is False.
 
     Raises:
       InputError: while iterating, as `train_batches`.
     """
     if batch_size < 1:
         raise InputError(f'batch_size must be positive, not {batch_size}')
-    make = functools.partial(_eval_batch, source, preprocessing, batch_size)
+    make = functools.partial(_eval_batch, source, preprocessing, batch_size, part)
     return read_ahead(make, 0, -(-len(source) // batch_size), workers)
 
 
@@ -201,11 +214,13 @@ def _train_batch(
     seed: int,
     batch_size: int,
     crop_scale: tuple[float, float] | None,
+    part: tuple[int, int],
     step: int,
 ) -> Batch:
-    batch = _empty_batch(batch_size, preprocessing)
-    positions = batch_positions(step, batch_size)
-    examples = source.take(batch_indices(seed, step, batch_size, len(source)))
+    mine = rows(batch_size, part)
+    positions = batch_positions(step, batch_size)[mine]
+    batch = _empty_batch(len(positions), preprocessing)
+    examples = source.take(batch_indices(seed, step, batch_size, len(source))[mine])
     for i, (position, example) in enumerate(zip(positions, examples, strict=True)):
         batch['label'][i] = example['label']
         if crop_scale is None:
@@ -219,12 +234,16 @@ def _train_batch(
 
 
 def _eval_batch(
-    source: Source, preprocessing: Preprocessing, batch_size: int, number: int
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    part: tuple[int, int],
+    number: int,
 ) -> Batch:
-    first = number * batch_size
-    here = range(first, min(first + batch_size, len(source)))
-    batch = _empty_batch(batch_size, preprocessing)
+    here = range(number * batch_size, (number + 1) * batch_size)[rows(batch_size, part)]
+    batch = _empty_batch(len(here), preprocessing)
+    size, here = len(here), here[: max(0, len(source) - here.start)]
     for i, example in enumerate(source.take(here)):
         batch['image'][i] = preprocessing.prepare(example['image'])
         batch['label'][i] = example['label']
-    return batch | {'mask': np.arange(batch_size) < len(here)}
+    return batch | {'mask': np.arange(size) < len(here)}

@@ -1,5 +1,6 @@
 """Evaluation: every example once, whatever the batch size."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,14 +16,16 @@ from resnet_jax.training.compilation import jit
 Array = jax.Array
 
 
-def make_eval_step(model: nn.Module, preprocessing: Preprocessing) -> Any:
-    """The jitted sums of one batch: (variables, batch) -> tree of sums.
+def make_eval_step(
+    model: nn.Module, preprocessing: Preprocessing, sharding: jax.sharding.Sharding | None = None
+) -> Any:
+    """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
     `batch` holds 'image' (uint8 [N, S, S, C]), 'label' (int32 [N]) and 'mask' (bool [N], False for
     padding).
     """
 
-    @jit
+    @functools.partial(jit, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = preprocessing.normalize(batch['image'])
         logits: Any = model.apply(variables, images, train=False)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import processes
 
 NORMALIZE = ('channel', 'pixel')
 PAD_MODES = ('zero', 'reflect')
@@ -51,13 +52,14 @@ class Inputs:
         """Batches for steps first_step to last_step - 1.
 
         {'index': int32 [B]} into `arrays`, or, streaming, {'image': uint8 [B, S, S, C], 'label':
-        int32 [B]}.
+        int32 [B]}. B is this process's share of the batch.
         """
         config = self.config
         size, seed = config.train.batch_size, config.seed
         if self.arrays is not None:
             for step in range(first_step, last_step):
-                yield {'index': data.batch_indices(seed, step, size, len(self.train))}
+                indices = data.batch_indices(seed, step, size, len(self.train))
+                yield {'index': indices[data.rows(size, processes.part())]}
             return
         yield from data.train_batches(
             self.train,
@@ -66,6 +68,7 @@ class Inputs:
             batch_size=size,
             first_step=first_step,
             last_step=last_step,
+            part=processes.part(),
             workers=workers(config),
             random_resized_crop=config.augment.random_resized_crop,
             crop_scale=config.augment.crop_scale,
@@ -74,10 +77,13 @@ class Inputs:
     def eval_batches(self, devices: int = 1) -> Iterable[dict[str, np.ndarray]]:
         """The evaluation split once; iterate anew for each evaluation, except over a list.
 
-        The batch size is rounded up to what divides over so many devices.
+        The batch size is rounded up to what divides over so many devices; of each batch this
+        process gets its share.
         """
         size = -(-self.config.train.eval_batch_size // devices) * devices
-        return data.eval_batches(self.eval, self.preprocessing, size, workers(self.config))
+        return data.eval_batches(
+            self.eval, self.preprocessing, size, workers(self.config), processes.part()
+        )
 
 
 def workers(config: ConfigDict) -> int:
@@ -122,7 +128,7 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
         class_names=train.class_names,
     )
     resident = not augment.random_resized_crop and fits_in_memory(train, config)
-    arrays = data.load_arrays(train, draft) if resident else None
+    arrays = data.load_arrays(train, draft, processes.is_first()) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     return Inputs(config, train, evaluation, preprocessing, arrays)
 

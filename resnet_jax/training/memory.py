@@ -39,7 +39,12 @@ def jitted_bytes(jitted: Any, *arguments: Any) -> int | None:
     Args:
       jitted: what `jit` gives.
       *arguments: arrays, or their shapes, as in that call; donated ones are not given away.
+
+    Returns:
+      None too for a function that only calls a jitted one.
     """
+    if not hasattr(jitted, 'lower'):
+        return None
     return compiled_bytes(jitted.lower(*arguments).compile())
 
 

@@ -2,7 +2,8 @@
 
 One step function serves all. Under `jit` it sees the whole batch and the compiler divides the work;
 under `shard_map` and `pmap` it sees one device's share and an axis name. State and batch are the
-same arrays in all three, so a checkpoint of one continues in another.
+same arrays in all three, so a checkpoint of one continues in another. The devices may belong to
+several processes; then each process gives its share of a batch, and all give the whole of the rest.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ AXIS = 'data'
 MODES = ('jit', 'shard_map', 'pmap')
 BATCH_NORMS = ('synced', 'per_replica', 'groups:N')
 _WHOLE, _SHARE = PartitionSpec(), PartitionSpec(AXIS)
+_SHARES = PartitionSpec(None, AXIS)  # of batches for several steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Placement:
 
     @property
     def devices(self) -> int:
-        """How many."""
+        """How many, over all processes."""
         return self.mesh.size
 
     @property
@@ -65,8 +67,7 @@ class Placement:
 
     def state_sharding(self, state: Any) -> Any:
         """A tree like a training state: where each array lives."""
-        whole = NamedSharding(self.mesh, _WHOLE)
-        shardings = jax.tree.map(lambda _: whole, state)
+        shardings = jax.tree.map(lambda _: self.everywhere, state)
         if self.shard_optimizer:
             part = jax.tree.map(self._part, state.opt_state)
             shardings = shardings.replace(opt_state=part)
@@ -90,53 +91,94 @@ class Placement:
 
     def put_state(self, state: Any) -> Any:
         """A state on the devices."""
-        return jax.device_put(state, self.state_sharding(state))
+        return _put(state, self.state_sharding(state))
 
     def put_whole(self, tree: Any) -> Any:
         """Arrays that every device holds whole."""
-        return jax.device_put(tree, NamedSharding(self.mesh, _WHOLE))
+        return _put(tree, jax.tree.map(lambda _: self.everywhere, tree))
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """The sharding of an array that every device holds whole."""
+        return NamedSharding(self.mesh, _WHOLE)
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> Any:
-        """A batch of the whole, divided over the devices."""
-        return jax.device_put(dict(batch), NamedSharding(self.mesh, _SHARE))
+        """A batch divided over the devices, of which this process gives its share."""
+        return _put_shares(batch, NamedSharding(self.mesh, _SHARE))
 
-    def put_train_batch(self, batch: Mapping[str, np.ndarray]) -> Any:
-        """The same as the compiled step takes it: pmap wants the devices as a first dimension."""
-        if self.mode == 'pmap':
-            batch = {name: x.reshape(self.devices, -1, *x.shape[1:]) for name, x in batch.items()}
-        return self.put_batch(batch)
+    def put_train_batches(self, batches: Mapping[str, np.ndarray]) -> Any:
+        """The batches [steps, share, ...] of some steps, as the compiled step takes them.
+
+        pmap wants the devices of this process as the first dimension.
+        """
+        if self.mode != 'pmap':
+            return _put_shares(batches, NamedSharding(self.mesh, _SHARES))
+        here = self.mesh.local_mesh
+        parts = {
+            name: x.reshape(len(x), here.size, -1, *x.shape[2:]).swapaxes(0, 1)
+            for name, x in batches.items()
+        }
+        return jax.device_put(parts, NamedSharding(here, _SHARE))
 
     def compile(self, step: Callable[..., Any], template: Any) -> Any:
         """Makes the step run on the devices.
 
         Args:
-          step: (state, totals, arrays, batch) -> (state, totals), reducing over `axis`.
+          step: (seed, state, totals, arrays, batches) -> (state, totals), reducing over `axis`.
           template: of the state.
 
         Returns:
-          The same function of what `put_state`, `put_whole` and `put_train_batch` give; state and
+          The same function of what `put_state`, `put_whole` and `put_train_batches` give; state and
           totals are donated.
         """
         if self.mode == 'pmap':
-            axes = (None, None, None, 0)
-            return jax.pmap(
-                step, axis_name=AXIS, in_axes=axes, out_axes=(None, None), donate_argnums=(0, 1)
+            mapped = jax.pmap(
+                step,
+                axis_name=AXIS,
+                in_axes=(None, None, None, None, 0),
+                out_axes=(None, None),
+                donate_argnums=(1, 2),
             )
+            return mapped if jax.process_count() == 1 else self._global(mapped)
         if self.mode == 'shard_map':
             # Unchecked, as under pmap: gradients are each device's own until the step sums them.
             step = jax.shard_map(
                 step,
                 mesh=self.mesh,
-                in_specs=(_WHOLE, _WHOLE, _WHOLE, _SHARE),
+                in_specs=(_WHOLE, _WHOLE, _WHOLE, _WHOLE, _SHARES),
                 out_specs=(_WHOLE, _WHOLE),
                 check_vma=False,
             )
         return jax.jit(
             step,
-            donate_argnums=(0, 1),
-            out_shardings=(self.state_sharding(template), NamedSharding(self.mesh, _WHOLE)),
+            donate_argnums=(1, 2),
+            out_shardings=(self.state_sharding(template), self.everywhere),
             compiler_options=compiler_options(),
         )
+
+    def _global(self, mapped: Callable[..., Any]) -> Callable[..., Any]:
+        """What pmap gives are arrays of this process; here they become arrays of all."""
+
+        def everywhere(x: jax.Array) -> jax.Array:
+            parts = [part.data for part in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, self.everywhere, parts)
+
+        return lambda *arguments: jax.tree.map(everywhere, mapped(*arguments))
+
+
+def _put(tree: Any, shardings: Any) -> Any:
+    """Arrays that this process, as every other, holds whole."""
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        held = np.asarray(x)
+        return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def _put_shares(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Any:
+    """Arrays of which each process holds the share that its devices take, in their order."""
+    return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
 
 
 def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Placement:
@@ -157,6 +199,8 @@ def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Pl
         raise unknown_name('parallel.batch_norm', settings.batch_norm, BATCH_NORMS)
     found = jax.devices()
     count = len(found) if settings.devices is None else settings.devices
+    if jax.process_count() > 1 and count != len(found):
+        raise InputError(f'several processes use all {len(found)} devices; unset parallel.devices')
     if not 1 <= count <= len(found):
         raise InputError(f'parallel.devices is {count}; there are {len(found)} devices here')
     if batch_size % count:
@@ -177,5 +221,6 @@ def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Pl
             f'parallel.batch_norm={settings.batch_norm} does not divide the {share} examples that '
             'are normalised together'
         )
-    mesh = jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:count])
+    # In JAX's order, process by process, so that a process's share of a batch is one piece of it.
+    mesh = Mesh(np.asarray(found[:count]), (AXIS,), axis_types=(AxisType.Auto,))
     return Placement(settings.mode, mesh, settings.batch_norm, settings.shard_optimizer)

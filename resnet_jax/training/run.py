@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import data, models
@@ -27,21 +28,28 @@ class Run:
     Attributes:
       inputs: the examples.
       placement: on which devices, and how.
+      seed: the config's, on the devices: an argument of the step, so that runs that differ in
+        nothing else share a compiled program.
       init_state: () -> TrainState, not yet placed.
       template: the state's shapes, with where each array lives.
-      train_step: (state, totals, arrays, batch) -> (state, totals), jitted; state and totals are
-        donated.
+      steps: (seed, state, totals, arrays, batches) -> (state, totals), a pure function for the
+        share of one device; batches [steps, ...] are taken one after another.
+      train_step: the same compiled for the placement; state and totals are donated.
       eval_step: see `make_eval_step`.
       schedule: the learning rate as a function of the step.
+      steps_per_dispatch: how many batches `train_step` is given at a time, where they divide.
     """
 
     inputs: Inputs
     placement: Placement
+    seed: jax.Array
     init_state: Callable[[], TrainState]
     template: TrainState
+    steps: Callable[..., Any]
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     schedule: Callable[[int], Any]
+    steps_per_dispatch: int
 
 
 def build_run(config: ConfigDict, inputs: Inputs) -> Run:
@@ -59,46 +67,63 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
     )
     optimizer = optim.make_optimizer(config.optim, schedule)
     shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
-    init_state = functools.partial(
-        step.create_state, model, optimizer, shape, config.seed, bool(config.optim.ema)
-    )
-    train_step = step.make_train_step(
-        model.clone(**norm_fields),
-        optimizer,
-        make_prepare(config, preprocessing),
-        seed=config.seed,
-        loss=make_loss(config.loss),
-        ema_decay=config.optim.ema,
-        pieces=pieces,
-        axis=placement.axis,
-    )
-    template = jax.eval_shape(init_state)
+    loss = make_loss(config.loss)
 
-    def step_on_arrays(state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
+    def init_state(seed: Any) -> TrainState:
+        return step.create_state(model, optimizer, shape, seed, bool(config.optim.ema))
+
+    template = jax.eval_shape(init_state, config.seed)
+
+    def train_step(seed: Any, state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
         if arrays is not None:
             batch = {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
-        return step.accumulate(train_step)(state, totals, batch)
+        one = step.make_train_step(
+            model.clone(**norm_fields),
+            optimizer,
+            make_prepare(config, preprocessing, seed),
+            seed=seed,
+            loss=loss,
+            ema_decay=config.optim.ema,
+            pieces=pieces,
+            axis=placement.axis,
+        )
+        return step.accumulate(one)(state, totals, batch)
 
+    steps = step.repeat(train_step)
     return Run(
         inputs=inputs,
         placement=placement,
-        init_state=functools.partial(start, config.init, model, jit(init_state)),
+        seed=placement.put_whole(np.uint32(config.seed % 2**32)),  # as JAX takes it
+        init_state=functools.partial(start, config, model, jit(init_state)),
         template=placement.template(template),
-        train_step=placement.compile(step_on_arrays, template),
-        eval_step=make_eval_step(model, preprocessing),
+        steps=steps,
+        train_step=placement.compile(steps, template),
+        eval_step=make_eval_step(model, preprocessing, placement.everywhere),
         schedule=schedule,
+        steps_per_dispatch=steps_per_dispatch(config, inputs),
     )
 
 
+def steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
+    """How many steps the device takes for one call of the host; 1 for data that streams."""
+    if inputs.arrays is None:
+        return 1
+    if config.train.steps_per_dispatch is not None:
+        return config.train.steps_per_dispatch
+    # A CPU gains nothing: it computes a step far longer than the host takes to ask for it.
+    return 1 if jax.default_backend() == 'cpu' else 10
+
+
 def start(
-    settings: ConfigDict, model: models.ResNet, init_state: Callable[[], TrainState]
+    config: ConfigDict, model: models.ResNet, init_state: Callable[[Any], TrainState]
 ) -> TrainState:
     """The state that a run starts from: at random, or from the weights that config.init names.
 
     Raises:
       InputError: if the weights cannot be read or do not fit.
     """
-    state, reset_head = init_state(), settings.reset_head
+    settings = config.init
+    state, reset_head = init_state(np.uint32(config.seed % 2**32)), settings.reset_head
     if settings.weights is None:
         return state
     tensors = files.read_tensors(hub.fetch(settings.weights))
@@ -134,10 +159,10 @@ def make_loss(settings: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Arra
 
 
 def make_prepare(
-    config: ConfigDict, preprocessing: data.Preprocessing
+    config: ConfigDict, preprocessing: data.Preprocessing, seed: int | jax.Array
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """The device's part of preparing a batch: (uint8 images, step, positions) -> floats."""
-    key = step.named_key(config.seed, 'augment')
+    key = step.named_key(seed, 'augment')
     settings = config.augment
 
     def prepare(images: jax.Array, number: jax.Array, positions: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ class TrainState(flax.struct.PyTreeNode):
     ema: Any = None
 
 
-def named_key(seed: int, name: str) -> Array:
+def named_key(seed: int | Array, name: str) -> Array:
     """The random key of one purpose: a function of the run's seed and the purpose's name alone."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
@@ -43,7 +43,7 @@ def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
-    seed: int,
+    seed: int | Array,
     ema: bool,
 ) -> TrainState:
     """A freshly initialised state for images of [H, W, C]."""
@@ -72,7 +72,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     prepare: Callable[[Array, Array, Array], Array],
     *,
-    seed: int,
+    seed: int | Array,
     loss: Callable[[Array, Array], Array],
     ema_decay: float,
     pieces: int = 1,
@@ -85,7 +85,7 @@ def make_train_step(
       optimizer: its state is `state.opt_state`.
       prepare: (uint8 images [N, H, W, C], step, positions in the whole batch [N]) -> floats:
         normalises and augments.
-      seed: of the run.
+      seed: of the run; may be a traced value.
       loss: (logits, labels) -> [N], whose mean is minimised; the sums hold the cross entropy.
       ema_decay: of the averaged variables; unused where `state.ema` is None.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
@@ -167,9 +167,7 @@ def _piecewise(
     zeros = {name: jnp.zeros((), jnp.float32) for name in metrics.SUMS}
     start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zeros)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(pieces))
-    # Gradients of convolutions are slow in a loop on CPU, see convolution.py.
-    unroll = pieces if jax.default_backend() == 'cpu' else 1
-    (grads, batch_stats, sums), _ = jax.lax.scan(body, start, (parts, keys), unroll=unroll)
+    (grads, batch_stats, sums), _ = _scan(body, start, (parts, keys))
     return jax.tree.map(lambda g: g / pieces, grads), batch_stats, sums
 
 
@@ -185,3 +183,33 @@ def accumulate(
         return state, jax.tree.map(jnp.add, totals, sums)
 
     return accumulating_step
+
+
+def repeat(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Some steps in one call.
+
+    Args:
+      step: (seed, state, totals, arrays, batch) -> (state, totals).
+
+    Returns:
+      The same, but for batches [steps, ...] that are taken one after another.
+    """
+
+    def steps(seed: Any, state: Any, totals: Any, arrays: Any, batches: Any) -> tuple[Any, Any]:
+        def body(carry: Any, batch: Any) -> Any:
+            return step(seed, *carry, arrays, batch), None
+
+        carry = state, totals
+        if len(jax.tree.leaves(batches)[0]) == 1:
+            return body(carry, jax.tree.map(lambda x: x[0], batches))[0]
+        return _scan(body, carry, batches)[0]
+
+    return steps
+
+
+def _scan(body: Callable[..., Any], carry: Any, xs: Any) -> Any:
+    """`lax.scan`, but unrolled on a CPU: gradients of convolutions are slow in a loop there, see
+    convolution.py.
+    """
+    count = len(jax.tree.leaves(xs)[0])
+    return jax.lax.scan(body, carry, xs, unroll=count if jax.default_backend() == 'cpu' else 1)

@@ -33,7 +33,12 @@ class Start:
 
 
 def write_summary(
-    workdir: Path, config: ConfigDict, state: TrainState, seconds: float, start: Start
+    workdir: Path,
+    config: ConfigDict,
+    state: TrainState,
+    seconds: float,
+    start: Start,
+    together: int = 1,
 ) -> dict[str, Any]:
     """Writes summary.json from the run's metrics.
 
@@ -43,6 +48,7 @@ def write_summary(
       state: the final one, or its shapes.
       seconds: trained in all, over all continuations.
       start: of this process.
+      together: how many runs shared each step; the speed is that of one of them.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged stretches, so that
@@ -60,6 +66,7 @@ def write_summary(
         'steps': final['step'],
         'seconds': round(seconds, 3),
         'first_step_seconds': start.first_step_seconds and round(start.first_step_seconds, 3),
+        'trained_together': together,
         'images_per_second': statistics.median(speeds) if speeds else None,
         'train': _figures(train[-1]),
         'eval': _figures(final),

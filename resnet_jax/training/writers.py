@@ -90,37 +90,42 @@ def _restart_after(step: int) -> Any:
 
 
 class Console:
-    """A progress bar on a terminal, plain lines otherwise, on standard error."""
+    """A progress bar on a terminal, plain lines otherwise, on standard error; or nothing."""
 
-    def __init__(self, first_step: int, last_step: int) -> None:
+    def __init__(self, first_step: int, last_step: int, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._bar = tqdm(
             total=last_step,
             initial=first_step,
             unit='step',
-            disable=None,
+            disable=quiet or None,
             dynamic_ncols=True,
             smoothing=0.05,
         )
         self._last_step = last_step
 
-    def advance(self) -> None:
-        """One more step is under way."""
-        self._bar.update()
+    def advance(self, steps: int) -> None:
+        """So many more steps are under way."""
+        self._bar.update(steps)
 
-    def figures(self, step: int, figures: Mapping[str, float], images_left: int) -> None:
-        """Shows the training figures at a step; the speed where it is known."""
+    def figures(
+        self, step: int, figures: Mapping[str, float], images_left: int, name: str = ''
+    ) -> None:
+        """Shows the training figures of a run at a step; the speed where it is known."""
         shown = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
         left = ''
         if speed := figures.get('images_per_second'):
             shown += f'  {speed:.0f} images/s'
             left = f'  {tqdm.format_interval(images_left / speed)} left'
         if self._bar.disable:
-            self.say(f'step {step}/{self._last_step}  {shown}{left}')
+            self.say(f'{name}step {step}/{self._last_step}  {shown}{left}')
         else:
-            self._bar.set_postfix_str(shown)
+            self._bar.set_postfix_str(name + shown)
 
     def say(self, line: str) -> None:
         """Prints a line, above the bar where there is one."""
+        if self._quiet:
+            return
         if self._bar.disable:
             print(line, file=sys.stderr, flush=True)
         else:

@@ -1,0 +1,87 @@
+"""A parent for one of several processes, which says in a line what ended it.
+
+When one of several processes dies, JAX aborts the others from a thread of its own with a stack
+trace, and nothing in Python can say more. The parent imports no JAX and survives.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+from resnet_jax.models.errors import RunError
+
+# The child finds here the end of a pipe that closes when its parent is gone.
+_PIPE = 'RESNET_JAX_SUPERVISOR'
+
+
+def is_supervised() -> bool:
+    """Whether this process is such a child."""
+    return _PIPE in os.environ
+
+
+def supervise(workdir: Path) -> NoReturn:
+    """Runs this program once more as a child, and ends as it ends.
+
+    SIGTERM and SIGINT are passed on. If this process is killed, the child ends too.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      SystemExit: with the child's exit code.
+      RunError: if the child was killed, or aborted by JAX.
+    """
+    read, write = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, *sys.orig_argv[1:]],
+        env={**os.environ, _PIPE: str(read)},
+        pass_fds=(read,),
+        process_group=0,  # else Ctrl-C would reach it twice
+    )
+    os.close(read)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda number, frame: child.send_signal(number))
+    code = child.wait()
+    os.close(write)
+    if code >= 0:
+        raise SystemExit(code)  # it has said why
+    if -code == signal.SIGABRT:
+        reason = 'another process of the run ended or cannot be reached (JAX says which, above)'
+    else:
+        reason = f'its process was killed by {signal.Signals(-code).name}'
+    raise RunError(
+        f'the run in {workdir} failed: {reason}; {_kept(workdir)}; start all processes again with '
+        'the same command to continue'
+    )
+
+
+def end_with_parent() -> None:
+    """Lets this process, a child, end when its parent does."""
+    pipe = int(os.environ[_PIPE])
+
+    def watch() -> None:
+        os.read(pipe, 1)  # nothing is ever written: it returns when the parent's end is closed
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def leave(code: int) -> int:
+    """Gives the code back; but ends a child, at once: JAX would have it wait for the others."""
+    if is_supervised():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _kept(workdir: Path) -> str:
+    # As Orbax names complete checkpoints.
+    names = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
+    if not names:
+        return 'nothing was saved yet'
+    return f'the last good checkpoint is of step {max(map(int, names))}'

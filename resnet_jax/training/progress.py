@@ -1,0 +1,260 @@
+"""One run on its way: its state, its folder, and what happens between steps."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.training import config as configs
+from resnet_jax.training import metrics, processes, step, workdir
+from resnet_jax.training.checkpoint import Checkpoints, one_line
+from resnet_jax.training.evaluate import evaluate
+from resnet_jax.training.inputs import Inputs, fits_in_memory, open_inputs
+from resnet_jax.training.run import Run, build_run
+from resnet_jax.training.step import TrainState
+from resnet_jax.training.summary import Start, read_summary, write_summary
+from resnet_jax.training.writers import Console, MetricWriter, read_metrics
+
+
+class Progress:
+    """A run, its folder, and what happens between steps: figures, evaluation, checkpoints.
+
+    Attributes:
+      run, folder, checkpoints: as given.
+      first: steps that it had taken when it was opened.
+      console: where lines go.
+      name: said before each line; empty for a run alone.
+      error: what ended the run, where others go on.
+    """
+
+    def __init__(
+        self, run: Run, folder: Path, checkpoints: Checkpoints, initial: TrainState | None
+    ) -> None:
+        self.run, self.folder, self.checkpoints = run, folder, checkpoints
+        saved, before = checkpoints.steps(), 0.0
+        if saved:
+            state, before = checkpoints.restore(run.template, saved[-1])
+        else:
+            state = run.placement.put_state(initial or run.init_state())
+        self._state: TrainState | None = state
+        self.first = int(state.step)
+        self.console = Console(self.first, self.total, quiet=not processes.is_first())
+        self.name = ''
+        self.error: RunError | None = None
+        self.start = Start()
+        self._writer = MetricWriter(folder, self.first) if processes.is_first() else None
+        self._eval_batches: Any = None  # kept after the first evaluation, where they fit
+        self._window = time.perf_counter()  # since when steps are timed ...
+        self._untimed = 0  # ... but for so many images before
+        self._began = self._window - before
+
+    def take_state(self) -> TrainState:
+        """The state that the run goes on from. Once: a step gives away the arrays it is given."""
+        state, self._state = self._state, None
+        assert state is not None
+        return state
+
+    @property
+    def config(self) -> ConfigDict:
+        """The run's."""
+        return self.run.inputs.config
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.run.inputs.total_steps
+
+    @property
+    def seconds(self) -> float:
+        """Trained in all, over all continuations."""
+        return time.perf_counter() - self._began
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        self.console.say(self.name + line)
+
+    def started(self, start: Start, untimed: int) -> None:
+        """Leaves what was before now, such as compiling, and so many images out of the speed."""
+        self.start, self._window, self._untimed = start, time.perf_counter(), untimed
+
+    def resume_timing(self) -> None:
+        """Leaves what was since the last figures, such as an evaluation, out of the speed."""
+        self._window, self._untimed = time.perf_counter(), 0
+
+    def log(self, done: int, totals: Any) -> None:
+        """Writes the figures of the steps since the last call. Waits for the device.
+
+        Raises:
+          RunError: if the run diverged.
+        """
+        sums = jax.device_get(totals)
+        figures = metrics.averages(sums)
+        if not np.isfinite(figures['loss']):
+            raise RunError(self._diverged(done))
+        figures['learning_rate'] = float(self.run.schedule(done - 1))
+        timed = float(sums['n']) - self._untimed
+        if timed:
+            figures['images_per_second'] = timed / (time.perf_counter() - self._window)
+        self._write(done, 'train', figures)
+        images_left = (self.total - done) * self.config.train.batch_size
+        self.console.figures(done, figures, images_left, self.name)
+
+    def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
+        """Evaluates and writes the figures."""
+        inputs, placement = self.run.inputs, self.run.placement
+        batches = self._eval_batches or inputs.eval_batches(placement.devices)
+        if self._eval_batches is None and fits_in_memory(inputs.eval, inputs.config):
+            self._eval_batches = batches = list(batches)
+        placed = map(placement.put_batch, batches)
+        figures, _ = evaluate(self.run.eval_step, step.eval_variables(state), placed)
+        self._write(done, 'eval', figures)
+        self.say(
+            f'step {done}  eval: loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        )
+        return figures
+
+    def evaluated(self, done: int) -> bool:
+        """Whether figures of an evaluation at this step are written."""
+        lines = read_metrics(self.folder)
+        return any(line['step'] == done and line['split'] == 'eval' for line in lines)
+
+    def save(self, done: int, state: TrainState, figures: dict[str, float] | None) -> None:
+        """Starts a checkpoint of a state that is finite.
+
+        Raises:
+          RunError: if it is not, or a checkpoint cannot be written.
+        """
+        if not _all_finite(state):
+            raise RunError(self._diverged(done))
+        self.checkpoints.save(state, self.seconds, figures)
+
+    def finish(self, together: int = 1) -> dict[str, Any]:
+        """Waits for the last checkpoint and writes summary.json.
+
+        Args:
+          together: how many runs shared each step.
+
+        Returns:
+          What summary.json holds; {} in a process that is not the first.
+        """
+        self.checkpoints.wait()
+        if not processes.is_first():
+            return {}
+        template = self.run.template
+        return write_summary(self.folder, self.config, template, self.seconds, self.start, together)
+
+    def close(self) -> None:
+        """Closes the files; the checkpoints are their owner's."""
+        self.console.close()
+        if self._writer:
+            self._writer.close()
+
+    def kept(self) -> str:
+        """What is left of the run, in words."""
+        if jax.process_count() == 1:  # else others may be waited for in vain
+            with contextlib.suppress(RunError):
+                self.checkpoints.wait()
+        saved = self.checkpoints.steps()
+        if saved:
+            return f'the last good checkpoint is of step {saved[-1]}'
+        return 'nothing was saved yet'
+
+    def _write(self, done: int, split: str, figures: dict[str, float]) -> None:
+        if self._writer:
+            self._writer.write(done, split, figures)
+
+    def _diverged(self, done: int) -> str:
+        rate = float(self.run.schedule(done - 1))
+        return (
+            f'training diverged: the loss or the state is not finite at step {done} (learning rate '
+            f'{rate:.3g}); {self.kept()}; the same config would diverge again: start a new '
+            'workdir with a lower optim.learning_rate, a warm-up, or optim.clip_norm'
+        )
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+@contextlib.contextmanager
+def opened(
+    config: ConfigDict, folder: Path, inputs: Inputs | None = None
+) -> Iterator[Progress | dict[str, Any]]:
+    """The run in a folder, which is made if it does not exist, for this process to train.
+
+    Args:
+      config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
+      folder: the workdir.
+      inputs: of the config, where they are open already.
+
+    Yields:
+      The run, or what summary.json holds if it has ended.
+
+    Raises:
+      InputError: for a bad config or data, or a folder of another run.
+      RunError: what goes wrong inside is said with what is left and how to continue.
+    """
+    configs.check_values(config)
+    workdir.check_folder(folder, config)
+    stored = workdir.read_preprocessing(folder) if workdir.is_run(folder) else None
+    run = build_run(config, inputs or open_inputs(config, stored))
+    # Here, so that weights that do not fit are refused before anything is written.
+    initial = run.init_state() if stored is None else None
+    processes.agree(configs.to_json(config), 'configs')  # and all have looked before one writes
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            stack.enter_context(workdir.locked(folder))
+            if stored is None and workdir.is_run(folder):
+                raise InputError(f'another process began a run in workdir {folder} meanwhile')
+            if stored is None:
+                workdir.write_run(folder, config, run.inputs.preprocessing)
+        processes.meet('the folder is there')
+        checkpoints = Checkpoints(folder, config.checkpoint)
+        if jax.process_count() == 1:  # else an error here would wait for the others in vain
+            stack.callback(_close, checkpoints)
+        ended = checkpoints.steps()[-1:] == [run.inputs.total_steps]
+        summary = read_summary(folder) if ended else None
+        if summary is not None:
+            yield summary  # leave it as it is
+            return
+        progress = Progress(run, folder, checkpoints, initial)
+        stack.callback(progress.close)
+        with _explained(progress):
+            yield progress
+
+
+def _close(checkpoints: Checkpoints) -> None:
+    with contextlib.suppress(RunError):  # an error on the way out says enough
+        checkpoints.close()
+
+
+@contextlib.contextmanager
+def _explained(progress: Progress) -> Iterator[None]:
+    """Says of an error what is left of the run, and how to go on."""
+    again = 'run the same command again to continue'
+    try:
+        yield
+    except InputError as error:  # an image that cannot be read, met on the way
+        raise InputError(
+            f'{one_line(error, 1000)}; {progress.kept()}; mend the data and {again}'
+        ) from error
+    except OSError as error:  # writing the metrics failed; a checkpoint says so itself
+        raise RunError(
+            f'the run in {progress.folder} failed: {one_line(error)}; {progress.kept()}; '
+            f'{again} from there'
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise RunError(
+            f'another process of the run ended or cannot be reached: {one_line(error)}; '
+            f'{progress.kept()}; start all processes again with the same command to continue'
+        ) from error
