@@ -2,6 +2,10 @@
 
     python tests/placement_runs.py FOLDER
 
+or, as one of several processes with 2 devices each,
+
+    python tests/placement_runs.py FOLDER HOST:PORT PROCESSES ID
+
 writes FOLDER/NAME.pkl, the state after the first and the last step as NumPy arrays, and
 FOLDER/held.json, how much of the optimiser's state the first device keeps.
 """
@@ -14,7 +18,7 @@ import sys
 
 DEVICES = 8
 FIELDS = {
-    'model.stage_sizes': '(1, 1)',
+    'model.width': '8',
     'train.batch_size': '32',
     'train.steps': '5',
     'data.memory_mib': '1024',
@@ -34,10 +38,20 @@ RUNS = {
     'jit groups': GROUPS,
     'shard_map groups': {'parallel.mode': 'shard_map', **GROUPS},
     'jit sharded optimizer': {'parallel.shard_optimizer': 'True'},
+    'shard_map steps at once': {'parallel.mode': 'shard_map', 'train.steps_per_dispatch': '3'},
     'jit dropout': {'model.dropout': '0.3', 'model.stochastic_depth': '0.3'},
     'jit accumulate': {'optim.accumulate': '2', **NO_BATCH_NORM},
     'pmap accumulate': {'parallel.mode': 'pmap', 'optim.accumulate': '2', **NO_BATCH_NORM},
 }
+# Those that 2 processes with 2 devices make too.
+IN_PROCESSES = (
+    'jit',
+    'shard_map',
+    'pmap',
+    'jit sharded optimizer',
+    'jit per replica',
+    'pmap per replica',
+)
 
 
 def take_steps(fields):
@@ -58,29 +72,51 @@ def take_steps(fields):
     arrays = place.put_whole(run.inputs.arrays)
     totals = place.put_whole({name: np.zeros((), np.float32) for name in metrics.SUMS})
     state = place.put_state(run.init_state())
-    first, states = jax.device_get(state), []
+    first, states = gathered(state), []
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.opt_state))
-    for batch in run.inputs.train_batches(0, config.train.steps):
-        batches = place.put_train_batches({name: x[None] for name, x in batch.items()})
-        state, totals = run.train_step(run.seed, state, totals, arrays, batches)
-        states.append(jax.device_get(state))
+    left = list(run.inputs.train_batches(0, config.train.steps))
+    while left:
+        count = run.steps_per_dispatch if run.steps_per_dispatch <= len(left) else 1
+        taken, left = left[:count], left[count:]
+        batches = {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
+        placed = place.put_train_batches(batches)
+        state, totals = run.train_step(run.seed, state, totals, arrays, placed)
+        states.append(gathered(state))
     return run, first, states, held, jax.device_get(totals)
 
 
+def gathered(tree):
+    """All of the arrays, also the parts that other processes hold."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
 def main() -> None:
+    folder, *place = sys.argv[1:]
+    folder, kept = pathlib.Path(folder), {}
+    count = 2 if place else DEVICES
     os.environ['XLA_FLAGS'] = (
-        f'--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0'
+        f'--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0'
     )
     import jax
 
-    folder, kept = pathlib.Path(sys.argv[1]), {}
-    assert jax.device_count() == DEVICES
-    for name, fields in RUNS.items():
-        run, _, states, held, totals = take_steps(fields)
-        assert run.placement.devices == DEVICES
+    from resnet_jax.training import processes
+
+    if place:
+        processes.join(place[0], *map(int, place[1:]))
+    names = IN_PROCESSES if place else RUNS
+    for name in names:
+        run, _, states, held, totals = take_steps(RUNS[name])
+        assert run.placement.devices == jax.device_count() == count * jax.process_count()
         kept[name] = held
-        (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
-    (folder / 'held.json').write_text(json.dumps(kept))
+        if processes.is_first():
+            (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
+    if processes.is_first():
+        (folder / 'held.json').write_text(json.dumps(kept))
 
 
 if __name__ == '__main__':

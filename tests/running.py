@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -67,6 +68,13 @@ def start(*arguments: Any, env: Mapping[str, str] | None = None) -> subprocess.P
         cwd=ROOT,
         env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})},
     )
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at just now."""
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
 
 
 def complains(result: Any, code: int, *words: str) -> str:

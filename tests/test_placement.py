@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from placement_runs import DEVICES, FIELDS, NO_BATCH_NORM, RUNS, take_steps
-from running import ROOT, differing, flags, load_state, start, tiny
+from placement_runs import DEVICES, FIELDS, IN_PROCESSES, NO_BATCH_NORM, RUNS, take_steps
+from running import ROOT, differing, flags, free_port, load_state, start, tiny
 
 from resnet_jax.models import InputError
 from resnet_jax.training import loop, placement
@@ -24,22 +24,37 @@ from resnet_jax.training import loop, placement
 TOLERANCE = 5e-5
 
 
-@pytest.fixture(scope='module')
-def eight(tmp_path_factory):
-    """The runs on 8 devices: name -> (state after step 1, after step 5, sums of figures)."""
-    # One folder for all of pytest's worker processes: the first makes the runs, others wait.
+def made(tmp_path_factory, name, arguments):
+    """The folder in which placement_runs.py wrote, started once for each list of arguments.
+
+    It is one folder for all of pytest's worker processes: the first makes the runs, others wait.
+    """
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'eight'
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
     folder.mkdir(exist_ok=True)
     with (folder / 'lock').open('w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / 'held.json').exists():
-            subprocess.run(
-                [sys.executable, str(ROOT / 'tests' / 'placement_runs.py'), str(folder)],
-                check=True,
-                env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
-            )
+            script = [sys.executable, str(ROOT / 'tests' / 'placement_runs.py'), str(folder)]
+            env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+            started = [subprocess.Popen([*script, *rest], env=env) for rest in arguments]
+            assert [process.wait(timeout=300) for process in started] == [0] * len(started)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def eight(tmp_path_factory):
+    """The runs on 8 devices: name -> (state after step 1, after step 5, sums of figures)."""
+    folder = made(tmp_path_factory, 'eight', [[]])
     return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in RUNS}, folder
+
+
+@pytest.fixture(scope='module')
+def two_processes(tmp_path_factory):
+    """The same of 2 processes with 2 devices each."""
+    place = f'127.0.0.1:{free_port()}'
+    folder = made(tmp_path_factory, 'two_processes', [[place, '2', '0'], [place, '2', '1']])
+    return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in IN_PROCESSES}
 
 
 @functools.cache
@@ -60,13 +75,32 @@ def assert_same(state, expected):
     jax.tree.map(same, *([getattr(s, part) for part in parts] for s in (state, expected)))
 
 
-@pytest.mark.parametrize('mode', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer'])
+@pytest.mark.parametrize(
+    'mode', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer', 'shard_map steps at once']
+)
 def test_synced_batch_norm_is_that_of_one_device(mode, eight):
     _, last, sums = eight[0][mode]
     _, _, expected, expected_sums = on_one_device()
     assert_same(last, expected)
     assert sums['n'] == 5 * 32
     np.testing.assert_allclose(sums['loss'], expected_sums['loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer'])
+def test_two_processes_are_one_device(name, two_processes):
+    _, last, sums = two_processes[name]
+    _, _, expected, expected_sums = on_one_device()
+    assert_same(last, expected)
+    assert sums['n'] == 5 * 32
+    np.testing.assert_allclose(sums['loss'], expected_sums['loss'], rtol=1e-5)
+
+
+def test_replicas_of_two_processes_are_the_same_in_every_mode(two_processes):
+    jitted, mapped = (two_processes[f'{mode} per replica'] for mode in ('jit', 'pmap'))
+    assert_same(jitted[1], mapped[1])
+    # 4 devices with 8 examples each do not normalise as one with 32.
+    with pytest.raises(AssertionError):
+        assert_same(jitted[1], two_processes['jit'][1])
 
 
 def test_dropout_under_jit_does_not_depend_on_the_devices(eight):

@@ -119,12 +119,16 @@ class Checkpoints:
             action()
             self._manager.check_for_errors()
         except Exception as error:  # tensorstore raises its own kinds
+            several = jax.process_count() > 1
+            if several and isinstance(error, jax.errors.JaxRuntimeError):
+                raise  # the disk is not at fault but another process
             self._manager.reload()
             steps = self.steps()
             kept = f'the last complete one is of step {steps[-1]}' if steps else 'there is none yet'
+            again = 'start all processes again with' if several else 'run'
             raise RunError(
                 f'cannot write a checkpoint in {self._dir}: {one_line(error)}; {kept}; make room '
-                'and run the same command again to continue from there'
+                f'and {again} the same command again to continue from there'
             ) from error
 
     def restore(self, template: TrainState, step: int) -> tuple[TrainState, float]:
