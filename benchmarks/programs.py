@@ -93,8 +93,7 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
     placement = run.placement
     arrays = placement.put_whole(inputs.arrays)
     state = placement.put_state(run.init_state())
-    zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
-    carry = [state, placement.put_whole(zeros)]
+    carry = [state, placement.put_whole(metrics.no_sums())]
     batches = inputs.train_batches(0, 10**9)
 
     def steps(n: int) -> float:

@@ -70,7 +70,7 @@ def take_steps(fields):
     run = build_run(config, open_inputs(config))
     place = run.placement
     arrays = place.put_whole(run.inputs.arrays)
-    totals = place.put_whole({name: np.zeros((), np.float32) for name in metrics.SUMS})
+    totals = place.put_whole(metrics.no_sums())
     state = place.put_state(run.init_state())
     first, states = gathered(state), []
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.opt_state))
@@ -83,6 +83,21 @@ def take_steps(fields):
         state, totals = run.train_step(run.seed, state, totals, arrays, placed)
         states.append(gathered(state))
     return run, first, states, held, jax.device_get(totals)
+
+
+def seeds_on_devices(folder):
+    """The runs of test_seeds.py, one on each device, and two on one."""
+    from running import tiny
+    from test_seeds import FIELDS, SEEDS, folders_in
+
+    from resnet_jax.training import seeds
+
+    # 3 runs on 3 devices; 10 on 5, which is as many of 8 as divide them.
+    for name, number in (('one on each', SEEDS), ('two on each', (*SEEDS, *range(20, 27)))):
+        here = folder / name
+        folders = [*folders_in(here), *(here / str(i) for i in range(len(number) - len(SEEDS)))]
+        found = seeds.train_seeds(tiny(FIELDS), number, folders, 'devices')
+        assert all(summary['trained_together'] == len(number) for summary in found)
 
 
 def gathered(tree):
@@ -115,6 +130,8 @@ def main() -> None:
         kept[name] = held
         if processes.is_first():
             (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
+    if not place:
+        seeds_on_devices(folder)
     if processes.is_first():
         (folder / 'held.json').write_text(json.dumps(kept))
 

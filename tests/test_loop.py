@@ -385,3 +385,17 @@ def test_pixel_mean_is_subtracted_and_kept(tmp_path):
     images = open_inputs(config).arrays['image']
     np.testing.assert_allclose(preprocessing.mean, images.mean(axis=0) / 255, atol=1e-6)
     assert preprocessing.std == (1.0,)
+
+
+@pytest.mark.parametrize('together', [3, 5])
+def test_several_steps_in_a_dispatch_are_the_same_steps(together, tmp_path):
+    """Also where what is due falls between: figures every 4 steps, evaluation every 6."""
+    ends = {}
+    for name, count in (('one', 1), ('several', together)):
+        ends[name] = final({'train.steps_per_dispatch': count, 'augment.pad': 1}, tmp_path / name)
+    for a, b in zip(*map(jax.tree.leaves, ends.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for split in ('train', 'eval'):
+        one, several = (lines(tmp_path / name, split) for name in ends)
+        assert [line['step'] for line in several] == [line['step'] for line in one]
+        assert [line['loss'] for line in several] == pytest.approx([line['loss'] for line in one])

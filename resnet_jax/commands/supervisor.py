@@ -1,7 +1,7 @@
 """A parent for one of several processes, which says in a line what ended it.
 
 When one of several processes dies, JAX aborts the others from a thread of its own with a stack
-trace, and nothing in Python can say more. The parent imports no JAX and survives.
+trace, and nothing in Python can say more. The parent uses no device and survives.
 """
 
 import os
@@ -80,8 +80,7 @@ def leave(code: int) -> int:
 
 
 def _kept(workdir: Path) -> str:
-    # As Orbax names complete checkpoints.
-    names = [path.name for path in (workdir / 'checkpoints').glob('*') if path.name.isdigit()]
-    if not names:
-        return 'nothing was saved yet'
-    return f'the last good checkpoint is of step {max(map(int, names))}'
+    from resnet_jax.training.checkpoint import saved_steps
+
+    steps = saved_steps(workdir)
+    return f'the last good checkpoint is of step {steps[-1]}' if steps else 'nothing was saved yet'

@@ -20,6 +20,12 @@ def checkpoints_dir(workdir: Path) -> Path:
     return workdir / 'checkpoints'
 
 
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints in a run's folder, ascending, without opening them."""
+    names = [path.name for path in checkpoints_dir(workdir).glob('*')]
+    return sorted(int(name) for name in names if name.isdigit())  # Orbax renames complete ones so
+
+
 class Checkpoints:
     """The checkpoints of one run.
 

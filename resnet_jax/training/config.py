@@ -185,6 +185,13 @@ def check_values(config: ConfigDict) -> None:
         raise InputError(f'config field augment.crop_scale must be two in (0, 1], got {scale}')
 
 
+def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """A copy of a config, locked, in which dotted fields have other values."""
+    other = config.copy_and_resolve_references()
+    other.update_from_flattened_dict(fields)
+    return other.lock()
+
+
 def config_type(config: ConfigDict, field: str) -> str:
     """Name of the type of a field, also of one that is not set."""
     section, leaf = _locate(config, field)

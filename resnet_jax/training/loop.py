@@ -22,12 +22,13 @@ from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start
 
 
-def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
+def train(config: ConfigDict, folder: Path, like: Run | None = None) -> dict[str, Any]:
     """Trains, or continues, the run in a folder until its last step.
 
     Args:
       config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
       folder: the workdir; made if it does not exist.
+      like: see `progress.opened`.
 
     Returns:
       What summary.json holds; of several processes, {} in all but the first.
@@ -38,7 +39,7 @@ def train(config: ConfigDict, folder: Path) -> dict[str, Any]:
       Interrupted: after SIGTERM or SIGINT; the step was finished and saved.
     """
     precision = matmul_precision(config.train.matmul_precision)
-    with opened(config, folder) as progress, processes.stop_signals() as asked, precision:
+    with opened(config, folder, like) as progress, processes.stop_signals() as asked, precision:
         if not isinstance(progress, Progress):
             return progress if processes.is_first() else {}
         progress.say(headline(progress))
@@ -55,12 +56,14 @@ class Stepper:
         donated.
       pack, unpack: from each run's arrays to the step's, and back.
       put: each run's batches [steps, share, ...] -> the step's, on the devices.
+      put_whole: arrays that all runs share -> the same, on the devices.
     """
 
     step: Callable[..., Any]
     pack: Callable[[list[Any]], Any]
     unpack: Callable[[Any], list[Any]]
     put: Callable[[list[Any]], Any]
+    put_whole: Callable[[Any], Any]
 
 
 def alone(run: Run) -> Stepper:
@@ -70,6 +73,7 @@ def alone(run: Run) -> Stepper:
         pack=lambda values: values[0],
         unpack=lambda value: [value],
         put=lambda batches: run.placement.put_train_batches(batches[0]),
+        put_whole=run.placement.put_whole,
     )
 
 
@@ -94,13 +98,11 @@ def take_steps(
     states = [run.take_state() for run in runs]
     if first and first % every == 0 and not runs[0].evaluated(first):
         _each(runs, _between, first, states, True, False)  # the signal that stopped it came first
-    arrays, put_whole = runs[0].run.inputs.arrays, runs[0].run.placement.put_whole
-    arrays = None if arrays is None else put_whole(arrays)
-    zeros = {name: np.zeros((), np.float32) for name in metrics.SUMS}
+    arrays = stepper.put_whole(runs[0].run.inputs.arrays)  # no arrays, None, stay none
     seed = stepper.pack([run.run.seed for run in runs])
     state = stepper.pack(states)
     del states  # the step gives them away
-    totals = stepper.pack([put_whole(zeros) for _ in runs])
+    totals = no_totals([run.run for run in runs], stepper)
     began = time.perf_counter()
     with contextlib.closing(_dispatches(runs)) as dispatches:
         for number, (done, count, batches) in enumerate(dispatches, 1):
@@ -117,13 +119,18 @@ def take_steps(
             evaluate = last or (done % every == 0 and stop is None)
             if save or done % config.train.log_every == 0:
                 _each(runs, Progress.log, done, stepper.unpack(totals))
-                totals = stepper.pack([put_whole(zeros) for _ in runs])
+                totals = no_totals([run.run for run in runs], stepper)
             if save or evaluate:
                 _each(runs, _between, done, stepper.unpack(state), evaluate, save)
             if all(run.error for run in runs):
                 return
             if stop is not None and not last:
                 raise _interrupted(runs, stop, done)
+
+
+def no_totals(runs: Sequence[Run], stepper: Stepper) -> Any:
+    """The totals that steps are added to, of no steps."""
+    return stepper.pack([run.placement.put_whole(metrics.no_sums()) for run in runs])
 
 
 def _each(
@@ -183,11 +190,11 @@ def _dispatches(runs: Sequence[Progress]) -> Generator[tuple[int, int, list[Any]
             # A smaller rest is taken step by step: two programs to compile, not one for each size.
             count = run.steps_per_dispatch if run.steps_per_dispatch <= left else 1
             done += count
-            yield done, count, [_stack(list(itertools.islice(s, count))) for s in streams]
+            yield done, count, [stacked(list(itertools.islice(s, count))) for s in streams]
 
 
-def _stack(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """[B, ...] of each step -> [steps, B, ...]."""
+def stacked(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Batches [B, ...], one for each step -> [steps, B, ...]."""
     if len(batches) == 1:
         return {name: x[None] for name, x in batches[0].items()}
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}

@@ -13,6 +13,11 @@ ECE_BINS = 15
 SUMS = ('n', 'loss', 'top1', 'top5')  # what `batch_sums` gives
 
 
+def no_sums() -> dict[str, np.ndarray]:
+    """What `batch_sums` gives, of no examples."""
+    return {name: np.zeros((), np.float32) for name in SUMS}
+
+
 def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Cross entropy of each example, in nats.
 

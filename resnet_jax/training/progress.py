@@ -16,7 +16,7 @@ from resnet_jax.training import config as configs
 from resnet_jax.training import metrics, processes, step, workdir
 from resnet_jax.training.checkpoint import Checkpoints, one_line
 from resnet_jax.training.evaluate import evaluate
-from resnet_jax.training.inputs import Inputs, fits_in_memory, open_inputs
+from resnet_jax.training.inputs import fits_in_memory, open_inputs
 from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start, read_summary, write_summary
@@ -79,6 +79,12 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints a line."""
         self.console.say(self.name + line)
+
+    def share_console(self, console: Console, name: str) -> None:
+        """Says all that comes on another run's console, after a name."""
+        if console is not self.console:
+            self.console.close()
+        self.console, self.name = console, name
 
     def started(self, start: Start, untimed: int) -> None:
         """Leaves what was before now, such as compiling, and so many images out of the speed."""
@@ -186,14 +192,14 @@ def _all_finite(tree: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def opened(
-    config: ConfigDict, folder: Path, inputs: Inputs | None = None
+    config: ConfigDict, folder: Path, like: Run | None = None
 ) -> Iterator[Progress | dict[str, Any]]:
     """The run in a folder, which is made if it does not exist, for this process to train.
 
     Args:
       config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
       folder: the workdir.
-      inputs: of the config, where they are open already.
+      like: a run that differs in its seed alone, whose data and compiled programs then serve this.
 
     Yields:
       The run, or what summary.json holds if it has ended.
@@ -205,7 +211,7 @@ def opened(
     configs.check_values(config)
     workdir.check_folder(folder, config)
     stored = workdir.read_preprocessing(folder) if workdir.is_run(folder) else None
-    run = build_run(config, inputs or open_inputs(config, stored))
+    run = like.reseeded(config) if like else build_run(config, open_inputs(config, stored))
     # Here, so that weights that do not fit are refused before anything is written.
     initial = run.init_state() if stored is None else None
     processes.agree(configs.to_json(config), 'configs')  # and all have looked before one writes

@@ -28,9 +28,7 @@ class Run:
     Attributes:
       inputs: the examples.
       placement: on which devices, and how.
-      seed: the config's, on the devices: an argument of the step, so that runs that differ in
-        nothing else share a compiled program.
-      init_state: () -> TrainState, not yet placed.
+      start: seed -> TrainState, not yet placed.
       template: the state's shapes, with where each array lives.
       steps: (seed, state, totals, arrays, batches) -> (state, totals), a pure function for the
         share of one device; batches [steps, ...] are taken one after another.
@@ -42,14 +40,30 @@ class Run:
 
     inputs: Inputs
     placement: Placement
-    seed: jax.Array
-    init_state: Callable[[], TrainState]
+    start: Callable[[int], TrainState]
     template: TrainState
     steps: Callable[..., Any]
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     schedule: Callable[[int], Any]
     steps_per_dispatch: int
+
+    @property
+    def seed(self) -> jax.Array:
+        """The config's, on the devices: an argument of the step, so that seeds share a program."""
+        return self.placement.put_whole(_as_key(self.inputs.config.seed))
+
+    def init_state(self) -> TrainState:
+        """The state that the run starts from, not yet placed."""
+        return self.start(self.inputs.config.seed)
+
+    def reseeded(self, config: ConfigDict) -> 'Run':
+        """The run of a config that differs in its seed alone; what is compiled serves both."""
+        return dataclasses.replace(self, inputs=dataclasses.replace(self.inputs, config=config))
+
+
+def _as_key(seed: int) -> np.uint32:
+    return np.uint32(seed % 2**32)  # as JAX takes a seed
 
 
 def build_run(config: ConfigDict, inputs: Inputs) -> Run:
@@ -93,8 +107,7 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
     return Run(
         inputs=inputs,
         placement=placement,
-        seed=placement.put_whole(np.uint32(config.seed % 2**32)),  # as JAX takes it
-        init_state=functools.partial(start, config, model, jit(init_state)),
+        start=functools.partial(start, config, model, jit(init_state)),
         template=placement.template(template),
         steps=steps,
         train_step=placement.compile(steps, template),
@@ -115,7 +128,7 @@ def steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
 
 
 def start(
-    config: ConfigDict, model: models.ResNet, init_state: Callable[[Any], TrainState]
+    config: ConfigDict, model: models.ResNet, init_state: Callable[[Any], TrainState], seed: int
 ) -> TrainState:
     """The state that a run starts from: at random, or from the weights that config.init names.
 
@@ -123,7 +136,7 @@ def start(
       InputError: if the weights cannot be read or do not fit.
     """
     settings = config.init
-    state, reset_head = init_state(np.uint32(config.seed % 2**32)), settings.reset_head
+    state, reset_head = init_state(_as_key(seed)), settings.reset_head
     if settings.weights is None:
         return state
     tensors = files.read_tensors(hub.fetch(settings.weights))
