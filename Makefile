@@ -69,7 +69,6 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/compile_time.py --model cifar_resnet56
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/gpu.py --quick
 
 clean:
 	rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache

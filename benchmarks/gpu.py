@@ -7,6 +7,8 @@ Sections, in this order; the JSON is written after every figure, because a run m
              channels_last, autocast; torchvision's net where that is installed); batch 256 of all
              comes first, then the others
   cifar      epochs of 50,000 images that lie on the device, the step of `resnet-jax train`
+  dispatch   the same, 1, 10 and 50 steps in one call of the host
+  seeds      the same, 1, 4 and 16 seeds in one program
   variants   the training step of ours at batch 256 under other flags of XLA, `VARIANTS`
 
     python benchmarks/gpu.py --json benchmarks/results/gpu.json              # about 8 minutes
@@ -30,74 +32,9 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
-from programs import CIFAR_IMAGES, PEERS, Case
+from gpu_plan import QUICK, VARIANTS, Plan
+from programs import PEERS, Case
 from roofline import ROOFLINE
-
-# name -> flags of XLA. None of them changes what is computed, but for the order of sums.
-VARIANTS = {
-    'as it is': '',
-    'latency hiding scheduler': '--xla_gpu_enable_latency_hiding_scheduler=true',
-    'autotune level 0': '--xla_gpu_autotune_level=0',
-    'convolutions NHWC': '--xla_gpu_force_conv_nhwc=true',
-    'convolutions NCHW': '--xla_gpu_force_conv_nchw=true',
-    'no Triton products': '--xla_gpu_enable_triton_gemm=false',
-    'no command buffers': '--xla_gpu_enable_command_buffer=',
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How large everything is.
-
-    Attributes:
-      model, size, classes, dtype: of the sections resnet and variants.
-      batches: of the section resnet; the first one of every peer first, then the others.
-      peers: keys of `PEERS`; `bare` is ours.
-      cifar: (model, dtype) of the epochs, `batch` images a step.
-      batch, epoch: of the section cifar; images in a step and in an epoch.
-      variants: keys of `VARIANTS`.
-      products: rows of the square matrices whose product is timed.
-      copied: bytes that are copied.
-      seconds: how long a repetition should take.
-      repetitions: of each figure.
-    """
-
-    model: str = 'resnet50'
-    size: int = 224
-    classes: int = 1000
-    dtype: str = 'bfloat16'
-    batches: tuple[int, ...] = (256, 64, 128, 512)
-    peers: tuple[str, ...] = ('bare', 'torch', 'flax', 'torch-compile')
-    cifar: tuple[tuple[str, str], ...] = (
-        ('cifar_resnet20', 'float32'),
-        ('cifar_resnet20', 'bfloat16'),
-        ('cifar_resnet56', 'float32'),
-        ('cifar_resnet110', 'float32'),
-    )
-    batch: int = 128
-    epoch: int = CIFAR_IMAGES
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    products: int = 8192
-    copied: int = 2**32
-    seconds: float = 0.5
-    repetitions: int = 5
-
-
-QUICK = Plan(
-    model='cifar_resnet8',
-    size=8,
-    classes=10,
-    batches=(4, 2),
-    peers=('bare', 'flax', 'torch'),
-    cifar=(('cifar_resnet8', 'float32'),),
-    batch=8,
-    epoch=16,
-    variants=('as it is', 'autotune level 0'),
-    products=256,
-    copied=2**22,
-    seconds=0.0,
-    repetitions=2,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +77,15 @@ def measure(session: Session, worker: Any, peer: str, mode: str, case: Case) -> 
     plan = session.plan
     try:
         built = ask({'peer': peer, 'mode': mode, 'case': dataclasses.asdict(case)})
-        once = ask({'steps': 2})['seconds'] / 2
-        steps = max(1, min(200, round(plan.seconds / once)))
+        once = ask({'steps': 2 * case.dispatch})['seconds'] / 2
+        steps = case.dispatch * max(1, min(200, round(plan.seconds / once)))
         times = [ask({'steps': steps})['seconds'] / steps for _ in range(plan.repetitions)]
     except ValueError as error:
         text = str(error)
         full = 'RESOURCE_EXHAUSTED' in text or 'out of memory' in text.lower()
         return {'error': 'does not fit' if full else text}
     return {
-        'images_per_second': case.batch / statistics.median(times),
+        'images_per_second': case.seeds * case.batch / statistics.median(times),
         'step_seconds': harness.spread(times),
         'steps_in_a_repetition': steps,
         'build_seconds': built['build_seconds'],
@@ -221,6 +158,28 @@ def cifar(session: Session) -> None:
         fill(session, 'cifar', [(f'{model} {dtype}', 'cifar', 'train', case)])
 
 
+def dispatch(session: Session) -> None:
+    """The same net with more or fewer steps in one call."""
+    small = small_case(session.plan)
+    for count in session.plan.dispatches:
+        case = dataclasses.replace(small, dispatch=count)
+        fill(session, 'dispatch', [(f'{count}', 'cifar', 'train', case)])
+
+
+def seeds(session: Session) -> None:
+    """More or fewer runs of the same net in one program."""
+    small = small_case(session.plan)
+    for count in session.plan.seeds:
+        case = dataclasses.replace(small, seeds=count)
+        fill(session, 'seeds', [(f'{count}', 'cifar', 'train', case)])
+
+
+def small_case(plan: Plan) -> Case:
+    """The first of the section cifar."""
+    model, dtype = plan.cifar[0]
+    return Case(model, plan.batch, 32, dtype=dtype)
+
+
 def variants(session: Session) -> None:
     """The same step under other flags; a process each."""
     plan = session.plan
@@ -229,7 +188,14 @@ def variants(session: Session) -> None:
         fill(session, 'variants', [(name, 'bare', 'train', case)], VARIANTS[name])
 
 
-SECTIONS = {'roofline': roofline, 'resnet': resnet, 'cifar': cifar, 'variants': variants}
+SECTIONS = {
+    'roofline': roofline,
+    'resnet': resnet,
+    'cifar': cifar,
+    'dispatch': dispatch,
+    'seeds': seeds,
+    'variants': variants,
+}
 
 
 def main() -> None:

@@ -19,6 +19,11 @@ def tables(plan: Any, found: dict[str, dict[str, Any]], peers: dict[str, Any]) -
         parts += [resnet(plan, found['resnet'], rates, peers, mode) for mode in ('train', 'infer')]
     if 'cifar' in found:
         parts.append(cifar(plan, found['cifar']))
+    small = f'{plan.cifar[0][0]} {plan.cifar[0][1]}, batch {plan.batch}'
+    if 'dispatch' in found:
+        parts.append(counted(f'{small}: steps in one call', 'steps', found['dispatch']))
+    if 'seeds' in found:
+        parts.append(counted(f'{small}: seeds in one program', 'seeds', found['seeds']))
     if 'variants' in found:
         parts.append(variants(plan, found['variants']))
     return '\n\n'.join(['', *parts])
@@ -81,6 +86,20 @@ def cifar(plan: Any, figures: dict[str, Any]) -> str:
     return f'{head}\n' + harness.table(
         ['net', 'epoch, s', 'step, ms', 'min to max', 'images/s'], rows
     )
+
+
+def counted(head: str, column: str, figures: dict[str, Any]) -> str:
+    """Images a second of all runs by a count, over those at the first count."""
+    base = next(iter(figures.values())).get('images_per_second')
+    rows = []
+    for count, found in figures.items():
+        if 'error' in found:
+            rows.append([count, found['error'][:60], '', ''])
+            continue
+        speed = found['images_per_second']
+        step = f'{1e3 * found["step_seconds"]["median"]:.2f}'
+        rows.append([count, f'{speed:.0f}', f'{speed / base:.2f}' if base else '', step])
+    return f'{head}\n{harness.table([column, "images/s", "over the first", "step, ms"], rows)}'
 
 
 def variants(plan: Any, figures: dict[str, Any]) -> str:

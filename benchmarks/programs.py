@@ -23,6 +23,8 @@ class Case:
       classes: number of logits.
       dtype: of the computation; parameters are float32.
       fields: of our model that differ from its row; ours alone knows them.
+      seeds: runs that are trained in one program; ours alone can.
+      dispatch: steps in one call of the host; likewise.
     """
 
     model: str
@@ -31,6 +33,8 @@ class Case:
     classes: int = 10
     dtype: str = 'float32'
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: int = 1
+    dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Program:
 
     Attributes:
       parameters: of the net.
-      steps: takes n steps, waits for them, and returns the last loss (0 in inference).
+      steps: takes n steps, a multiple of the case's dispatch, waits for them, and returns the last
+        loss (0 in inference).
     """
 
     parameters: int
@@ -67,18 +72,21 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
 
     from resnet_jax.models.counting import count_parameters
     from resnet_jax.training import config as configs
-    from resnet_jax.training import metrics
+    from resnet_jax.training import loop, metrics, seeds
     from resnet_jax.training.inputs import open_inputs
     from resnet_jax.training.run import build_run
 
     assert mode == 'train', 'in inference ours is the bare model'
     assert case.classes == 10, 'the synthetic images have 10 classes'
+    several = case.seeds > 1
     overrides = {
         'model.name': case.model,
         'model.dtype': case.dtype,
         'data.name': 'synthetic',
         'data.image_size': str(case.size),
         'train.batch_size': str(case.batch),
+        'train.steps_per_dispatch': str(case.dispatch),
+        **({name: str(value) for name, value in seeds.ONE_DEVICE.items()} if several else {}),
         **{f'model.{name}': str(value) for name, value in case.fields.items()},
         **fields,
     }
@@ -90,21 +98,26 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
         arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
     )
     run = build_run(inputs.config, inputs)
-    placement = run.placement
-    arrays = placement.put_whole(inputs.arrays)
-    state = placement.put_state(run.init_state())
-    carry = [state, placement.put_whole(metrics.no_sums())]
-    batches = inputs.train_batches(0, 10**9)
+    stepper = seeds.together(run, case.seeds, devices=1) if several else loop.alone(run)
+    runs = [
+        run.reseeded(configs.changed(inputs.config, {'seed': seed})) for seed in range(case.seeds)
+    ]
+    seed = stepper.pack([one.seed for one in runs])
+    arrays = stepper.put_whole(inputs.arrays)
+    states = [one.placement.put_state(one.init_state()) for one in runs]
+    parameters = count_parameters(states[0].params)
+    carry = [stepper.pack(states), loop.no_totals(runs, stepper)]
+    streams = [one.inputs.train_batches(0, 10**9) for one in runs]
 
     def steps(n: int) -> float:
-        for _ in range(n):
-            batch = {name: x[None] for name, x in next(batches).items()}
-            placed = placement.put_train_batches(batch)
-            carry[:] = run.train_step(run.seed, *carry, arrays, placed)
-        sums = jax.device_get(carry[1])
+        for _ in range(n // case.dispatch):
+            batches = [[next(stream) for _ in range(case.dispatch)] for stream in streams]
+            placed = stepper.put([loop.stacked(some) for some in batches])
+            carry[:] = stepper.step(seed, *carry, arrays, placed)
+        sums = jax.device_get(stepper.unpack(carry[1])[-1])
         return metrics.averages(sums)['loss']
 
-    return Program(count_parameters(state.params), steps)
+    return Program(parameters, steps)
 
 
 def bare(case: Case, mode: str) -> Program:
@@ -294,5 +307,5 @@ def build(peer: str, mode: str, case: Case) -> tuple[Program, float]:
     """Builds and warms up; (program, seconds that it took)."""
     start = time.perf_counter()
     program = PEERS[peer][1](case, mode)
-    program.steps(2)
+    program.steps(2 * case.dispatch)
     return program, time.perf_counter() - start

@@ -222,7 +222,8 @@ def test_growth(tmp_path):
 def test_gpu_tiny_on_whatever_is_here(tmp_path):
     file = tmp_path / 'f.json'
     out, written = run('gpu.py', '--quick', json_file=file)
-    for section in ('copying', 'training step', 'inference', 'epoch', 'flags of XLA'):
+    sections = ('copying', 'training step', 'inference', 'epoch', 'in one call', 'in one program')
+    for section in (*sections, 'flags of XLA'):
         assert section in out
     assert written['figures']['resnet']['train 4 flax']['parameters'] == 75_290
     lost = written['figures']['variants'].pop('as it is')  # as if the run had been cut off
