@@ -1,16 +1,14 @@
 """Config files: reading, overriding and comparing them."""
 
 import ast
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import config_files
 from resnet_jax.training.compilation import check_matmul_precision
 
 # Fields that may change between a run and its continuation: they say how a run is watched and kept,
@@ -65,37 +63,7 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
 
 
 def _run_config_file(spec: str) -> ConfigDict:
-    name, separator, variant = spec.partition('.py:')
-    path = Path(name + '.py' if separator else name)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob('*.py')) if path.parent.is_dir() else []
-        if near:
-            raise unknown_name(f'config file in {path.parent}/:', path.name, near)
-        raise InputError(f'no config file {path}')
-    folder = str(path.parent.resolve())
-    # A neighbour such as `default` is this folder's, never another's, and is not kept.
-    neighbours = {p.stem for p in path.parent.glob('*.py')}
-    hidden = {n: sys.modules.pop(n) for n in neighbours if n in sys.modules}
-    sys.path.insert(0, folder)
-    try:
-        module_spec = importlib.util.spec_from_file_location(f'config_{path.stem}', path)
-        if module_spec is None or module_spec.loader is None:
-            raise InputError(f'config file {path} is not a Python file (.py)')
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-        if not hasattr(module, 'get_config'):
-            raise InputError(f'config file {path} does not define get_config()')
-        config = module.get_config(variant) if separator else module.get_config()
-    except InputError:
-        raise
-    except Exception as error:  # whatever the file does wrong is the caller's to mend
-        reason = ' '.join(str(error).split())
-        raise InputError(f'config file {spec}: {type(error).__name__}: {reason}') from error
-    finally:
-        sys.path.remove(folder)
-        for neighbour in neighbours:
-            sys.modules.pop(neighbour, None)
-        sys.modules.update(hidden)
+    config = config_files.call(spec, 'get_config')
     if not isinstance(config, ConfigDict):
         raise InputError(
             f'config file {spec}: get_config() must return an ml_collections.ConfigDict'
