@@ -26,7 +26,7 @@ from test_blocks import (
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BOTTLENECK, BlockDesign
 from resnet_jax.models.convolution import convolution
-from resnet_jax.models.norms import NORMS, BatchNormInScan
+from resnet_jax.models.norms import NORMS, BatchNormInTraining
 from resnet_jax.models.resnet import ResNet
 
 TRAIN = {'train': True, 'mutable': ['batch_stats']}
@@ -386,8 +386,8 @@ def test_epsilon_is_that_of_every_norm():
         assert not np.allclose(*results, rtol=1e-3), norm
 
 
-def test_batch_norm_in_a_scan_is_flaxs(standard_promotion):
-    """The same output, statistics and gradients, of loss terms that use the whole output."""
+def test_batch_norm_in_training_is_flaxs(standard_promotion):
+    """The same output, statistics and gradients, of a loss that uses all of them, both ways."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, weights = (jnp.asarray(rng.normal(1, 2, (4, 3, 5, 6))) for _ in range(2))
@@ -397,13 +397,17 @@ def test_batch_norm_in_a_scan_is_flaxs(standard_promotion):
         def run(module, params, x):
             variables = {'params': params, 'batch_stats': statistics}
             y, new = module.apply(variables, x, mutable=['batch_stats'])
-            return jnp.sum(weights * y + y**2), (y, new)
+            used = [jnp.sum(weights * y + y**2), *map(jnp.sum, map(jnp.sin, jax.tree.leaves(new)))]
+            return sum(used), (y, new)
 
         settings = {'momentum': 0.7, 'epsilon': 1e-3, 'dtype': jnp.float64}
-        ours = BatchNormInScan(**settings)
-        flaxs = nn.BatchNorm(use_running_average=False, **settings)
-        actual, expected = (
-            jax.value_and_grad(functools.partial(run, module), (0, 1), has_aux=True)(params, x)
-            for module in (ours, flaxs)
-        )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), actual, expected)
+        results = []
+        for module in (
+            BatchNormInTraining(**settings),
+            nn.BatchNorm(use_running_average=False, **settings),
+        ):
+            function = functools.partial(run, module)
+            gradients = jax.value_and_grad(function, (0, 1), has_aux=True)(params, x)
+            tangents = jax.jvp(function, (params, x), (params, weights))
+            results.append((gradients, tangents))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), *results)

@@ -73,14 +73,15 @@ class GhostBatchNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
 def normalize_batch(
     x: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """Batch normalisation in training, with the gradient of arXiv 1502.03167, section 3.
 
-    In a scan every array that the backward pass needs is copied into a stack; this one needs only x
-    and two numbers a channel, what automatic differentiation keeps is four times as much.
+    In a scan every array that the backward pass needs is copied into a stack; this one needs only
+    the normalised x and a few numbers a channel, what automatic differentiation keeps is four times
+    as much.
 
     Args:
       x: [N, ..., C], float32 or float64.
@@ -89,40 +90,57 @@ def normalize_batch(
       epsilon: added to the variance.
 
     Returns:
-      y as x; mean and (biased) variance [C], which are for the running statistics and have no
-      gradient.
+      y as x; mean and (biased) variance [C].
     """
-    return _normalize_forward(x, scale, bias, epsilon)[0]
+    return _normalize(x, scale, bias, epsilon)[:3]
 
 
-def _normalize_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> Any:
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    var = jnp.maximum(0.0, jnp.mean(jax.lax.square(x), axes) - jax.lax.square(mean))
+def _normalize(
+    x: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[Array, Array, Array, Array, Array]:
+    """What `normalize_batch` returns, the rows of the normalised x, their factor in y."""
+    rows, channels = _rows(x), x.shape[-1]
+    mean = _mean(rows, channels)
+    var = jnp.maximum(0.0, _mean(jax.lax.square(rows), channels) - jax.lax.square(mean))
     inverse = jax.lax.rsqrt(var + epsilon)
-    row = (1,) * (x.ndim - 1) + (-1,)
-    y = (x - mean.reshape(row)) * (inverse * scale).reshape(row) + bias.reshape(row)
-    return (y, mean, var), (x, jnp.stack([mean, inverse]), scale)
+    centred = rows - _row(mean, rows)
+    y = centred * _row(inverse * scale, rows) + _row(bias, rows)
+    return y.reshape(x.shape), mean, var, centred * _row(inverse, rows), inverse * scale
 
 
-def _normalize_backward(epsilon: float, residuals: Any, gradients: Any) -> Any:
-    x, (mean, inverse), scale = residuals
-    dy, axes, count = gradients[0], tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    row = (1,) * (x.ndim - 1) + (-1,)
-    centred = x - mean.reshape(row)
-    to_bias = jnp.sum(dy, axes)
-    to_scale = jnp.sum(dy * centred, axes) * inverse
-    slope = to_scale * inverse / count
-    to_x = (dy - (to_bias / count).reshape(row) - centred * slope.reshape(row)) * (
-        scale * inverse
-    ).reshape(row)
-    return to_x, to_scale, to_bias
+@normalize_batch.defjvp
+def _normalize_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
+    x, scale, bias = primals
+    y, mean, var, normal, factor = _normalize(x, scale, bias, epsilon)
+    x, scale, bias = tangents
+    rows, channels = _rows(x), x.shape[-1]
+    to_mean, to_slope = _mean(rows, channels), _mean(rows * normal, channels)
+    to_var = 2.0 * to_slope * jnp.sqrt(var + epsilon)
+    # What belongs to a channel is added first: transposed, this takes two sums over all positions.
+    shift, slope = bias - factor * to_mean, scale - factor * to_slope
+    to_y = rows * _row(factor, rows) + _row(shift, rows) + normal * _row(slope, rows)
+    return (y, mean, var), (to_y.reshape(x.shape), to_mean, to_var)
 
 
-normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+def _rows(x: Array) -> Array:
+    """[N, ..., W, C] as [N * ..., W * C].
+
+    For a CPU: XLA sums over the first of two axes twice to four times as fast as over all but the
+    last of four (jax 0.10.1, 2 cores; 1.8 ms instead of 4.7 for the mean and the mean of the
+    squares of [128, 32, 32, 16]), and in shorter sums, which round less.
+    """
+    return x.reshape(-1, x.shape[-2] * x.shape[-1])
 
 
-class BatchNormInScan(nn.Module):
+def _row(vector: Array, rows: Array) -> Array:
+    return jnp.tile(vector[None], (1, rows.shape[-1] // vector.shape[-1]))
+
+
+def _mean(rows: Array, channels: int) -> Array:
+    return jnp.mean(jnp.mean(rows, 0).reshape(-1, channels), 0)
+
+
+class BatchNormInTraining(nn.Module):
     """`nn.BatchNorm` in training, by `normalize_batch`: the same paths, numbers and statistics.
 
     Attributes:
@@ -159,8 +177,10 @@ def _batch(
     **kwargs: Any,
 ) -> Any:
     kwargs.pop('groups')
-    if in_scan and train and not ghost_batch and axis_name is None:
-        return BatchNormInScan(name=name, **kwargs)
+    # Elsewhere Flax's is as good.
+    better = in_scan or jax.default_backend() == 'cpu'
+    if better and train and not ghost_batch and axis_name is None:
+        return BatchNormInTraining(name=name, **kwargs)
     if ghost_batch:
         return GhostBatchNorm(ghost_batch, use_running_average=not train, name=name, **kwargs)
     return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, name=name, **kwargs)
