@@ -16,8 +16,8 @@ from resnet_jax.models.errors import InputError, Interrupted, RunError
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 CONFIG_PREFIX = '--config.'
 # Each is a file of resnet_jax/commands; those that take a config take overrides of its fields.
-COMMANDS = ('train', 'eval', 'predict', 'models', 'convert')
-WITH_CONFIG = ('train',)
+COMMANDS = ('train', 'sweep', 'eval', 'predict', 'models', 'convert')
+WITH_CONFIG = ('train', 'sweep')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,15 +20,19 @@ from resnet_jax.training.progress import Progress, opened
 from resnet_jax.training.run import Run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start
+from resnet_jax.training.writers import Console
 
 
-def train(config: ConfigDict, folder: Path, like: Run | None = None) -> dict[str, Any]:
+def train(
+    config: ConfigDict, folder: Path, like: Run | None = None, console: Console | None = None
+) -> dict[str, Any]:
     """Trains, or continues, the run in a folder until its last step.
 
     Args:
       config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
       folder: the workdir; made if it does not exist.
       like: see `progress.opened`.
+      console: likewise.
 
     Returns:
       What summary.json holds; of several processes, {} in all but the first.
@@ -39,7 +43,11 @@ def train(config: ConfigDict, folder: Path, like: Run | None = None) -> dict[str
       Interrupted: after SIGTERM or SIGINT; the step was finished and saved.
     """
     precision = matmul_precision(config.train.matmul_precision)
-    with opened(config, folder, like) as progress, processes.stop_signals() as asked, precision:
+    with (
+        opened(config, folder, like, console) as progress,
+        processes.stop_signals() as asked,
+        precision,
+    ):
         if not isinstance(progress, Progress):
             return progress if processes.is_first() else {}
         progress.say(headline(progress))
@@ -108,7 +116,7 @@ def take_steps(
         for number, (done, count, batches) in enumerate(dispatches, 1):
             rest = arrays, stepper.put(batches)
             state, totals = stepper.step(seed, state, totals, *rest)
-            runs[0].console.advance(count)
+            runs[0].console.advance(count, total, len(runs))
             if number == 1:
                 jax.block_until_ready(totals)
                 seconds = time.perf_counter() - began

@@ -35,7 +35,12 @@ class Progress:
     """
 
     def __init__(
-        self, run: Run, folder: Path, checkpoints: Checkpoints, initial: TrainState | None
+        self,
+        run: Run,
+        folder: Path,
+        checkpoints: Checkpoints,
+        initial: TrainState | None,
+        console: Console | None = None,
     ) -> None:
         self.run, self.folder, self.checkpoints = run, folder, checkpoints
         saved, before = checkpoints.steps(), 0.0
@@ -45,7 +50,9 @@ class Progress:
             state = run.placement.put_state(initial or run.init_state())
         self._state: TrainState | None = state
         self.first = int(state.step)
-        self.console = Console(self.first, self.total, quiet=not processes.is_first())
+        quiet = not processes.is_first()
+        self.console = console or Console(self.first, self.total, quiet)
+        self._own_console = console is None
         self.name = ''
         self.error: RunError | None = None
         self.start = Start()
@@ -83,8 +90,14 @@ class Progress:
     def share_console(self, console: Console, name: str) -> None:
         """Says all that comes on another run's console, after a name."""
         if console is not self.console:
+            self.close_console()
+            self.console, self._own_console = console, False
+        self.name = name
+
+    def close_console(self) -> None:
+        """Leaves its bar where it is, if it is this run's."""
+        if self._own_console:
             self.console.close()
-        self.console, self.name = console, name
 
     def started(self, start: Start, untimed: int) -> None:
         """Leaves what was before now, such as compiling, and so many images out of the speed."""
@@ -154,11 +167,15 @@ class Progress:
         if not processes.is_first():
             return {}
         template = self.run.template
-        return write_summary(self.folder, self.config, template, self.seconds, self.start, together)
+        summary = write_summary(
+            self.folder, self.config, template, self.seconds, self.start, together
+        )
+        self.console.finished(self.folder, summary)
+        return summary
 
     def close(self) -> None:
         """Closes the files; the checkpoints are their owner's."""
-        self.console.close()
+        self.close_console()
         if self._writer:
             self._writer.close()
 
@@ -192,7 +209,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 @contextlib.contextmanager
 def opened(
-    config: ConfigDict, folder: Path, like: Run | None = None
+    config: ConfigDict, folder: Path, like: Run | None = None, console: Console | None = None
 ) -> Iterator[Progress | dict[str, Any]]:
     """The run in a folder, which is made if it does not exist, for this process to train.
 
@@ -200,6 +217,7 @@ def opened(
       config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
       folder: the workdir.
       like: a run that differs in its seed alone, whose data and compiled programs then serve this.
+      console: where its progress is shown; None: its own.
 
     Yields:
       The run, or what summary.json holds if it has ended.
@@ -231,7 +249,7 @@ def opened(
         if summary is not None:
             yield summary  # leave it as it is
             return
-        progress = Progress(run, folder, checkpoints, initial)
+        progress = Progress(run, folder, checkpoints, initial, console)
         stack.callback(progress.close)
         with _explained(progress):
             yield progress

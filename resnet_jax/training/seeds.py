@@ -28,6 +28,7 @@ from resnet_jax.training.loop import Stepper
 from resnet_jax.training.progress import Progress, opened
 from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.summary import read_summary
+from resnet_jax.training.writers import Console
 
 # How runs are placed:
 #   serial   one after another, each on all devices
@@ -40,7 +41,11 @@ _PROBED = 3  # dispatches that are timed, after the one that compiles
 
 
 def train_seeds(
-    config: ConfigDict, seeds: Sequence[int], folders: Sequence[Path], place: str | None = None
+    config: ConfigDict,
+    seeds: Sequence[int],
+    folders: Sequence[Path],
+    place: str | None = None,
+    console: Console | None = None,
 ) -> list[dict[str, Any] | RunError]:
     """Trains, or continues, a run for each seed.
 
@@ -52,6 +57,7 @@ def train_seeds(
       seeds: all different.
       folders: a workdir for each.
       place: one of `PLACES`; None: the one that a short probe finds to be the fastest.
+      console: where their progress is shown; None: on their own.
 
     Returns:
       Of each run what summary.json holds, or the error that ended it.
@@ -78,13 +84,15 @@ def train_seeds(
             with matmul_precision(config.train.matmul_precision):
                 place = _fastest(apart, run, len(seeds), steppers)
         if place in steppers:
-            return _train_together(run, seeds, folders, steppers[place])
-    return [_alone(*pair, apart) for pair in zip(wanted, folders, strict=True)]
+            return _train_together(run, seeds, folders, steppers[place], console)
+    return [_alone(*pair, apart, console) for pair in zip(wanted, folders, strict=True)]
 
 
-def _alone(config: ConfigDict, folder: Path, like: Run) -> dict[str, Any] | RunError:
+def _alone(
+    config: ConfigDict, folder: Path, like: Run, console: Console | None
+) -> dict[str, Any] | RunError:
     try:
-        return loop.train(config, folder, like)
+        return loop.train(config, folder, like, console)
     except RunError as error:
         return error
 
@@ -184,7 +192,11 @@ def seconds_per_step(runs: Sequence[Run], stepper: Stepper) -> float:
 
 
 def _train_together(
-    run: Run, seeds: Sequence[int], folders: Sequence[Path], stepper: Stepper
+    run: Run,
+    seeds: Sequence[int],
+    folders: Sequence[Path],
+    stepper: Stepper,
+    console: Console | None,
 ) -> list[dict[str, Any] | RunError]:
     config = run.inputs.config
     with contextlib.ExitStack() as stack:
@@ -193,7 +205,7 @@ def _train_together(
         runs: list[Progress] = []
         for seed, folder in zip(seeds, folders, strict=True):
             wanted = configs.changed(config, {'seed': seed})
-            progress = stack.enter_context(opened(wanted, folder, run))
+            progress = stack.enter_context(opened(wanted, folder, run, console))
             assert isinstance(progress, Progress), 'none of them has ended'
             progress.share_console(runs[0].console if runs else progress.console, f'seed {seed}: ')
             runs.append(progress)

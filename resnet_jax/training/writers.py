@@ -104,9 +104,12 @@ class Console:
         )
         self._last_step = last_step
 
-    def advance(self, steps: int) -> None:
-        """So many more steps are under way."""
+    def advance(self, steps: int, total: int, runs: int = 1) -> None:
+        """So many more steps, of `total`, are under way, of so many runs at the same time."""
         self._bar.update(steps)
+
+    def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
+        """A run has ended, and its summary is written."""
 
     def figures(
         self, step: int, figures: Mapping[str, float], images_left: int, name: str = ''

@@ -1,0 +1,25 @@
+"""Does another activation help?
+
+The block stays as it is: only the function changes.
+
+    resnet-jax sweep --config configs/sweeps/activations.py --workdir DIR
+
+`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+"""
+
+from typing import Any
+
+import budgets
+
+from resnet_jax.experiments import grid
+
+
+def get_sweep(base: str = 'digits') -> dict[str, Any]:
+    """The sweep; the variant is a config beside this folder."""
+    return {
+        'title': 'activations of a net of 20 layers',
+        'base': f'../{base}.py',
+        'fields': {**budgets.fields(base), 'model.name': 'cifar_resnet20'},
+        'arms': grid({'model.activation': ['relu', 'leaky_relu', 'gelu', 'silu', 'elu']}),
+        'seeds': 5,
+    }

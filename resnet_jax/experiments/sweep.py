@@ -1,0 +1,190 @@
+"""A sweep as data: arms that differ in named fields, each trained with the same seeds.
+
+The same seed means the same order of the examples, the same augmentation and, where shapes agree,
+the same initial values in every arm: arms are compared in pairs.
+"""
+
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.experiments.papers import find_table
+from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import config as configs
+from resnet_jax.training import config_files
+from resnet_jax.training.workdir import build_model
+
+Fields = Mapping[str, Any]
+# What get_sweep() may return, and what it must.
+_KEYS = ('title', 'base', 'fields', 'arms', 'seeds', 'baseline', 'published')
+_NEEDED = ('title', 'base', 'arms')
+_FORBIDDEN = ('seed',)  # the sweep's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """A sweep.
+
+    Attributes:
+      title: the question, in a line.
+      base: path of the config that all arms start from.
+      fields: of the config, in all arms: the budget, the data.
+      arms: name -> fields that differ.
+      seeds: each arm is trained with all of them.
+      baseline: the arm that others are compared with.
+      published: arm -> top-1 error in % that a paper reports, where one does.
+    """
+
+    title: str
+    base: str
+    fields: Fields
+    arms: Mapping[str, Fields]
+    seeds: tuple[int, ...]
+    baseline: str
+    published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def config(self, arm: str, seed: int) -> ConfigDict:
+        """The config of one run.
+
+        Raises:
+          InputError: naming the arm, for a field that does not exist or a value that it refuses.
+        """
+        fields = {**self.fields, **self.arms[arm], 'seed': seed}
+        try:
+            config = configs.load_config(self.base, [(k, str(v)) for k, v in fields.items()])
+            configs.check_values(config)
+            build_model(config.model, 10)
+        except InputError as error:
+            raise InputError(f'arm {arm!r}: {error}') from error
+        return config
+
+    def to_json(self) -> str:
+        """All of it but the base's content, indented."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One run of a sweep, and where it lives: `runs/ARM/seedN` of the sweep's workdir."""
+
+    arm: str
+    seed: int
+    folder: Path
+
+
+def units(sweep: Sweep, workdir: Path) -> list[Unit]:
+    """All runs, arm by arm."""
+    return [
+        Unit(arm, seed, workdir / 'runs' / folder_name(arm) / f'seed{seed}')
+        for arm in sweep.arms
+        for seed in sweep.seeds
+    ]
+
+
+def folder_name(arm: str) -> str:
+    """An arm's name as a folder's: letters, digits and `.=-`, others become `_`."""
+    return re.sub(r'[^A-Za-z0-9.=-]+', '_', arm).strip('._') or '_'
+
+
+def load_sweep(
+    spec: str, overrides: Sequence[tuple[str, str]] = (), seeds: Sequence[int] | None = None
+) -> Sweep:
+    """Reads a sweep file, one that defines `get_sweep()`.
+
+    Args:
+      spec: its path; `path.py:variant` calls `get_sweep(variant)`.
+      overrides: fields of all arms that come before the sweep's own `fields`, but not before what
+        an arm sets.
+      seeds: instead of the file's.
+
+    Raises:
+      InputError: for a file that cannot be read, a field that does not exist, a value that a config
+        refuses; nothing has been run then.
+    """
+    found = config_files.call(spec, 'get_sweep')
+    where = f'sweep file {spec}'
+    if not isinstance(found, Mapping):
+        raise InputError(f'{where}: get_sweep() must return a dict')
+    for key in found:
+        if key not in _KEYS:
+            raise unknown_name(f'key of {where}:', str(key), _KEYS)
+    missing = [key for key in _NEEDED if not found.get(key)]
+    if missing:
+        raise InputError(f'{where} lacks {", ".join(missing)}')
+    arms, count = dict(found['arms']), found.get('seeds', 3)
+    names = {folder_name(arm) for arm in arms}
+    if len(names) < len(arms):
+        raise InputError(f'{where}: two arms have names that look alike as folders')
+    baseline = found.get('baseline', next(iter(arms)))
+    for name in (baseline, *found.get('published', {})):
+        if name not in arms:
+            raise unknown_name(f'arm in {where}:', name, arms)
+    chosen = tuple(seeds) if seeds is not None else tuple(range(count))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f'a sweep needs seeds, each once; got {list(chosen)}')
+    sweep = Sweep(
+        title=found['title'],
+        base=str(Path(spec.partition('.py:')[0]).parent / found['base']),
+        fields={**found.get('fields', {}), **dict(overrides)},
+        arms=arms,
+        seeds=chosen,
+        baseline=baseline,
+        published=found.get('published', {}),
+    )
+    _check(sweep, where)
+    return sweep
+
+
+def _check(sweep: Sweep, where: str) -> None:
+    for arm, fields in sweep.arms.items():
+        clash = sorted({*sweep.fields, *fields} & {*_FORBIDDEN})
+        if clash:
+            raise InputError(f"{where}: arm {arm!r} sets {clash[0]}; that is the sweep's to vary")
+        sweep.config(arm, sweep.seeds[0])
+
+
+def grid(fields: Mapping[str, Iterable[Any]]) -> dict[str, dict[str, Any]]:
+    """An arm for each combination of values, named after them.
+
+    `grid({'optim.learning_rate': (0.1, 0.2)})` gives {'learning_rate=0.1': {...}, ...}. Leave out
+    what makes no sense with a comprehension over the result.
+    """
+    combinations = itertools.product(*fields.values())
+    return _named([dict(zip(fields, values, strict=True)) for values in combinations])
+
+
+def zipped(fields: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """An arm for each position of equally long sequences of values, named after them."""
+    rows = zip(*fields.values(), strict=True)
+    return _named([dict(zip(fields, values, strict=True)) for values in rows])
+
+
+def _named(arms: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def name(arm: dict[str, Any]) -> str:
+        return ', '.join(f'{field.rpartition(".")[2]}={value}' for field, value in arm.items())
+
+    return {name(arm): arm for arm in arms}
+
+
+def from_table(name: str) -> dict[str, Any]:
+    """Title, arms and published errors of a paper's table, for `get_sweep` to return.
+
+    Raises:
+      InputError: if there is no such table.
+    """
+    table = find_table(name)
+    rows = {row.name: row for row in table.rows}
+    return {
+        'title': table.title,
+        'arms': {
+            name: {'model.name': row.model, **{f'model.{k}': v for k, v in row.overrides.items()}}
+            for name, row in rows.items()
+        },
+        'published': {name: row.value for name, row in rows.items() if row.value is not None},
+    }
