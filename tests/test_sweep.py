@@ -1,0 +1,242 @@
+"""Sweeps: files of arms, paired runs, continued through anything, one failure or not."""
+
+import json
+import pathlib
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from running import ROOT, checkpoint_steps, command, complains, differing, load_state, start
+
+from resnet_jax.experiments import from_table, grid, zipped
+from resnet_jax.experiments.engine import run_sweep
+from resnet_jax.experiments.sweep import Sweep, folder_name, load_sweep, units
+from resnet_jax.models import InputError
+
+SWEEPS = sorted(p for p in (ROOT / 'configs' / 'sweeps').glob('*.py') if p.stem != 'budgets')
+# Two steps of a tiny net on the digits.
+FILE = """
+def get_sweep():
+    return {{
+        'title': 'a test', 'base': {base!r}, 'seeds': 2,
+        'fields': {{'model.stage_sizes': (1,), 'model.width': 4, 'model.stem_width': 4,
+                   'train.batch_size': 32, 'train.steps': {steps}, 'train.log_every': 4,
+                   'train.eval_every': 0, 'checkpoint.every': 4}},
+        'arms': {arms},
+    }}
+"""
+ARMS = {'plain': {'optim.momentum': 0.0}, 'fast, 2x': {'optim.momentum': 0.9}}
+
+
+def sweep_file(folder, arms=ARMS, steps=8):
+    path = folder / 'sweep.py'
+    path.write_text(FILE.format(base=str(ROOT / 'configs' / 'digits.py'), arms=arms, steps=steps))
+    return path
+
+
+def summaries(workdir):
+    found = sorted(workdir.glob('runs/*/*/summary.json'))
+    return {'/'.join(p.parts[-3:-1]): json.loads(p.read_text())['eval'] for p in found}
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A sweep that nobody disturbed: its file and workdir."""
+    folder = tmp_path_factory.mktemp('whole')
+    file = sweep_file(folder)
+    assert run_sweep(load_sweep(str(file)), folder / 'out') == []
+    return file, folder / 'out'
+
+
+def test_every_run_has_a_folder_of_its_own(whole):
+    assert list(summaries(whole[1])) == [
+        'fast_2x/seed0',
+        'fast_2x/seed1',
+        'plain/seed0',
+        'plain/seed1',
+    ]
+    config = json.loads((whole[1] / 'runs' / 'fast_2x' / 'seed1' / 'config.json').read_text())
+    assert (config['optim']['momentum'], config['seed']) == (0.9, 1)
+    described = json.loads((whole[1] / 'sweep.json').read_text())
+    assert described['baseline'] == 'plain' and described['seeds'] == [0, 1]
+
+
+def test_arms_are_paired(whole, tmp_path):
+    """The same seed: the same initial values, the same order. Other seeds: others."""
+    arms = {'a': {'optim.learning_rate': 1e-9}, 'b': {'optim.learning_rate': 2e-9}}
+    arms['deeper'] = {'optim.learning_rate': 1e-9, 'model.stage_sizes': (2,)}
+    file = sweep_file(tmp_path, arms, steps=1)
+    run_sweep(load_sweep(str(file)), tmp_path / 'out')
+    params = {
+        '/'.join(p.parts[-2:]): load_state(p).params for p in (tmp_path / 'out').glob('runs/*/*')
+    }
+    deeper = params['deeper/seed1']['stage1']['block1']
+    pairs = [
+        (params['a/seed1'], params['b/seed1']),
+        (params['a/seed1']['stage1']['block1'], deeper),
+    ]
+    for one, other in pairs:  # they have hardly moved
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one, other)
+    assert differing(params['a/seed0'], params['a/seed1'])
+    # Before the first update the loss is that of the same images.
+    losses = {
+        name: json.loads((tmp_path / 'out' / 'runs' / name / 'metrics.jsonl').open().readline())
+        for name in ('a/seed1', 'b/seed1', 'a/seed0')
+    }
+    assert losses['a/seed1']['loss'] == losses['b/seed1']['loss'] != losses['a/seed0']['loss']
+
+
+def test_killed_three_times_it_ends_with_the_same_figures(whole, tmp_path):
+    file, out = whole[0], tmp_path / 'out'
+    arguments = ('sweep', '--config', file, '--workdir', out)
+    for kills in range(3):
+        process = start(*arguments)
+        until = time.monotonic() + 100
+        # A little later each time: within the first runs, not before anything is written.
+        while len(list(out.glob('runs/*/*/checkpoints/*'))) < 1 + kills:
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert summaries(out) == summaries(whole[1])
+    # Once more there is nothing to do.
+    again = command(*arguments)
+    assert again.returncode == 0 and '] ' not in again.stderr
+
+
+def test_one_failure_does_not_stop_the_others(tmp_path):
+    arms = {'good': {}, 'bad': {'optim.learning_rate': 1e30}, 'also good': {'optim.b1': 0.8}}
+    file = sweep_file(tmp_path, arms)
+    result = command('sweep', '--config', file, '--workdir', tmp_path / 'out')
+    last = complains(result, 1, '2 of 6 runs failed: bad seed 0, bad seed 1')
+    assert 'failed.json' in last
+    assert list(summaries(tmp_path / 'out')) == [
+        *('also_good/seed0', 'also_good/seed1'),
+        *('good/seed0', 'good/seed1'),
+    ]
+    why = json.loads((tmp_path / 'out' / 'runs' / 'bad' / 'seed0' / 'failed.json').read_text())
+    assert 'diverged' in why['error']
+    assert '[4/6] bad seed1: failed: training diverged' in result.stderr
+
+
+def test_shards_are_parts_that_make_up_the_whole(whole, tmp_path):
+    file, out = whole[0], tmp_path / 'out'
+    sweep = load_sweep(str(file))
+    run_sweep(sweep, out, (2, 2))
+    assert len(summaries(out)) == 2
+    run_sweep(sweep, out, (1, 2))
+    assert summaries(out) == summaries(whole[1])
+
+
+def test_another_sweep_in_the_same_folder_is_refused(whole, tmp_path):
+    file = sweep_file(tmp_path, {**ARMS, 'third': {}})
+    with pytest.raises(InputError, match=r'holds another sweep \(it differs in arms\)'):
+        run_sweep(load_sweep(str(file)), whole[1])
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'letter.txt').write_text('dear')
+    with pytest.raises(InputError, match='not empty and no sweep'):
+        run_sweep(load_sweep(str(whole[0])), tmp_path / 'full')
+
+
+# Sweep files
+
+
+@pytest.mark.parametrize('path', SWEEPS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('base', ['', ':cifar10', ':imagenette'])
+def test_sweep_files_name_real_fields_and_models(path, base):
+    """`load_sweep` makes each arm's config and model."""
+    sweep = load_sweep(f'{path}{base}')
+    assert sweep.baseline in sweep.arms and len(sweep.arms) > 1 and len(sweep.seeds) >= 3
+    configs = [sweep.config(arm, 0).to_json() for arm in sweep.arms]
+    assert len(set(configs)) == len(configs), 'every arm is another run'
+    assert len({unit.folder for unit in units(sweep, pathlib.Path())}) == len(configs) * len(
+        sweep.seeds
+    )
+
+
+def test_the_documented_sweeps_are_there():
+    assert {p.stem for p in SWEEPS} == {
+        *('preact_vs_original', 'shortcuts_he2016_table1', 'placements_he2016_table2'),
+        *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
+        *('optimisers', 'learning_rate'),
+    }
+
+
+def test_grids_and_zips():
+    both = {'optim.learning_rate': [0.1, 0.2], 'model.width': [4, 8]}
+    assert grid(both) == {
+        'learning_rate=0.1, width=4': {'optim.learning_rate': 0.1, 'model.width': 4},
+        'learning_rate=0.1, width=8': {'optim.learning_rate': 0.1, 'model.width': 8},
+        'learning_rate=0.2, width=4': {'optim.learning_rate': 0.2, 'model.width': 4},
+        'learning_rate=0.2, width=8': {'optim.learning_rate': 0.2, 'model.width': 8},
+    }
+    assert list(zipped(both)) == ['learning_rate=0.1, width=4', 'learning_rate=0.2, width=8']
+
+
+def test_a_papers_table_as_arms():
+    arms = from_table('he2016_table1')
+    assert arms['published']['original'] == 6.61
+    assert arms['arms']['dropout 0.5']['model.shortcut_dropout'] == 0.5
+    assert 'dropout 0.5' not in arms['published']  # the paper says it failed
+
+
+def test_folder_names_stay_inside():
+    for name in ('../x', '/etc', '..', 'a/b', '\\', ''):
+        assert '/' not in folder_name(name) and folder_name(name) not in ('', '.', '..')
+
+
+@pytest.mark.parametrize(
+    ('arms', 'message'),
+    [
+        ({'a': {'optim.momentun': 0.5}}, "arm 'a': unknown config field 'optim.momentun'"),
+        ({'a': {'model.placement': 'preact'}}, "arm 'a': .*placement"),
+        ({'a': {'seed': 3}}, "arm 'a' sets seed"),
+        ({'a b': {}, 'a_b': {}}, 'two arms have names that look alike'),
+        ({}, 'lacks arms'),
+    ],
+)
+def test_bad_arms(arms, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        load_sweep(str(sweep_file(tmp_path, arms)))
+
+
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [
+        ('return 3', 'must return a dict'),
+        ("return {'titel': 'x'}", "'titel'; did you mean 'title'"),
+        ("return {'title': 'x', 'base': 'no.py', 'arms': {'a': {}}}", 'no config file|no.py'),
+        (
+            "return {'title': 'x', 'base': 'sweep.py', 'arms': {'a': {}}, 'baseline': 'b'}",
+            'unknown arm',
+        ),
+        ('return 1 / 0', 'ZeroDivisionError'),
+    ],
+)
+def test_bad_files(body, message, tmp_path):
+    path = tmp_path / 'sweep.py'
+    path.write_text(f'def get_sweep():\n    {body}\n')
+    with pytest.raises(InputError, match=message):
+        load_sweep(str(path))
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'message'),
+    [('--seeds', 'three', '--seeds is a number'), ('--shard', '3/2', '--shard is I/N')],
+)
+def test_bad_options(option, value, message, whole, tmp_path):
+    out = tmp_path / 'out'
+    complains(command('sweep', '--config', whole[0], '--workdir', out, option, value), 2, message)
+    assert not out.exists()
+
+
+def test_seeds_by_hand(whole):
+    assert load_sweep(str(whole[0]), seeds=[7, 9]).seeds == (7, 9)
+    with pytest.raises(InputError, match='each once'):
+        load_sweep(str(whole[0]), seeds=[7, 7])
+    assert isinstance(load_sweep(str(whole[0])), Sweep)
+    assert checkpoint_steps(whole[1] / 'runs' / 'plain' / 'seed0')[-1] == 8
