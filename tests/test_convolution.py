@@ -1,12 +1,14 @@
 """The convolution of the models is the convolution, also where it is computed another way."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from resnet_jax.models.convolution import convolution, convolve_by_position, convolve_plainly
+from resnet_jax.models.convolution import convolution, convolve_by_patches, convolve_plainly
 
 
 def reference(images, kernel, stride):
@@ -19,17 +21,17 @@ def reference(images, kernel, stride):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('kernel_size', [3, 7])
 @pytest.mark.parametrize('size', [(1, 2), (2, 2), (4, 6)])
-def test_by_position_equals_the_convolution_and_its_gradients(size, kernel_size, stride):
+def test_by_patches_equals_the_convolution_and_its_gradients(size, kernel_size, stride):
     keys = jax.random.split(jax.random.key(0), 2)
     images = jax.random.normal(keys[0], (2, *size, 3))
     kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, 3, 4))
     pad = kernel_size // 2
 
-    def by_position(images, kernel):
-        return convolve_by_position(images, kernel, (stride,) * 2, [(pad, pad)] * 2)
+    def by_patches(images, kernel):
+        return convolve_by_patches(images, kernel, (stride,) * 2, [(pad, pad)] * 2)
 
     expected, expected_vjp = jax.vjp(lambda i, k: reference(i, k, stride), images, kernel)
-    actual, actual_vjp = jax.vjp(by_position, images, kernel)
+    actual, actual_vjp = jax.vjp(by_patches, images, kernel)
     assert actual.shape == expected.shape
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     for a, e in zip(actual_vjp(jnp.cos(expected)), expected_vjp(jnp.cos(expected)), strict=True):
@@ -44,6 +46,29 @@ def test_the_module_pads_like_the_published_models(size):
     variables = module.init(jax.random.key(1), images)
     expected = reference(images, variables['params']['kernel'], 2)
     np.testing.assert_allclose(module.apply(variables, images), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('dimensions', [1, 2, 3])
+def test_the_module_where_the_result_is_smaller_than_the_kernel(dimensions):
+    """Also its gradients and its derivative in a direction."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(jax.random.key(0), 2)
+        images = jax.random.normal(keys[0], (2, *(4, 3, 4)[:dimensions], 3), float)
+        kernel = jax.random.normal(keys[1], (*(3,) * dimensions, 3, 5), float)
+        module = convolution(5, 3, 2, dimensions=dimensions, dtype=float)
+        letters = 'DHW'[-dimensions:]
+        expected = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=(2,) * dimensions,
+            padding=[(1, 1)] * dimensions,
+            dimension_numbers=(f'N{letters}C', f'{letters}IO', f'N{letters}C'),
+        )
+        results = []
+        for conv in (expected, lambda x, k: module.apply({'params': {'kernel': k}}, x)):
+            y, tangent = jax.jvp(conv, (images, kernel), (jnp.sin(images), jnp.cos(kernel)))
+            gradients = jax.vjp(conv, images, kernel)[1](jnp.cos(y))
+            results.append((y, tangent, gradients))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), *results)
 
 
 # In a scan
