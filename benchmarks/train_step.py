@@ -8,6 +8,10 @@ each repetition.
 
     python benchmarks/train_step.py      # cifar_resnet20 and resnet18, as `make bench`
     python benchmarks/train_step.py --cases resnet18:32:64 --peers ours flax torch torch-compile
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py   # on a CPU; see below
+
+The last line gives every program memory in huge pages, as `resnet-jax train` takes for itself where
+the variable is not set (Linux); without it, no program has them.
 
 Programs: `ours` is the step that `resnet-jax train` takes, its batch gathered from the data on the
 device and normalised, with running sums of the figures, but without the crops and flips, which the
