@@ -32,8 +32,9 @@ from collections.abc import Callable
 from typing import Any
 
 import harness
+from cases import Case
 from gpu_plan import QUICK, VARIANTS, Plan
-from programs import PEERS, Case
+from programs import PEERS
 from roofline import ROOFLINE
 
 

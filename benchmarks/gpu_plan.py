@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from programs import CIFAR_IMAGES
+from pipeline import CIFAR_IMAGES
 
 # name -> flags of XLA. None of them changes what is computed, but for the order of sums.
 VARIANTS = {

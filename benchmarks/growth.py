@@ -13,7 +13,8 @@ from typing import Any
 
 import harness
 import jax
-from programs import Case, build
+from cases import Case
+from programs import build
 
 from resnet_jax import create_model
 from resnet_jax.models.counting import count

@@ -12,6 +12,7 @@ from typing import Any
 
 import harness
 import programs
+from cases import Case
 
 CASES = ('cifar_resnet8:64:8', 'cifar_resnet20:128:32')
 
@@ -24,13 +25,13 @@ def main() -> None:
     figures = {}
     for text in options.cases:
         model, batch, size = text.split(':')
-        case = programs.Case(model, int(batch), int(size))
+        case = Case(model, int(batch), int(size))
         figures[text] = measure(case, options.seeds, options.repetitions)
         print(f'{model}, batch {batch}, {size}x{size}: a training step\n{report(figures[text])}\n')
     harness.write_json(options.json, {'cases': figures})
 
 
-def measure(case: programs.Case, counts: tuple[int, ...], repetitions: int) -> dict[str, Any]:
+def measure(case: Case, counts: tuple[int, ...], repetitions: int) -> dict[str, Any]:
     """Seconds of a step of one seed, by the number of seeds that take it together."""
     steppers = {
         count: programs.build('ours', 'train', dataclasses.replace(case, seeds=count))[0].steps

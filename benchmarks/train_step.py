@@ -27,7 +27,8 @@ import statistics
 from typing import Any
 
 import harness
-from programs import PEERS, Case
+from cases import Case
+from programs import PEERS
 
 CASES = ('cifar_resnet20:128:32', 'resnet18:32:64')  # model, batch, size
 DEFAULT_PEERS = ('ours', 'augmented', 'bare', 'flax', 'haiku', 'torch')

@@ -10,17 +10,18 @@ from typing import Any
 
 import harness
 import programs
+from cases import Case, Program
 
 
 def main() -> None:
-    current: list[programs.Program] = []
+    current: list[Program] = []
 
     def answer(question: dict[str, Any]) -> dict[str, Any]:
         try:
             if 'peer' in question:
                 current.clear()
                 gc.collect()  # what the last program held on the device
-                case = programs.Case(**question['case'])
+                case = Case(**question['case'])
                 program, seconds = programs.build(question['peer'], question['mode'], case)
                 current.append(program)
                 return {'parameters': program.parameters, 'build_seconds': seconds}

@@ -1,0 +1,78 @@
+"""Our own training step as `resnet-jax train` takes it, as a function of n steps."""
+
+import dataclasses
+
+import harness
+from cases import Case, Program
+
+CONFIG = harness.ROOT / 'configs' / 'default.py'
+CIFAR_IMAGES = 50_000
+
+
+def ours(case: Case, mode: str) -> Program:
+    """The step of `resnet-jax train`, batch gathering and figures included; no crops, no flips."""
+    return _pipeline(case, mode, {'augment.pad': '0', 'augment.flip': 'False'})
+
+
+def ours_augmented(case: Case, mode: str) -> Program:
+    """The same with random crops and flips, as configs/default.py has them."""
+    return _pipeline(case, mode, {})
+
+
+def ours_on_cifar(case: Case, mode: str) -> Program:
+    """The same on as many images as CIFAR has for training, which lie on the device."""
+    return _pipeline(case, mode, {}, images=CIFAR_IMAGES)
+
+
+def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024) -> Program:
+    import jax
+    import numpy as np
+
+    from resnet_jax.models.counting import count_parameters
+    from resnet_jax.training import config as configs
+    from resnet_jax.training import loop, metrics, seeds
+    from resnet_jax.training.inputs import open_inputs
+    from resnet_jax.training.run import build_run
+
+    assert mode == 'train', 'in inference ours is the bare model'
+    assert case.classes == 10, 'the synthetic images have 10 classes'
+    several = case.seeds > 1
+    overrides = {
+        'model.name': case.model,
+        'model.dtype': case.dtype,
+        'data.name': 'synthetic',
+        'data.image_size': str(case.size),
+        'train.batch_size': str(case.batch),
+        'train.steps_per_dispatch': str(case.dispatch),
+        **({name: str(value) for name, value in seeds.ONE_DEVICE.items()} if several else {}),
+        **{f'model.{name}': str(value) for name, value in case.fields.items()},
+        **fields,
+    }
+    inputs = open_inputs(configs.load_config(str(CONFIG), list(overrides.items())))
+    inputs = dataclasses.replace(
+        inputs,
+        # The same images over and over.
+        train=dataclasses.replace(inputs.train, parts=(('train', 0, 1),) * images),
+        arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
+    )
+    run = build_run(inputs.config, inputs)
+    stepper = seeds.together(run, case.seeds, devices=1) if several else loop.alone(run)
+    runs = [
+        run.reseeded(configs.changed(inputs.config, {'seed': seed})) for seed in range(case.seeds)
+    ]
+    seed = stepper.pack([one.seed for one in runs])
+    arrays = stepper.put_whole(inputs.arrays)
+    states = [one.placement.put_state(one.init_state()) for one in runs]
+    parameters = count_parameters(states[0].params)
+    carry = [stepper.pack(states), loop.no_totals(runs, stepper)]
+    streams = [one.inputs.train_batches(0, 10**9) for one in runs]
+
+    def steps(n: int) -> float:
+        for _ in range(n // case.dispatch):
+            batches = [[next(stream) for _ in range(case.dispatch)] for stream in streams]
+            placed = stepper.put([loop.stacked(some) for some in batches])
+            carry[:] = stepper.step(seed, *carry, arrays, placed)
+        sums = jax.device_get(stepper.unpack(carry[1])[-1])
+        return metrics.averages(sums)['loss']
+
+    return Program(parameters, steps)
