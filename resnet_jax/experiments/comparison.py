@@ -1,0 +1,159 @@
+"""Are two arms different? Means over seeds, paired differences and what they can tell.
+
+Plain functions on numbers of any one unit. A seed stands for the same data order and the same
+initial values in every arm, so that arms are compared seed by seed. What is said holds for other
+seeds with the same data: the test images are the same in all runs.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+LEVEL = 0.05  # of the tests; intervals hold 1 - LEVEL
+POWER = 0.8
+MOST_SEEDS = 10_000  # a difference that needs more of them is as good as none
+_EQUAL = 1e-10  # a deviation so small against the values themselves is rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+      mean: in the unit of the values.
+      sd: standard deviation (n - 1); None for one value.
+      n: number of values.
+      low: lower end of the 95 % interval of the mean, Student's t; None for one value.
+      high: its upper end.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+    low: float | None
+    high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline, over the seeds that both have.
+
+    Attributes:
+      estimate: of the differences; its interval is not corrected for other arms.
+      seeds: the common ones, in order.
+      p: two-sided, of a paired t test; None where it cannot be made: fewer than two common seeds,
+        or differences that are all equal.
+      corrected: p after Holm's correction for all tests made; None as p.
+      seeds_needed: so many pairs would show this difference with a power of 80 % after correction;
+        None where it shows already, where no test was made, or where it is nearly 0.
+    """
+
+    estimate: Estimate
+    seeds: tuple[int, ...]
+    p: float | None
+    corrected: float | None = None
+    seeds_needed: int | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the arms differ, after correction."""
+        return self.corrected is not None and self.corrected < LEVEL
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean, deviation and interval of at least one value."""
+    from scipy import stats
+
+    mean, n = statistics.fmean(values), len(values)
+    if n == 1:
+        return Estimate(mean, None, 1, None, None)
+    sd = statistics.stdev(values)
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
+    return Estimate(mean, sd, n, mean - half, mean + half)
+
+
+def compare(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference | None]:
+    """Compares each arm with the baseline.
+
+    Args:
+      arms: arm -> seed -> value; seeds may be missing.
+      baseline: one of the arms.
+
+    Returns:
+      Of each other arm its difference; None where no seed is common.
+    """
+    found = {
+        arm: _paired(values, arms[baseline]) for arm, values in arms.items() if arm != baseline
+    }
+    tested = {arm: d.p for arm, d in found.items() if d is not None and d.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {
+        arm: difference
+        if difference is None or arm not in corrected
+        else _judged(difference, corrected[arm], len(tested))
+        for arm, difference in found.items()
+    }
+
+
+def _paired(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+    from scipy import stats
+
+    seeds = tuple(sorted(values.keys() & base.keys()))
+    if not seeds:
+        return None
+    ours, theirs = [values[seed] for seed in seeds], [base[seed] for seed in seeds]
+    found = estimate([a - b for a, b in zip(ours, theirs, strict=True)])
+    if found.sd is None or found.sd <= _EQUAL * max(map(abs, [*ours, *theirs])):
+        # Without any spread there is nothing to judge the mean by.
+        return Difference(Estimate(found.mean, found.sd and 0.0, found.n, None, None), seeds, None)
+    return Difference(found, seeds, float(stats.ttest_rel(ours, theirs).pvalue))
+
+
+def _judged(difference: Difference, corrected: float, tests: int) -> Difference:
+    judged = dataclasses.replace(difference, corrected=corrected)
+    if judged.differs:
+        return judged
+    found = difference.estimate
+    assert found.sd is not None
+    # Holm's first step, its strictest: whoever passes it passes all.
+    needed = seeds_needed(found.mean, found.sd, LEVEL / tests)
+    return dataclasses.replace(judged, seeds_needed=needed)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their order (Holm 1979): none is below its p."""
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def power(mean: float, sd: float, n: int, level: float = LEVEL) -> float:
+    """Chance that a two-sided paired t test of n pairs finds a true mean difference."""
+    from scipy import stats
+
+    limit = stats.t.ppf(1 - level / 2, n - 1)
+    # By symmetry the difference may be taken as positive; the other tail is not worth a digit.
+    return float(stats.nct.sf(limit, n - 1, abs(mean) / sd * math.sqrt(n)))
+
+
+def seeds_needed(mean: float, sd: float, level: float = LEVEL) -> int | None:
+    """The least number of pairs whose test has a power of 80 %.
+
+    Args:
+      mean: the true difference.
+      sd: the standard deviation of differences, above 0.
+      level: of the two-sided test.
+
+    Returns:
+      At least 2; None if it is above `MOST_SEEDS`, as for a mean near 0.
+    """
+    if power(mean, sd, MOST_SEEDS, level) < POWER:
+        return None
+    low, high = 1, MOST_SEEDS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(mean, sd, middle, level) >= POWER else (middle, high)
+    return high

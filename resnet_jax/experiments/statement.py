@@ -1,0 +1,104 @@
+"""What a sweep says, in plain words: every claim follows from the findings' figures."""
+
+from resnet_jax.experiments.comparison import LEVEL, MOST_SEEDS, Difference
+from resnet_jax.experiments.findings import Arm, Findings
+
+
+def statement(findings: Findings) -> list[str]:
+    """A sentence or two about each arm but the baseline, and what limits them all."""
+    return [*_verdicts(findings), *_failures(findings), *_progress(findings)]
+
+
+def _verdicts(findings: Findings) -> list[str]:
+    base, others = findings.baseline, findings.others
+    if not others:
+        return [f'No statement: {base.name} is the only arm.']
+    if base.error is None:
+        return [f'No statement: no run of the baseline, {base.name}, has ended.']
+    if len(findings.sweep.seeds) == 1:
+        return ['No statement: one seed. A difference between single runs may be chance.']
+    found = [_verdict(arm, base.name) for arm in others]
+    if len(others) > 1 and findings.tests > 1:
+        found.append(
+            f'p-values are corrected for {findings.tests} comparisons (Holm); a difference counts '
+            f'below {LEVEL:g}.'
+        )
+    return found
+
+
+def _verdict(arm: Arm, base: str) -> str:
+    difference = arm.difference
+    if arm.error is None:
+        return f'{arm.name}: no statement, no run of it has ended.'
+    if difference is None or difference.estimate.n == 1:
+        shared = 'no seed' if difference is None else 'only one seed'
+        return f'{arm.name}: no statement, {shared} of both it and {base} has ended.'
+    seeds, mean = difference.estimate.n, difference.estimate.mean
+    if difference.corrected is None:
+        if abs(mean) < 0.005:
+            return f'{arm.name} and {base} have the same error in each of {seeds} seeds.'
+        return (
+            f'{arm.name}: no statement, its error is {_points(mean)} {base} in each of {seeds} '
+            'seeds, and a t test needs differences that vary.'
+        )
+    figures = f'95 % interval {interval(difference)}, corrected p {p_value(difference.corrected)}'
+    if difference.differs:
+        better = 'better' if mean < 0 else 'worse'
+        return (
+            f'{arm.name} is {better} than {base}: its test error is {_points(mean)} it '
+            f'({figures}, {seeds} seeds).'
+        )
+    return (
+        f'{arm.name} and {base} cannot be told apart with {seeds} seeds: the test error is '
+        f'{_points(mean)} {base} on average ({figures}). {_needed(difference)}'
+    )
+
+
+def _points(mean: float) -> str:
+    return f'{abs(mean):.2f} points {"below" if mean < 0 else "above"}'
+
+
+def _needed(difference: Difference) -> str:
+    if difference.seeds_needed is None:
+        return (
+            f'The difference is so small that more than {MOST_SEEDS:,} seeds would be needed to '
+            'show it.'
+        )
+    return (
+        f'If the true difference and its spread are those seen, about {difference.seeds_needed} '
+        'seeds would show it with a power of 80 %.'
+    )
+
+
+def _failures(findings: Findings) -> list[str]:
+    found = []
+    for arm in findings.arms:
+        failed = arm.count('failed')
+        if failed and arm.error is not None:
+            found.append(
+                f'{failed} of {len(arm.runs)} runs of {arm.name} failed; what is said of it is of '
+                'the others alone.'
+            )
+        elif failed:
+            found.append(f'{failed} of {len(arm.runs)} runs of {arm.name} failed.')
+    return found
+
+
+def _progress(findings: Findings) -> list[str]:
+    ended, every = len(findings.runs('ended')), len(findings.runs())
+    if not findings.runs('unfinished', 'not begun'):
+        return []
+    return [f'The sweep is not complete: {ended} of {every} runs have ended; this may change.']
+
+
+def interval(difference: Difference) -> str:
+    """Of a difference in percentage points; '-' where there is none."""
+    low, high = difference.estimate.low, difference.estimate.high
+    return '-' if low is None or high is None else f'{low:+.2f} to {high:+.2f}'
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits, three decimals at most; '-' where there is none."""
+    if p is None:
+        return '-'
+    return '< 0.001' if p < 0.001 else f'{p:.3f}' if p < 0.1 else f'{p:.2f}'
