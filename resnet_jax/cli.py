@@ -16,7 +16,7 @@ from resnet_jax.models.errors import InputError, Interrupted, RunError
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 CONFIG_PREFIX = '--config.'
 # Each is a file of resnet_jax/commands; those that take a config take overrides of its fields.
-COMMANDS = ('train', 'sweep', 'report', 'eval', 'predict', 'models', 'convert')
+COMMANDS = ('train', 'sweep', 'report', 'compare', 'eval', 'predict', 'models', 'convert')
 WITH_CONFIG = ('train', 'sweep')
 
 

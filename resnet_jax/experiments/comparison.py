@@ -9,6 +9,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 LEVEL = 0.05  # of the tests; intervals hold 1 - LEVEL
 POWER = 0.8
@@ -59,6 +60,18 @@ class Difference:
     def differs(self) -> bool:
         """Whether the arms differ, after correction."""
         return self.corrected is not None and self.corrected < LEVEL
+
+
+def to_json(difference: Difference) -> dict[str, Any]:
+    """A difference for JSON; `differs` is None where no test was made."""
+    return {
+        **dataclasses.asdict(difference.estimate),
+        'seeds': list(difference.seeds),
+        'p': difference.p,
+        'corrected': difference.corrected,
+        'differs': None if difference.corrected is None else difference.differs,
+        'seeds_needed': difference.seeds_needed,
+    }
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -207,20 +207,11 @@ def to_json(findings: Findings, statement: Sequence[str]) -> dict[str, Any]:
 
 
 def _arm_json(arm: Arm, sweep: Sweep) -> dict[str, Any]:
-    difference = arm.difference
     return {
         'name': arm.name,
         'fields': dict(sweep.arms[arm.name]),
         'error': arm.error and dataclasses.asdict(arm.error),
-        'difference': difference
-        and {
-            **dataclasses.asdict(difference.estimate),
-            'seeds': list(difference.seeds),
-            'p': difference.p,
-            'corrected': difference.corrected,
-            'differs': difference.differs if difference.p is not None else None,
-            'seeds_needed': difference.seeds_needed,
-        },
+        'difference': arm.difference and comparison.to_json(arm.difference),
         'ended': arm.count('ended'),
         'failed': arm.count('failed'),
         'unfinished': arm.count('unfinished') + arm.count('not begun'),

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from resnet_jax.experiments.comparison import Estimate
 from resnet_jax.experiments.findings import Arm, Findings
 from resnet_jax.experiments.statement import interval, p_value
 
@@ -51,33 +52,35 @@ def arms_listing(findings: Findings) -> Listing:
     header += ['failed', 'unfinished'] * incomplete
     rows = []
     for arm in findings.arms:
-        row = [arm.name, *_error(arm), *_size(arm)]
-        row += [_number(arm.published, '.2f')] * published
+        row = [arm.name, *error_cells(arm.error), *_size(arm)]
+        row += [number(arm.published, '.2f')] * published
         left = arm.count('unfinished') + arm.count('not begun')
         row += [str(arm.count('failed')), str(left)] * incomplete
         rows.append(tuple(row))
     return Listing('Arms', tuple(header), tuple(rows), tuple(_arm_notes(findings, published)))
 
 
-def _error(arm: Arm) -> tuple[str, str, str, str]:
-    if arm.error is None:
+def error_cells(error: Estimate | None) -> tuple[str, str, str, str]:
+    """Mean, sd, n and interval of an error in %."""
+    if error is None:
         return NOTHING, NOTHING, '0', NOTHING
-    low, high = arm.error.low, arm.error.high
+    low, high = error.low, error.high
     between = NOTHING if low is None or high is None else f'{low:.2f} to {high:.2f}'
-    return f'{arm.error.mean:.2f}', _number(arm.error.sd, '.2f'), str(arm.error.n), between
+    return f'{error.mean:.2f}', number(error.sd, '.2f'), str(error.n), between
 
 
 def _size(arm: Arm) -> tuple[str, str, str, str]:
     adds = arm.multiply_adds
     return (
-        _number(arm.median('parameters'), ',.0f'),
+        number(arm.median('parameters'), ',.0f'),
         NOTHING if adds is None else f'{adds / 1e6:,.1f} M',
-        _number(arm.median('images_per_second'), ',.0f'),
-        _number(arm.median('seconds'), ',.1f'),
+        number(arm.median('images_per_second'), ',.0f'),
+        number(arm.median('seconds'), ',.1f'),
     )
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """Formats a number; '-' for None."""
     return NOTHING if value is None else format(value, form)
 
 

@@ -27,29 +27,33 @@ def _verdicts(findings: Findings) -> list[str]:
 
 
 def _verdict(arm: Arm, base: str) -> str:
-    difference = arm.difference
     if arm.error is None:
         return f'{arm.name}: no statement, no run of it has ended.'
+    return verdict(arm.name, base, arm.difference)
+
+
+def verdict(name: str, base: str, difference: Difference | None) -> str:
+    """What an arm's difference to the baseline says; None: no seed of both has ended."""
     if difference is None or difference.estimate.n == 1:
         shared = 'no seed' if difference is None else 'only one seed'
-        return f'{arm.name}: no statement, {shared} of both it and {base} has ended.'
+        return f'{name}: no statement, {shared} of both it and {base} has ended.'
     seeds, mean = difference.estimate.n, difference.estimate.mean
     if difference.corrected is None:
         if abs(mean) < 0.005:
-            return f'{arm.name} and {base} have the same error in each of {seeds} seeds.'
+            return f'{name} and {base} have the same error in each of {seeds} seeds.'
         return (
-            f'{arm.name}: no statement, its error is {_points(mean)} {base} in each of {seeds} '
+            f'{name}: no statement, its error is {_points(mean)} {base} in each of {seeds} '
             'seeds, and a t test needs differences that vary.'
         )
     figures = f'95 % interval {interval(difference)}, corrected p {p_value(difference.corrected)}'
     if difference.differs:
         better = 'better' if mean < 0 else 'worse'
         return (
-            f'{arm.name} is {better} than {base}: its test error is {_points(mean)} it '
+            f'{name} is {better} than {base}: its test error is {_points(mean)} it '
             f'({figures}, {seeds} seeds).'
         )
     return (
-        f'{arm.name} and {base} cannot be told apart with {seeds} seeds: the test error is '
+        f'{name} and {base} cannot be told apart with {seeds} seeds: the test error is '
         f'{_points(mean)} {base} on average ({figures}). {_needed(difference)}'
     )
 
