@@ -16,8 +16,11 @@ from resnet_jax.models.errors import InputError, Interrupted, RunError
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 CONFIG_PREFIX = '--config.'
 # Each is a file of resnet_jax/commands; those that take a config take overrides of its fields.
-COMMANDS = ('train', 'sweep', 'report', 'compare', 'eval', 'predict', 'models', 'convert')
-WITH_CONFIG = ('train', 'sweep')
+COMMANDS = (
+    *('train', 'sweep', 'report', 'compare', 'reproduce'),
+    *('eval', 'predict', 'models', 'convert'),
+)
+WITH_CONFIG = ('train', 'sweep', 'reproduce')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +60,7 @@ def _use_huge_pages() -> None:
     On a CPU a training step takes and gives back hundreds of MiB, 50,000 pages of 4 KiB. glibc
     reads this when a process begins. Set the variable yourself, to anything, to have it your way.
     """
-    heavy = sys.argv[1:2] in (['train'], ['eval'], ['predict'])
+    heavy = sys.argv[1:2] in (['train'], ['reproduce'], ['eval'], ['predict'])
     if heavy and 'GLIBC_TUNABLES' not in os.environ and platform.libc_ver()[0] == 'glibc':
         os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -22,7 +22,7 @@ from resnet_jax.training.workdir import build_model
 
 Fields = Mapping[str, Any]
 # What get_sweep() may return, and what it must.
-_KEYS = ('title', 'base', 'fields', 'arms', 'seeds', 'baseline', 'published')
+_KEYS = ('title', 'base', 'fields', 'arms', 'seeds', 'baseline', 'published', 'runs')
 _NEEDED = ('title', 'base', 'arms')
 _FORBIDDEN = ('seed',)  # the sweep's own
 
@@ -39,6 +39,7 @@ class Sweep:
       seeds: each arm is trained with all of them.
       baseline: the arm that others are compared with.
       published: arm -> top-1 error in % that a paper reports, where one does.
+      runs: arm -> how many of the seeds, the first ones, it is trained with; all if not here.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Sweep:
     seeds: tuple[int, ...]
     baseline: str
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    runs: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def config(self, arm: str, seed: int) -> ConfigDict:
         """The config of one run.
@@ -66,7 +68,10 @@ class Sweep:
 
     def to_json(self) -> str:
         """All of it but the base's content, indented."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + '\n'
+        values = dataclasses.asdict(self)
+        if not self.runs:  # as sweeps were written before there was such a thing
+            del values['runs']
+        return json.dumps(values, indent=2) + '\n'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,7 @@ def units(sweep: Sweep, workdir: Path) -> list[Unit]:
     return [
         Unit(arm, seed, workdir / 'runs' / folder_name(arm) / f'seed{seed}')
         for arm in sweep.arms
-        for seed in sweep.seeds
+        for seed in sweep.seeds[: sweep.runs.get(arm)]
     ]
 
 
@@ -111,6 +116,28 @@ def load_sweep(
     where = f'sweep file {spec}'
     if not isinstance(found, Mapping):
         raise InputError(f'{where}: get_sweep() must return a dict')
+    return make_sweep(found, where, Path(spec.partition('.py:')[0]).parent, overrides, seeds)
+
+
+def make_sweep(
+    found: Mapping[str, Any],
+    where: str,
+    folder: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    seeds: Sequence[int] | None = None,
+) -> Sweep:
+    """A sweep from what `get_sweep()` returns: the fields of `Sweep`, `seeds` being their number.
+
+    Args:
+      found: the fields; all but `title`, `base` and `arms` may be left out.
+      where: what it came from, for messages.
+      folder: that `base` is relative to.
+      overrides: as `load_sweep`.
+      seeds: as `load_sweep`; they are then those of every arm.
+
+    Raises:
+      InputError: as `load_sweep`.
+    """
     for key in found:
         if key not in _KEYS:
             raise unknown_name(f'key of {where}:', str(key), _KEYS)
@@ -122,7 +149,7 @@ def load_sweep(
     if len(names) < len(arms):
         raise InputError(f'{where}: two arms have names that look alike as folders')
     baseline = found.get('baseline', next(iter(arms)))
-    for name in (baseline, *found.get('published', {})):
+    for name in (baseline, *found.get('published', {}), *found.get('runs', {})):
         if name not in arms:
             raise unknown_name(f'arm in {where}:', name, arms)
     chosen = tuple(seeds) if seeds is not None else tuple(range(count))
@@ -130,12 +157,13 @@ def load_sweep(
         raise InputError(f'a sweep needs seeds, each once; got {list(chosen)}')
     sweep = Sweep(
         title=found['title'],
-        base=str(Path(spec.partition('.py:')[0]).parent / found['base']),
+        base=str(folder / found['base']),
         fields={**found.get('fields', {}), **dict(overrides)},
         arms=arms,
         seeds=chosen,
         baseline=baseline,
         published=found.get('published', {}),
+        runs=found.get('runs', {}) if seeds is None else {},
     )
     _check(sweep, where)
     return sweep

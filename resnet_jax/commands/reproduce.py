@@ -1,0 +1,134 @@
+"""`resnet-jax reproduce`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.commands.sweep import _seeds, _shard
+from resnet_jax.models.errors import InputError, RunError
+
+TEXT = "Run a paper's table and set the result beside the published one."
+EPILOG = (
+    "Scales: full is the paper's recipe; short is a sixteenth of it with 3 seeds, which compares "
+    'the order of the rows; smoke is two steps of each row on synthetic images, to see that it '
+    'runs. Any field that all rows share can be changed: --config.data.dir=DIR. The same command '
+    'continues what was stopped. Of a job array with n jobs, the i-th takes --shard i/n.'
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes, but for `--config.FIELD=VALUE`."""
+    parser.add_argument('table', nargs='?', metavar='TABLE', help='--list shows them')
+    parser.add_argument('--scale', metavar='NAME', help='smoke, short or full')
+    parser.add_argument('--workdir', type=Path, metavar='DIR', help='where the runs go')
+    parser.add_argument(
+        '--seeds',
+        metavar='N|A,B,...',
+        help='how many seeds a row, or which; else as the paper and the scale say',
+    )
+    parser.add_argument('--shard', default='1/1', metavar='I/N', help='only this part of the runs')
+    parser.add_argument(
+        '--configs', type=Path, metavar='DIR', help="./configs if not given, else the checkout's"
+    )
+    parser.add_argument(
+        '--list', action='store_true', help='the tables, or one, and what they cost; runs nothing'
+    )
+    parser.add_argument(
+        '--probe', action='store_true', help='with --list: hours on this machine, estimated'
+    )
+    parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Lists, or runs what is not done and says how it compares."""
+    from resnet_jax.training import compilation
+
+    compilation.keep_compiled()
+    if options.list:
+        _list(options)
+        return
+    if options.probe:
+        raise InputError('--probe goes with --list')
+    needed = {
+        'TABLE (--list shows them)': options.table,
+        '--scale (smoke, short or full)': options.scale,
+        '--workdir DIR': options.workdir,
+    }
+    for name, value in needed.items():
+        if value is None:
+            raise InputError(f'reproduce needs {name}')
+    _reproduce(options)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from resnet_jax.experiments import reproduction
+    from resnet_jax.experiments.engine import run_sweep
+    from resnet_jax.experiments.reproduce import find_configs, make_plan
+
+    plan = make_plan(
+        options.table,
+        options.scale,
+        find_configs(options.configs),
+        options.overrides,
+        _seeds(options.seeds),
+    )
+    failed = run_sweep(plan.sweep, options.workdir, _shard(options.shard))
+    report = reproduction.collect(plan, options.workdir)
+    reproduction.write_report(report, options.workdir)
+    print(json.dumps(report) if options.json else reproduction.to_markdown(report), end='')
+    if options.json:
+        print()
+    # A run that diverges is a result, but not after two steps.
+    broken = [
+        unit
+        for unit in failed
+        if plan.scale == 'smoke'
+        or not reproduction.is_divergence(reproduction.failure(unit.folder) or '')
+    ]
+    if broken:
+        names = ', '.join(f'{unit.arm} seed {unit.seed}' for unit in broken)
+        raise RunError(
+            f'{len(broken)} runs failed: {names}; why is in failed.json of each; the same command '
+            'tries them again'
+        )
+
+
+def _list(options: argparse.Namespace) -> None:
+    from resnet_jax.experiments import costs
+    from resnet_jax.experiments.papers import TABLES, find_table
+    from resnet_jax.experiments.reproduce import find_configs
+
+    if options.table is not None:
+        find_table(options.table)
+    keys = list(TABLES) if options.table is None else [options.table]
+    speeds = costs.probe(find_configs(options.configs)) if options.probe else ()
+    tables = []
+    for key in keys:
+        cost = costs.cost_of(key, speeds)
+        tables.append(cost)
+        if not options.json:
+            print(_text(cost), flush=True)
+    probe = [speed._asdict() for speed in speeds]
+    if options.json:
+        print(json.dumps({'tables': tables, 'probe': probe}))
+    elif probe:
+        found = '; '.join(f'{s["model"]} {s["flops_per_second"] / 1e9:,.1f} GFLOP/s' for s in probe)
+        print(f'hours are an estimate, from training steps timed on this machine: {found}')
+
+
+def _text(cost: dict[str, Any]) -> str:
+    width = max(len(row['name']) for row in cost['rows'])
+    lines = [f'{cost["table"]}: {cost["title"]} ({cost["paper"]}, {cost["data"]})']
+    for row in cost['rows']:
+        lines.append(
+            f'  {row["name"]:<{width}}  {row["parameters"]:>10,} parameters  '
+            f'{row["multiply_adds"] / 1e6:>8,.0f} M multiply-adds  {row["runs"]} x '
+            f'{row["flops"] / row["runs"]:.2g} FLOPs{_hours(row)}'
+        )
+    lines.append(f'  full, all runs: {cost["flops"]:.2g} FLOPs of training{_hours(cost)}')
+    return '\n'.join(lines)
+
+
+def _hours(cost: dict[str, Any]) -> str:
+    return f'  about {cost["hours"]:,.1f} hours' if 'hours' in cost else ''

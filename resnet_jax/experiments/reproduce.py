@@ -1,0 +1,273 @@
+"""A published table as a sweep: at the paper's recipe, at a sixteenth of it, or two steps of it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import resnet_jax
+from resnet_jax.experiments.papers import find_table
+from resnet_jax.experiments.recipes import DATA, Recipe, recipe_of
+from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep
+from resnet_jax.experiments.tables import Row, Table
+from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import config as configs
+
+SCALES = ('smoke', 'short', 'full')
+SHORTER = 16  # how much shorter than the paper's a short run is
+SHORT_SEEDS = 3
+# What grows with the length of a run.
+_LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
+
+# Two steps on synthetic images, which have 10 classes: that a row's net, loss and schedule run.
+_SMOKE: Mapping[str, Any] = {
+    'data.name': 'synthetic',
+    'data.train_split': 'train[:64]',
+    'data.eval_split': 'test[:4]',
+    'data.workers': 0,
+    'train.batch_size': 4,
+    'train.steps': 2,
+    'train.log_every': 1,
+    'train.eval_every': 0,
+    'train.eval_batch_size': 4,
+    'optim.learning_rate': 1e-3,
+    'optim.scale_by_batch': 0,
+    'optim.warmup': 0.0,  # often longer than the two steps
+    'model.dtype': 'float32',
+    'model.scan_blocks': True,  # compiles in less time
+    'checkpoint.keep': 1,
+}
+_SMOKE_SIZE = {
+    'cifar10': {'data.image_size': 32},
+    'cifar100': {'data.image_size': 32},
+    'imagenet': {'data.image_size': 64, 'data.resize': 73},
+}
+# Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
+_HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A table, and the sweep that reproduces it.
+
+    Attributes:
+      key: of the table.
+      table: the published one.
+      recipe: of its paper.
+      scale: one of `SCALES`.
+      sweep: an arm for each row, under the row's name.
+      scaled: what the scale makes of the recipe, a line for each field.
+      overridden: what the caller changed besides, likewise.
+      notes: what the result cannot show, and why.
+      figures: whether a figure may be held against the published one, besides the order of rows.
+    """
+
+    key: str
+    table: Table
+    recipe: Recipe
+    scale: str
+    sweep: Sweep
+    scaled: tuple[str, ...]
+    overridden: tuple[str, ...]
+    notes: tuple[str, ...]
+    figures: bool
+
+
+def find_configs(folder: Path | None) -> Path:
+    """The folder of configs: the given one, else ./configs, else that of the code's checkout.
+
+    Raises:
+      InputError: if there is none.
+    """
+    checkout = Path(resnet_jax.__file__).parents[1] / 'configs'
+    for place in (Path('configs'), checkout) if folder is None else (folder,):
+        if (place / 'default.py').is_file():
+            return place.resolve()
+    where = f'{folder} has no default.py' if folder else 'there is no folder configs/ here'
+    raise InputError(f'{where}; give the configs of the checkout with --configs DIR')
+
+
+def make_plan(
+    key: str,
+    scale: str,
+    folder: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    seeds: Sequence[int] | None = None,
+) -> Plan:
+    """What reproduces a table.
+
+    Args:
+      key: of the table, in `papers.TABLES`.
+      scale: one of `SCALES`.
+      folder: the one that `find_configs` gives.
+      overrides: fields and their values as text, on top of the recipe and the scale, in all rows.
+      seeds: of every row; else as many as the paper reports, 3 at scale short, 1 at smoke.
+
+    Raises:
+      InputError: for an unknown table, scale or field, a value that a config refuses, an override
+        of what the rows differ in.
+    """
+    table = find_table(key)
+    if scale not in SCALES:
+        raise unknown_name('scale', scale, SCALES)
+    recipe = recipe_of(table)
+    _check_overrides(key, table, overrides)
+    sweep = _sweep(key, scale, folder, (), seeds)
+    changes: tuple[str, ...] = ()
+    if overrides:
+        changed = _sweep(key, scale, folder, overrides, seeds)
+        changes = _changes(sweep, changed)
+        sweep = changed
+    _check_distinct(sweep)
+    serious = [c for c in changes if c.partition(':')[0] not in _HARMLESS]
+    figures = scale == 'full' and not recipe.differs and not serious
+    return Plan(
+        key=key,
+        table=table,
+        recipe=recipe,
+        scale=scale,
+        sweep=sweep,
+        scaled=_scaled_text(recipe, table, scale),
+        overridden=tuple(f'--config.{field}={value}' for field, value in overrides),
+        notes=_notes(table, recipe, scale, sweep, serious),
+        figures=figures,
+    )
+
+
+def _sweep(
+    key: str,
+    scale: str,
+    folder: Path,
+    overrides: Sequence[tuple[str, str]],
+    seeds: Sequence[int] | None,
+) -> Sweep:
+    table = find_table(key)
+    recipe, found = recipe_of(table), from_table(key)
+    scaling = _scaling(scale, table)
+    fields = _scaled({'data.name': DATA[table.data], **recipe.fields}, scaling)
+    arms = {
+        row.name: _without(
+            {**_own(recipe, row, scaling), **found['arms'][row.name]}, dict(overrides)
+        )
+        for row in table.rows
+    }
+    most = max(recipe.runs_for(row.name) for row in table.rows)
+    count = {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale]
+    runs = {row.name: recipe.runs_for(row.name) for row in table.rows}
+    found |= {
+        'base': recipe.base,
+        'fields': _without(fields, dict(overrides)),
+        'arms': arms,
+        'seeds': count,
+        'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
+    }
+    return make_sweep(found, f'table {key}', folder, overrides, seeds)
+
+
+def _scaling(scale: str, table: Table) -> Mapping[str, Any] | int:
+    """What a scale does to a recipe: fields that it sets, or what it divides lengths by."""
+    if scale == 'smoke':
+        return {**_SMOKE, **_SMOKE_SIZE[table.data]}
+    return SHORTER if scale == 'short' else 1
+
+
+def _scaled(fields: Mapping[str, Any], scaling: Mapping[str, Any] | int) -> dict[str, Any]:
+    if isinstance(scaling, int):
+        return {
+            field: shorter(value, scaling) if field in _LENGTHS else value
+            for field, value in fields.items()
+        }
+    return {**_without(fields, scaling), **scaling}
+
+
+def shorter(length: Any, divisor: int) -> Any:
+    """A length divided: a float, a whole number rounded up, or a tuple of either."""
+    if isinstance(length, tuple):
+        return tuple(shorter(part, divisor) for part in length)
+    return -(-length // divisor) if isinstance(length, int) else length / divisor
+
+
+def _own(recipe: Recipe, row: Row, scaling: Mapping[str, Any] | int) -> dict[str, Any]:
+    """The recipe's fields of a row alone; what the scale sets for all comes before them."""
+    own = recipe.of_row(row.name, row.model)
+    return _scaled(own, scaling) if isinstance(scaling, int) else _without(own, scaling)
+
+
+def _without(fields: Mapping[str, Any], set_later: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields less those that come from elsewhere; of the length's two fields one is enough."""
+    gone = {*set_later, *(configs.ALTERNATIVES.get(field) for field in set_later)}
+    return {field: value for field, value in fields.items() if field not in gone}
+
+
+def _check_overrides(key: str, table: Table, overrides: Sequence[tuple[str, str]]) -> None:
+    identity = {'model.name', *(f'model.{f}' for row in table.rows for f in row.overrides)}
+    for field, _ in overrides:
+        if field in identity:
+            raise InputError(
+                f'--config.{field} is what the rows of {key} are; it cannot be changed'
+            )
+
+
+def _check_distinct(sweep: Sweep) -> None:
+    seen: dict[str, str] = {}
+    for arm in sweep.arms:
+        text = configs.to_json(sweep.config(arm, sweep.seeds[0]))
+        if text in seen:
+            raise InputError(
+                f'with these fields {arm!r} and {seen[text]!r} are the same run; leave out what '
+                'the rows differ in'
+            )
+        seen[text] = arm
+
+
+def _changes(old: Sweep, new: Sweep) -> tuple[str, ...]:
+    """The fields that differ in any arm, a line each; not those of `FREE_FIELDS`."""
+    lines: dict[str, None] = {}
+    for arm in old.arms:
+        pair = [sweep.config(arm, sweep.seeds[0]) for sweep in (old, new)]
+        lines |= dict.fromkeys(configs.differences(*pair))
+    return tuple(lines)
+
+
+def _scaled_text(recipe: Recipe, table: Table, scale: str) -> tuple[str, ...]:
+    if scale == 'full':
+        return ()
+    scaling = _scaling(scale, table)
+    if not isinstance(scaling, int):
+        return tuple(f'{field}: {value}' for field, value in scaling.items())
+    sources = {'': recipe.fields, **recipe.by_model, **recipe.by_row}
+    return tuple(
+        f'{field}{f" of {name}" if name else ""}: {value} -> {shorter(value, scaling)}'
+        for name, fields in sources.items()
+        for field, value in fields.items()
+        if field in _LENGTHS and value
+    )
+
+
+def _notes(
+    table: Table, recipe: Recipe, scale: str, sweep: Sweep, changes: Sequence[str]
+) -> tuple[str, ...]:
+    if scale == 'smoke':
+        return ('no verdict: two steps on synthetic images show that a row runs, and nothing else',)
+    notes = []
+    if scale == 'short':
+        notes.append(
+            f'1/{SHORTER} of the published length: only the order of the rows is compared, no '
+            'figure with the published one'
+        )
+    if any(change.startswith('data.name:') for change in changes):
+        notes.append("other data than the paper's: only the order of the rows is compared")
+    elif changes:
+        notes.append(
+            f"not the paper's recipe ({'; '.join(changes)}): only the order of the rows is compared"
+        )
+    if recipe.differs:
+        notes.append("not the paper's recipe in all, see below: only the order is compared")
+    few = [row.name for row in table.rows if sweep.runs.get(row.name, len(sweep.seeds)) < 2]
+    if few:
+        rows = 'every row' if len(few) == len(table.rows) else ', '.join(few)
+        notes.append(
+            f'one run of {rows}: nothing tells how much it varies, so without a published spread '
+            'no figure is compared, and any difference counts in the order; --seeds 5 tells'
+        )
+    return tuple(notes)
