@@ -18,6 +18,7 @@ import pytest
 from test_registry import EXPECTED
 
 from resnet_jax import cli
+from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.training.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -150,7 +151,9 @@ def test_commands_parse(arguments, capsys):
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
     config = getattr(options, 'config', None)
-    if config:
+    if config and options.command == 'sweep':
+        load_sweep(str(ROOT / config), options.overrides)
+    elif config:
         exists = (ROOT / f'{config.partition(".py")[0]}.py').is_file()
         # A file that the reader is to write has the fields of the default.
         load_config(str(ROOT / (config if exists else 'configs/default.py')), options.overrides)
