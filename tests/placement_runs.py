@@ -6,6 +6,10 @@ or, as one of several processes with 2 devices each,
 
     python tests/placement_runs.py FOLDER HOST:PORT PROCESSES ID
 
+or, for test_seeds.py,
+
+    python tests/placement_runs.py FOLDER seeds
+
 writes FOLDER/NAME.pkl, the state after the first and the last step as NumPy arrays, and
 FOLDER/held.json, how much of the optimiser's state the first device keeps.
 """
@@ -49,8 +53,6 @@ IN_PROCESSES = (
     'shard_map',
     'pmap',
     'jit sharded optimizer',
-    'jit per replica',
-    'pmap per replica',
 )
 
 
@@ -113,6 +115,7 @@ def gathered(tree):
 def main() -> None:
     folder, *place = sys.argv[1:]
     folder, kept = pathlib.Path(folder), {}
+    seeds, place = place == ['seeds'], [] if place == ['seeds'] else place
     count = 2 if place else DEVICES
     os.environ['XLA_FLAGS'] = (
         f'--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0'
@@ -123,14 +126,14 @@ def main() -> None:
 
     if place:
         processes.join(place[0], *map(int, place[1:]))
-    names = IN_PROCESSES if place else RUNS
+    names = () if seeds else IN_PROCESSES if place else RUNS
     for name in names:
         run, _, states, held, totals = take_steps(RUNS[name])
         assert run.placement.devices == jax.device_count() == count * jax.process_count()
         kept[name] = held
         if processes.is_first():
             (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
-    if not place:
+    if seeds:
         seeds_on_devices(folder)
     if processes.is_first():
         (folder / 'held.json').write_text(json.dumps(kept))

@@ -138,6 +138,7 @@ def test_without_the_second_process_the_first_ends(tmp_path):
     assert killed(tmp_path / 'run', 1) < 3 * processes.HEARTBEAT
 
 
+@pytest.mark.slow
 def test_different_configs_are_refused_by_all(tmp_path):
     folder = tmp_path / 'run'
     ended = ends(start_two(folder, SHORT, {'optim.momentum': '0.5'}))

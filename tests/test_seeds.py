@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from running import STREAMED, checkpoint_steps, load_state, tiny
-from test_placement import assert_same, eight  # noqa: F401 (a fixture)
+from test_placement import assert_same, made
 
 from resnet_jax.models import InputError
 from resnet_jax.models.errors import RunError
@@ -65,9 +65,11 @@ def test_vmapped_runs_are_runs_alone(vmapped, alone):
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1  # seeds differ
 
 
-@pytest.mark.parametrize('place', ['one on each', 'two on each'])
-def test_runs_on_their_own_devices_are_runs_alone(place, eight, alone):  # noqa: F811
-    assert_as_alone(folders_in(eight[1] / place), alone)
+@pytest.mark.slow
+def test_runs_on_their_own_devices_are_runs_alone(alone, tmp_path_factory):
+    folder = made(tmp_path_factory, 'seeds', [['seeds']])
+    for place in ('one on each', 'two on each'):
+        assert_as_alone(folders_in(folder / place), alone)
 
 
 def copies(vmapped, path):

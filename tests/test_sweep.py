@@ -88,10 +88,11 @@ def test_arms_are_paired(whole, tmp_path):
     assert losses['a/seed1']['loss'] == losses['b/seed1']['loss'] != losses['a/seed0']['loss']
 
 
-def test_killed_three_times_it_ends_with_the_same_figures(whole, tmp_path):
+@pytest.mark.parametrize('times', [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_it_ends_with_the_same_figures(times, whole, tmp_path):
     file, out = whole[0], tmp_path / 'out'
     arguments = ('sweep', '--config', file, '--workdir', out)
-    for kills in range(3):
+    for kills in range(times):
         process = start(*arguments)
         until = time.monotonic() + 100
         # A little later each time: within the first runs, not before anything is written.
