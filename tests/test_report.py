@@ -40,7 +40,7 @@ def write_run(folder, seed, error, config=None):
     config = config or {}
     content = {'seed': seed, 'model': {'name': 'm'}, 'data': {'name': 'digits'}, **config}
     (folder / 'config.json').write_text(json.dumps(content))
-    final = error if isinstance(error, float) else 50.0
+    final = error if isinstance(error, float) else 30.0
     lines = []
     for step in STEPS if isinstance(error, float) else STEPS[:2]:
         test = final * STEPS[-1] / step
@@ -117,7 +117,8 @@ def test_a_difference_that_cannot_be_seen(tmp_path):
         ({'base': (10.0,), 'new': (5.0,)}, 'No statement: one seed'),
         ({'base': (10.0, 11.0)}, 'No statement: base is the only arm'),
         ({'base': ('failed',) * 2, 'new': (5.0, 6.0)}, 'no run of the baseline, base, has ended'),
-        ({'base': (10.0, 11.0), 'new': ('failed',) * 2}, 'new: no statement, no run of it'),
+        ({'base': (10.0, 11.0), 'new': ('failed',) * 2}, 'new: no statement, all its runs failed'),
+        ({'base': (10.0, 11.0), 'new': ('failed', None)}, 'new: no statement, none has ended'),
         ({'base': (10.0, None), 'new': (None, 9.0)}, 'new: no statement, no seed of both'),
         ({'base': (10.0, 11.0), 'new': (9.0, None)}, 'new: no statement, only one seed of both'),
         ({'base': (10.0, 11.0), 'new': (10.0, 11.0)}, 'have the same error in each of 2 seeds'),

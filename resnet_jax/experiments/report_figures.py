@@ -79,6 +79,7 @@ def _curves(findings: Findings, curves: list[dict[str, Any]]) -> Any:
             if len(curve['seeds']) > 1:
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.set_xlabel('training step')
+        axes.xaxis.get_major_locator().set_params(integer=True)
         name = 'training' if split == 'train' else 'test'
         axes.set_ylabel(f'{name} error, top-1 (%)')
         axes.set_title('training, augmented images' if split == 'train' else 'test', fontsize=10)
@@ -125,7 +126,8 @@ def _final(findings: Findings) -> Any:
     axes.set_ylabel('arm')
     published = any(arm.published is not None for arm in findings.arms)
     axes.set_xlabel(
-        'final test error, top-1 (%); dots: seeds; diamond and bar: mean and its 95 % interval'
+        'final test error, top-1 (%)\n'
+        'dots: seeds; diamond and bar: mean and its 95 % interval'
         + ('; cross: published' if published else ''),
         fontsize=9,
     )
@@ -135,7 +137,7 @@ def _final(findings: Findings) -> Any:
 
 def _final_row(axes: Any, place: int, arm: Arm, colour: str) -> None:
     if arm.published is not None:
-        axes.plot(arm.published, place, 'x', color='black', markersize=7)
+        axes.plot(arm.published, place - 0.22, 'x', color='black', markersize=7)
     if arm.error is None:
         axes.text(
             0.01, place, 'no run has ended', transform=axes.get_yaxis_transform(), va='center'

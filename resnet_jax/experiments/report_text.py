@@ -169,9 +169,11 @@ def budget(findings: Findings) -> str:
     settings = findings.settings
     parts = []
     if 'data.name' in settings:
-        splits = [settings.get(f'data.{s}_split', '') for s in ('train', 'eval')]
-        size = settings.get('data.image_size')
-        parts.append(f'{settings["data.name"]} ({" / ".join(splits)}, {size}x{size})')
+        parts.append(f'data {settings["data.name"]}')
+    if 'data.train_split' in settings and 'data.eval_split' in settings:
+        parts.append(f'{settings["data.train_split"]} / {settings["data.eval_split"]}')
+    if 'data.image_size' in settings:
+        parts.append(f'{settings["data.image_size"]} pixels')
     if 'train.batch_size' in settings:
         parts.append(f'batch {settings["train.batch_size"]}')
     if 'train.epochs' in settings:

@@ -28,7 +28,8 @@ def _verdicts(findings: Findings) -> list[str]:
 
 def _verdict(arm: Arm, base: str) -> str:
     if arm.error is None:
-        return f'{arm.name}: no statement, no run of it has ended.'
+        why = 'all its runs failed' if arm.count('failed') == len(arm.runs) else 'none has ended'
+        return f'{arm.name}: no statement, {why}.'
     return verdict(arm.name, base, arm.difference)
 
 
@@ -83,7 +84,7 @@ def _failures(findings: Findings) -> list[str]:
                 f'{failed} of {len(arm.runs)} runs of {arm.name} failed; what is said of it is of '
                 'the others alone.'
             )
-        elif failed:
+        elif 0 < failed < len(arm.runs) or (arm is findings.baseline and failed):
             found.append(f'{failed} of {len(arm.runs)} runs of {arm.name} failed.')
     return found
 
