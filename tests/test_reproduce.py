@@ -184,6 +184,9 @@ def test_overrides_come_on_top_and_are_told():
         assert (settings.train.steps, settings.optim.warmup) == (None, 0)
     assert found.overridden[0] == '--config.data.name=digits'
     assert any(note.startswith("other data than the paper's") for note in found.notes)
+    # A length set by hand is neither scaled nor does the schedule follow it.
+    assert not any('train.' in line for line in found.scaled)
+    assert any('(2000.0, 3000.0) steps' in note for note in found.notes)
     slower = plan('he2015_table6', overrides=[('optim.learning_rate', '0.05')])
     assert not slower.figures
     assert any('optim.learning_rate: 0.1 -> 0.05' in note for note in slower.notes)
@@ -259,6 +262,8 @@ def test_accuracies_are_the_other_way_round():
     outcomes = {'a': Outcome((60.0,)), 'b': Outcome((61.0,))}
     same = {'a': 'same order', 'b': 'same order'}
     assert verdicts(rows, outcomes, False, metric='top-1 accuracy, %') == same
+    table = Table('torchvision', '', 'imagenet', rows, 'top-1 accuracy, %')
+    assert judge(table, outcomes, False)['b'].why == 'rank 1, published 1, of 2'
     outcomes = {'a': Outcome((60.0,)), 'b': Outcome((59.0,))}
     assert verdicts(rows, outcomes, False, metric='top-1 accuracy, %') == {'a': 'not', 'b': 'not'}
 
@@ -330,7 +335,7 @@ def test_the_report_of_a_short_table_has_no_figures_to_judge(tmp_path):
     assert words['dropout 0.5'] == ('not run yet', '')
     text = reproduction.to_markdown(report)
     assert 'within' not in text and 'train.steps: 64000 -> 4000' in text
-    assert '1/16 of the published length' in text
+    assert '1/16 of the length' in text
 
 
 # Costs

@@ -136,4 +136,7 @@ def _text(cost: dict[str, Any]) -> str:
 
 
 def _hours(cost: dict[str, Any]) -> str:
-    return f'  about {cost["hours"]:,.1f} hours' if 'hours' in cost else ''
+    """Of all runs."""
+    if 'hours' not in cost:
+        return ''
+    return f'  about {cost["hours"]:,.{0 if cost["hours"] >= 10 else 1}f} hours in all'

@@ -18,6 +18,7 @@ SHORTER = 16  # how much shorter than the paper's a short run is
 SHORT_SEEDS = 3
 # What grows with the length of a run.
 _LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
+_SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
 
 # Two steps on synthetic images, which have 10 classes: that a row's net, loss and schedule run.
 _SMOKE: Mapping[str, Any] = {
@@ -127,9 +128,9 @@ def make_plan(
         recipe=recipe,
         scale=scale,
         sweep=sweep,
-        scaled=_scaled_text(recipe, table, scale),
+        scaled=_scaled_text(recipe, table, scale, dict(overrides)),
         overridden=tuple(f'--config.{field}={value}' for field, value in overrides),
-        notes=_notes(table, recipe, scale, sweep, serious),
+        notes=_notes(table, recipe, scale, sweep, serious, dict(overrides)),
         figures=figures,
     )
 
@@ -229,40 +230,51 @@ def _changes(old: Sweep, new: Sweep) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _scaled_text(recipe: Recipe, table: Table, scale: str) -> tuple[str, ...]:
+def _scaled_text(
+    recipe: Recipe, table: Table, scale: str, overrides: Mapping[str, str]
+) -> tuple[str, ...]:
     if scale == 'full':
         return ()
     scaling = _scaling(scale, table)
     if not isinstance(scaling, int):
-        return tuple(f'{field}: {value}' for field, value in scaling.items())
+        fields = _without(scaling, overrides)
+        return tuple(f'{field}: {value}' for field, value in fields.items())
     sources = {'': recipe.fields, **recipe.by_model, **recipe.by_row}
     return tuple(
         f'{field}{f" of {name}" if name else ""}: {value} -> {shorter(value, scaling)}'
         for name, fields in sources.items()
-        for field, value in fields.items()
+        for field, value in _without(fields, overrides).items()
         if field in _LENGTHS and value
     )
 
 
 def _notes(
-    table: Table, recipe: Recipe, scale: str, sweep: Sweep, changes: Sequence[str]
+    table: Table,
+    recipe: Recipe,
+    scale: str,
+    sweep: Sweep,
+    changes: Sequence[str],
+    overrides: Mapping[str, str],
 ) -> tuple[str, ...]:
     if scale == 'smoke':
         return ('no verdict: two steps on synthetic images show that a row runs, and nothing else',)
-    notes = []
+    notes, own_length = [], overrides.keys() & configs.ALTERNATIVES.keys()
+    only = 'only the order of the rows is compared, no figure with the published one'
     if scale == 'short':
+        length = 'another length than published' if own_length else f'1/{SHORTER} of the length'
+        notes.append(f'{length}: {only}')
+    boundaries = sweep.fields['optim.boundaries']
+    if own_length and boundaries and overrides.keys().isdisjoint(_SCHEDULE):
         notes.append(
-            f'1/{SHORTER} of the published length: only the order of the rows is compared, no '
-            'figure with the published one'
+            'the length was set by hand, the schedule was not: it keeps its boundaries, '
+            f'{boundaries} {sweep.fields["optim.schedule_unit"]}'
         )
     if any(change.startswith('data.name:') for change in changes):
-        notes.append("other data than the paper's: only the order of the rows is compared")
+        notes.append(f"other data than the paper's: {only}")
     elif changes:
-        notes.append(
-            f"not the paper's recipe ({'; '.join(changes)}): only the order of the rows is compared"
-        )
+        notes.append(f"not the paper's recipe ({'; '.join(changes)}): {only}")
     if recipe.differs:
-        notes.append("not the paper's recipe in all, see below: only the order is compared")
+        notes.append(f"not the paper's recipe in all, see below: {only}")
     few = [row.name for row in table.rows if sweep.runs.get(row.name, len(sweep.seeds)) < 2]
     if few:
         rows = 'every row' if len(few) == len(table.rows) else ', '.join(few)
