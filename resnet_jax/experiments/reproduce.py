@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import resnet_jax
 from resnet_jax.experiments.papers import find_table
 from resnet_jax.experiments.recipes import DATA, Recipe, recipe_of
 from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep
@@ -80,7 +79,7 @@ def find_configs(folder: Path | None) -> Path:
     Raises:
       InputError: if there is none.
     """
-    checkout = Path(resnet_jax.__file__).parents[1] / 'configs'
+    checkout = Path(__file__).parents[2] / 'configs'
     for place in (Path('configs'), checkout) if folder is None else (folder,):
         if (place / 'default.py').is_file():
             return place.resolve()
