@@ -8,10 +8,10 @@ each repetition.
 
     python benchmarks/train_step.py      # cifar_resnet20 and resnet18, as `make bench`
     python benchmarks/train_step.py --cases resnet18:32:64 --peers ours flax torch torch-compile
-    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py   # on a CPU; see below
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/train_step.py   # with huge pages, Linux
 
-The last line gives every program memory in huge pages, as `resnet-jax train` takes for itself where
-the variable is not set (Linux); without it, no program has them.
+On a virtual machine huge pages made some repetitions faster by a tenth and others slower by a third
+(results/train_step_huge_pages.json), so the command line does not ask for them.
 
 Programs: `ours` is the step that `resnet-jax train` takes, its batch gathered from the data on the
 device and normalised, with running sums of the figures, but without the crops and flips, which the

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import logging
 import os
-import platform
 import sys
 import threading
 import warnings
@@ -32,8 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (failed), 2 (bad usage or input), 128 + n (stopped by signal n).
     """
-    if arguments is None:
-        _use_huge_pages()
     warnings.filterwarnings('ignore', 'Image size .* decompression bomb')  # refused in our words
     _quiet_background()
     try:
@@ -52,18 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor flush into it at exit
         return 0
-
-
-def _use_huge_pages() -> None:
-    """Begins the program once more with memory in huge pages, where glibc can: Linux.
-
-    On a CPU a training step takes and gives back hundreds of MiB, 50,000 pages of 4 KiB. glibc
-    reads this when a process begins. Set the variable yourself, to anything, to have it your way.
-    """
-    heavy = sys.argv[1:2] in (['train'], ['reproduce'], ['eval'], ['predict'])
-    if heavy and 'GLIBC_TUNABLES' not in os.environ and platform.libc_ver()[0] == 'glibc':
-        os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _quiet_background() -> None:
