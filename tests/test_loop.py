@@ -387,7 +387,7 @@ def test_pixel_mean_is_subtracted_and_kept(tmp_path):
     assert preprocessing.std == (1.0,)
 
 
-@pytest.mark.parametrize('together', [3, 5])
+@pytest.mark.parametrize('together', [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_several_steps_in_a_dispatch_are_the_same_steps(together, tmp_path):
     """Also where what is due falls between: figures every 4 steps, evaluation every 6."""
     ends = {}

@@ -71,6 +71,7 @@ def figures(folder):
     ]
 
 
+@pytest.mark.slow
 def test_processes_continue_what_one_began_and_the_reverse(tmp_path):
     one, two = tmp_path / 'one', tmp_path / 'two'
     loop.train(tiny(SHORT), one)

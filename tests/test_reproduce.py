@@ -408,6 +408,7 @@ def smoke(key, folder):
     return result
 
 
+@pytest.mark.slow
 def test_smoke_of_the_cheapest_table(tmp_path):
     result = smoke(CHEAPEST, tmp_path / 'out')
     assert 'within' not in result.stdout and 'no verdict' in result.stdout

@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from resnet_jax.models.errors import Interrupted, RunError
 from resnet_jax.training import memory, metrics, processes
 from resnet_jax.training.compilation import matmul_precision
-from resnet_jax.training.progress import Progress, opened
+from resnet_jax.training.opening import opened, prepare
+from resnet_jax.training.progress import Progress
 from resnet_jax.training.run import Run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start
@@ -31,8 +32,8 @@ def train(
     Args:
       config: of the run; must agree with the folder's, but for `config.FREE_FIELDS`.
       folder: the workdir; made if it does not exist.
-      like: see `progress.opened`.
-      console: likewise.
+      like: see `opening.prepare`.
+      console: see `opening.opened`.
 
     Returns:
       What summary.json holds; of several processes, {} in all but the first.
@@ -42,11 +43,11 @@ def train(
       RunError: for a failure on the way; the last good checkpoint is kept.
       Interrupted: after SIGTERM or SIGINT; the step was finished and saved.
     """
-    precision = matmul_precision(config.train.matmul_precision)
+    prepared = prepare(config, folder, like)
     with (
-        opened(config, folder, like, console) as progress,
         processes.stop_signals() as asked,
-        precision,
+        matmul_precision(config.train.matmul_precision),
+        opened(prepared, console) as progress,
     ):
         if not isinstance(progress, Progress):
             return progress if processes.is_first() else {}

@@ -25,7 +25,8 @@ from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.compilation import compiler_options, matmul_precision
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.loop import Stepper
-from resnet_jax.training.progress import Progress, opened
+from resnet_jax.training.opening import opened, prepare
+from resnet_jax.training.progress import Progress
 from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.writers import Console
@@ -199,13 +200,16 @@ def _train_together(
     console: Console | None,
 ) -> list[dict[str, Any] | RunError]:
     config = run.inputs.config
+    prepared = [
+        prepare(configs.changed(config, {'seed': seed}), folder, run)
+        for seed, folder in zip(seeds, folders, strict=True)
+    ]
     with contextlib.ExitStack() as stack:
         asked = stack.enter_context(processes.stop_signals())
         stack.enter_context(matmul_precision(config.train.matmul_precision))
         runs: list[Progress] = []
-        for seed, folder in zip(seeds, folders, strict=True):
-            wanted = configs.changed(config, {'seed': seed})
-            progress = stack.enter_context(opened(wanted, folder, run, console))
+        for seed, one in zip(seeds, prepared, strict=True):
+            progress = stack.enter_context(opened(one, console))
             assert isinstance(progress, Progress), 'none of them has ended'
             progress.share_console(runs[0].console if runs else progress.console, f'seed {seed}: ')
             runs.append(progress)
