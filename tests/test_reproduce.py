@@ -10,7 +10,8 @@ from resnet_jax.cli import main
 from resnet_jax.experiments import costs, reproduction
 from resnet_jax.experiments.papers import TABLES, build, find_table
 from resnet_jax.experiments.recipes import recipe_of
-from resnet_jax.experiments.reproduce import SCALES, find_configs, make_plan
+from resnet_jax.experiments.reproduce import find_configs, make_plan
+from resnet_jax.experiments.scales import SCALES
 from resnet_jax.experiments.sweep import units
 from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.experiments.verdicts import Outcome, judge
@@ -166,7 +167,8 @@ def test_short_is_a_sixteenth(key, row, length, boundaries, warmup):
 
 
 def test_smoke_is_two_steps_on_synthetic_images():
-    for key, size in (('he2016_table3_cifar100', 32), ('he2015_imagenet', 64)):
+    sizes = (('he2016_table3_cifar100', 32), ('he2015_imagenet', 32), ('resnext_cifar10', 8))
+    for key, size in sizes:
         found = plan(key, 'smoke')
         for arm in found.sweep.arms:
             settings = found.sweep.config(arm, 0)

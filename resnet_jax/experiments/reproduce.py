@@ -7,41 +7,21 @@ from typing import Any
 
 from resnet_jax.experiments.papers import find_table
 from resnet_jax.experiments.recipes import DATA, Recipe, recipe_of
+from resnet_jax.experiments.scales import (
+    LENGTHS,
+    SCALES,
+    SHORT_SEEDS,
+    SHORTER,
+    shorter,
+    smoke_fields,
+    smoke_fields_of,
+)
 from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep
 from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import config as configs
 
-SCALES = ('smoke', 'short', 'full')
-SHORTER = 16  # how much shorter than the paper's a short run is
-SHORT_SEEDS = 3
-# What grows with the length of a run.
-_LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
-
-# Two steps on synthetic images, which have 10 classes: that a row's net, loss and schedule run.
-_SMOKE: Mapping[str, Any] = {
-    'data.name': 'synthetic',
-    'data.train_split': 'train[:64]',
-    'data.eval_split': 'test[:4]',
-    'data.workers': 0,
-    'train.batch_size': 4,
-    'train.steps': 2,
-    'train.log_every': 1,
-    'train.eval_every': 0,
-    'train.eval_batch_size': 4,
-    'optim.learning_rate': 1e-3,
-    'optim.scale_by_batch': 0,
-    'optim.warmup': 0.0,  # often longer than the two steps
-    'model.dtype': 'float32',
-    'model.scan_blocks': True,  # compiles in less time
-    'checkpoint.keep': 1,
-}
-_SMOKE_SIZE = {
-    'cifar10': {'data.image_size': 32},
-    'cifar100': {'data.image_size': 32},
-    'imagenet': {'data.image_size': 64, 'data.resize': 73},
-}
 # Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
 _HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
 
@@ -147,7 +127,7 @@ def _sweep(
     fields = _scaled({'data.name': DATA[table.data], **recipe.fields}, scaling)
     arms = {
         row.name: _without(
-            {**_own(recipe, row, scaling), **found['arms'][row.name]}, dict(overrides)
+            {**_own(recipe, table, row, scaling), **found['arms'][row.name]}, dict(overrides)
         )
         for row in table.rows
     }
@@ -167,30 +147,27 @@ def _sweep(
 def _scaling(scale: str, table: Table) -> Mapping[str, Any] | int:
     """What a scale does to a recipe: fields that it sets, or what it divides lengths by."""
     if scale == 'smoke':
-        return {**_SMOKE, **_SMOKE_SIZE[table.data]}
+        return smoke_fields(table)
     return SHORTER if scale == 'short' else 1
 
 
 def _scaled(fields: Mapping[str, Any], scaling: Mapping[str, Any] | int) -> dict[str, Any]:
     if isinstance(scaling, int):
         return {
-            field: shorter(value, scaling) if field in _LENGTHS else value
+            field: shorter(value, scaling) if field in LENGTHS else value
             for field, value in fields.items()
         }
     return {**_without(fields, scaling), **scaling}
 
 
-def shorter(length: Any, divisor: int) -> Any:
-    """A length divided: a float, a whole number rounded up, or a tuple of either."""
-    if isinstance(length, tuple):
-        return tuple(shorter(part, divisor) for part in length)
-    return -(-length // divisor) if isinstance(length, int) else length / divisor
-
-
-def _own(recipe: Recipe, row: Row, scaling: Mapping[str, Any] | int) -> dict[str, Any]:
-    """The recipe's fields of a row alone; what the scale sets for all comes before them."""
+def _own(
+    recipe: Recipe, table: Table, row: Row, scaling: Mapping[str, Any] | int
+) -> dict[str, Any]:
+    """The fields of a row alone; what the scale sets for all comes before the recipe's."""
     own = recipe.of_row(row.name, row.model)
-    return _scaled(own, scaling) if isinstance(scaling, int) else _without(own, scaling)
+    if isinstance(scaling, int):
+        return _scaled(own, scaling)
+    return {**_without(own, scaling), **smoke_fields_of(table, row)}
 
 
 def _without(fields: Mapping[str, Any], set_later: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,14 +213,17 @@ def _scaled_text(
         return ()
     scaling = _scaling(scale, table)
     if not isinstance(scaling, int):
-        fields = _without(scaling, overrides)
-        return tuple(f'{field}: {value}' for field, value in fields.items())
+        lines = [f'{field}: {value}' for field, value in _without(scaling, overrides).items()]
+        for row in table.rows:
+            fields = _without(smoke_fields_of(table, row), overrides)
+            lines += [f'{field} of {row.name}: {value}' for field, value in fields.items()]
+        return tuple(lines)
     sources = {'': recipe.fields, **recipe.by_model, **recipe.by_row}
     return tuple(
         f'{field}{f" of {name}" if name else ""}: {value} -> {shorter(value, scaling)}'
         for name, fields in sources.items()
         for field, value in _without(fields, overrides).items()
-        if field in _LENGTHS and value
+        if field in LENGTHS and value
     )
 
 
