@@ -158,7 +158,9 @@ def evil(tmp_path_factory):
         'half': (9.0, 9.5, 'failed', 'unfinished', None),
         'lost': ('failed',) * 5,
     }
-    write_sweep(folder, arms, title=f'is {EVIL} better?', published={'base': 6.61})
+    source = 'reproduce he2016_table2 --scale short'
+    title = f'is {EVIL} better?'
+    write_sweep(folder, arms, title=title, published={'base': 6.61}, source=source)
     return write_report(folder)
 
 
@@ -193,7 +195,8 @@ def test_markdown(evil):
     assert '| half | 3 | unfinished | at step 20 |' in text
     assert '| half | 4 | not begun | - |' in text
     assert '![curves](curves.png)' in text
-    assert 'resnet-jax sweep --config SWEEP.py' in text and 'train.epochs=5' in text
+    assert 'resnet-jax reproduce he2016_table2 --scale short --workdir' in text
+    assert 'train.epochs=5' in text
     fenced = text.split('```')
     assert all('<b>' not in part for part in fenced[::2]), 'HTML outside the code'
     tables = [line for line in ''.join(fenced[::2]).splitlines() if line.startswith('|')]

@@ -7,7 +7,7 @@ import pytest
 from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
-from resnet_jax.experiments import costs, reproduction
+from resnet_jax.experiments import costs, reproduction, sweep_json
 from resnet_jax.experiments.papers import TABLES, build, find_table
 from resnet_jax.experiments.recipes import recipe_of
 from resnet_jax.experiments.reproduce import find_configs, make_plan
@@ -300,7 +300,7 @@ def ended(folder, error):
 def by_hand(found, workdir, errors):
     """A sweep's folder with these errors in %, a list for each row."""
     workdir.mkdir()
-    (workdir / 'sweep.json').write_text(found.sweep.to_json())
+    (workdir / 'sweep.json').write_text(sweep_json.to_json(found.sweep))
     for unit in units(found.sweep, workdir):
         values = errors.get(unit.arm, [])
         if unit.seed < len(values):

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,6 +15,7 @@ from running import ROOT, checkpoint_steps, command, complains, differing, load_
 from resnet_jax.experiments import from_table, grid, zipped
 from resnet_jax.experiments.engine import run_sweep
 from resnet_jax.experiments.sweep import Sweep, folder_name, load_sweep, units
+from resnet_jax.experiments.sweep_json import begin, read_sweep, to_json
 from resnet_jax.models import InputError
 
 SWEEPS = sorted(p for p in (ROOT / 'configs' / 'sweeps').glob('*.py') if p.stem != 'budgets')
@@ -134,13 +137,36 @@ def test_shards_are_parts_that_make_up_the_whole(whole, tmp_path):
 
 
 def test_another_sweep_in_the_same_folder_is_refused(whole, tmp_path):
-    file = sweep_file(tmp_path, {**ARMS, 'third': {}})
-    with pytest.raises(InputError, match=r'holds another sweep \(it differs in arms\)'):
-        run_sweep(load_sweep(str(file)), whole[1])
+    for arms in ({**ARMS, 'plain': {'optim.momentum': 0.1}}, {'fast, 2x': ARMS['fast, 2x']}):
+        file = sweep_file(tmp_path, arms)
+        with pytest.raises(InputError, match=r"holds another sweep \(it differs in arm 'plain'\)"):
+            run_sweep(load_sweep(str(file)), whole[1])
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'letter.txt').write_text('dear')
     with pytest.raises(InputError, match='not empty and no sweep'):
         run_sweep(load_sweep(str(whole[0])), tmp_path / 'full')
+
+
+def test_arms_and_seeds_may_be_added(whole, tmp_path):
+    """What was there stays in the sweep, also where the later command does not name it."""
+    out = tmp_path / 'out'
+    shutil.copytree(whole[1], out)
+    more = sweep_file(tmp_path, {**ARMS, 'third': {}})
+    assert run_sweep(load_sweep(str(more), seeds=[7]), out) == []
+    assert list(summaries(out)) == [
+        *(f'fast_2x/seed{seed}' for seed in (0, 1, 7)),
+        *(f'plain/seed{seed}' for seed in (0, 1, 7)),
+        'third/seed7',
+    ]
+    assert read_sweep(out).seeds == (0, 1, 7)
+    assert read_sweep(out).source == f'sweep --config {more}'
+
+
+def test_jobs_may_begin_at_the_same_moment(whole, tmp_path):
+    sweep = load_sweep(str(whole[0]))
+    with ThreadPoolExecutor(8) as jobs:
+        assert list(jobs.map(lambda _: begin(sweep, tmp_path / 'out'), range(8))) == [None] * 8
+    assert to_json(read_sweep(tmp_path / 'out')) == to_json(sweep)
 
 
 # Sweep files

@@ -10,12 +10,12 @@ import jax
 from tqdm import tqdm
 
 from resnet_jax.experiments.sweep import Sweep, Unit, units
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.experiments.sweep_json import begin
+from resnet_jax.models.errors import RunError
 from resnet_jax.training.seeds import train_seeds
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.writers import Console, write_atomically
 
-SWEEP_FILE = 'sweep.json'
 FAILED_FILE = 'failed.json'  # in a run's folder: what ended it
 
 
@@ -70,7 +70,7 @@ def run_sweep(sweep: Sweep, workdir: Path, shard: tuple[int, int] = (1, 1)) -> l
       InputError: for a workdir that holds something else, or data that cannot be read.
       Interrupted: after SIGTERM or SIGINT; what runs is saved.
     """
-    _begin(sweep, workdir)
+    begin(sweep, workdir)
     mine = units(sweep, workdir)[shard[0] - 1 :: shard[1]]
     todo = [unit for unit in mine if read_summary(unit.folder) is None]
     display = SweepConsole(len(mine), len(mine) - len(todo))
@@ -82,28 +82,6 @@ def run_sweep(sweep: Sweep, workdir: Path, shard: tuple[int, int] = (1, 1)) -> l
     finally:
         display.close()
     return failed
-
-
-def _begin(sweep: Sweep, workdir: Path) -> None:
-    """Writes sweep.json, or compares it with the one that is there."""
-    path = workdir / SWEEP_FILE
-    text = sweep.to_json()
-    if path.is_file():
-        old, new = json.loads(path.read_text()), json.loads(text)
-        changed = [key for key in new if old.get(key) != new[key]]
-        if changed:
-            raise InputError(
-                f'workdir {workdir} holds another sweep (it differs in {", ".join(changed)}); use '
-                'another --workdir, or the same sweep to continue'
-            )
-        return
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f'workdir {workdir} is not empty and no sweep; use another --workdir')
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f'cannot write in workdir {workdir}: {error.strerror}') from error
-    write_atomically(path, text)
 
 
 def _train(sweep: Sweep, todo: Sequence[Unit], display: SweepConsole) -> list[Unit]:

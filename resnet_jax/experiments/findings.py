@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments import comparison, results
+from resnet_jax.experiments import comparison, results, sweep_json
 from resnet_jax.experiments.comparison import Difference, Estimate
 from resnet_jax.experiments.results import SPLITS, Curve, Result
 from resnet_jax.experiments.sweep import Sweep
@@ -97,7 +97,7 @@ def find(workdir: Path) -> Findings:
     Raises:
       InputError: if it holds no sweep, if nothing of it has ended, or files cannot be understood.
     """
-    sweep = results.read_sweep(workdir)
+    sweep = sweep_json.read_sweep(workdir)
     every = results.read_results(sweep, workdir)
     if not any(run.final for run in every):
         raise InputError(_nothing(workdir, every))

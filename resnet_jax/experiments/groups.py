@@ -8,8 +8,8 @@ from typing import Any
 
 from resnet_jax.experiments import comparison
 from resnet_jax.experiments.comparison import Difference, Estimate
-from resnet_jax.experiments.engine import SWEEP_FILE
 from resnet_jax.experiments.results import Final, read_final
+from resnet_jax.experiments.sweep_json import SWEEP_FILE
 from resnet_jax.models.errors import InputError
 from resnet_jax.training import workdir
 from resnet_jax.training.config import FREE_FIELDS, flatten

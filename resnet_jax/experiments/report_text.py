@@ -198,10 +198,7 @@ def facts(findings: Findings) -> list[tuple[str, str]]:
 
 
 def commands(findings: Findings) -> list[str]:
-    """The command that made the sweep, and what trains the baseline's first run alone.
-
-    A workdir does not say which sweep file it came from: it stands as SWEEP.py.
-    """
+    """The command that made the sweep, and what trains the baseline's first run alone."""
     sweep, workdir = findings.sweep, shlex.quote(str(findings.workdir))
     seeds = ','.join(map(str, sweep.seeds))
     if sweep.seeds == tuple(range(len(sweep.seeds))):
@@ -209,8 +206,9 @@ def commands(findings: Findings) -> list[str]:
     fields = {**sweep.fields, **sweep.arms[sweep.baseline], 'seed': sweep.seeds[0]}
     flags = ' '.join(shlex.quote(f'--config.{k}={v}') for k, v in fields.items())
     base = shlex.quote(os.path.normpath(sweep.base))
+    source = sweep.source or 'sweep --config SWEEP.py'
     return [
-        f'resnet-jax sweep --config SWEEP.py --workdir {workdir} --seeds {seeds}',
+        f'resnet-jax {source} --workdir {workdir} --seeds {seeds}',
         f'resnet-jax train --config {base} --workdir RUN {flags}',
     ]
 
@@ -229,8 +227,7 @@ def markdown(findings: Findings, statement: Sequence[str], figures: Sequence[Pat
         '## How it was made',
         '\n'.join(f'- {name}: {_escape(text)}' for name, text in facts(findings)),
         f'```\n{made}\n```',
-        "SWEEP.py is the sweep's file, which a workdir does not name. One run alone, the "
-        "baseline's first:",
+        "One run alone, the baseline's first:",
         f'```\n{alone}\n```',
     ]
     return '\n\n'.join(parts) + '\n'

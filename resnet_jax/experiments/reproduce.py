@@ -16,7 +16,7 @@ from resnet_jax.experiments.scales import (
     smoke_fields,
     smoke_fields_of,
 )
-from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep
+from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep, source_text
 from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import config as configs
@@ -141,7 +141,9 @@ def _sweep(
         'seeds': count,
         'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
     }
-    return make_sweep(found, f'table {key}', folder, overrides, seeds)
+    sweep = make_sweep(found, f'table {key}', folder, overrides, seeds)
+    source = source_text(['reproduce', key, '--scale', scale], overrides)
+    return dataclasses.replace(sweep, source=source)
 
 
 def _scaling(scale: str, table: Table) -> Mapping[str, Any] | int:

@@ -4,9 +4,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from resnet_jax.experiments.engine import FAILED_FILE, SWEEP_FILE
+from resnet_jax.experiments.engine import FAILED_FILE
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.models.counting import count
 from resnet_jax.models.errors import InputError
@@ -72,50 +71,6 @@ class Result:
     def last_step(self) -> int:
         """The last one that anything is known of; 0 before that."""
         return max((curve[-1][0] for curve in self.curves.values() if curve), default=0)
-
-
-def read_sweep(workdir: Path) -> Sweep:
-    """The sweep that a workdir was made for.
-
-    Raises:
-      InputError: if there is none, or its description cannot be read.
-    """
-    path = workdir / SWEEP_FILE
-    if not workdir.is_dir():
-        raise InputError(f'workdir {workdir} does not exist; make one with `resnet-jax sweep`')
-    if not path.is_file():
-        hint = '`resnet-jax compare` compares single runs' if runs.is_run(workdir) else ''
-        raise InputError(
-            f'workdir {workdir} holds no sweep (it has no {SWEEP_FILE}); '
-            + (hint or 'make one with `resnet-jax sweep`')
-        )
-    try:
-        return _sweep(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
-        raise InputError(f'{path} describes no sweep: {what}') from error
-
-
-def _sweep(found: Any) -> Sweep:
-    """The inverse of `Sweep.to_json`; keys that it does not know are left out."""
-    if not isinstance(found, dict):
-        raise ValueError('it is no JSON object')
-    known = {field.name for field in dataclasses.fields(Sweep)}
-    sweep = Sweep(
-        title=str(found['title']),
-        base=str(found['base']),
-        fields=dict(found['fields']),
-        arms={str(arm): dict(fields) for arm, fields in found['arms'].items()},
-        seeds=tuple(int(seed) for seed in found['seeds']),
-        baseline=found['baseline'],
-        published={arm: float(error) for arm, error in (found.get('published') or {}).items()},
-        **({'runs': dict(found['runs'])} if 'runs' in found.keys() & known else {}),
-    )
-    if sweep.baseline not in sweep.arms:
-        raise ValueError(f'its baseline {sweep.baseline!r} is none of its arms')
-    if not sweep.seeds:
-        raise ValueError('it has no seeds')
-    return sweep
 
 
 def read_results(sweep: Sweep, workdir: Path) -> list[Result]:

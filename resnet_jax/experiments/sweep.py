@@ -6,8 +6,8 @@ the same initial values in every arm: arms are compared in pairs.
 
 import dataclasses
 import itertools
-import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Sweep:
       baseline: the arm that others are compared with.
       published: arm -> top-1 error in % that a paper reports, where one does.
       runs: arm -> how many of the seeds, the first ones, it is trained with; all if not here.
+      source: what of the command line gave it, `sweep --config FILE`; '' if nothing did.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Sweep:
     baseline: str
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     runs: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: str = ''
 
     def config(self, arm: str, seed: int) -> ConfigDict:
         """The config of one run.
@@ -65,13 +67,6 @@ class Sweep:
         except InputError as error:
             raise InputError(f'arm {arm!r}: {error}') from error
         return config
-
-    def to_json(self) -> str:
-        """All of it but the base's content, indented."""
-        values = dataclasses.asdict(self)
-        if not self.runs:  # as sweeps were written before there was such a thing
-            del values['runs']
-        return json.dumps(values, indent=2) + '\n'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +111,13 @@ def load_sweep(
     where = f'sweep file {spec}'
     if not isinstance(found, Mapping):
         raise InputError(f'{where}: get_sweep() must return a dict')
-    return make_sweep(found, where, Path(spec.partition('.py:')[0]).parent, overrides, seeds)
+    sweep = make_sweep(found, where, Path(spec.partition('.py:')[0]).parent, overrides, seeds)
+    return dataclasses.replace(sweep, source=source_text(['sweep', '--config', spec], overrides))
+
+
+def source_text(command: Sequence[str], overrides: Sequence[tuple[str, str]]) -> str:
+    """A command with its overrides, as a shell takes them."""
+    return shlex.join([*command, *(f'--config.{field}={value}' for field, value in overrides)])
 
 
 def make_sweep(

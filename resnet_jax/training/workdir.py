@@ -23,9 +23,9 @@ from resnet_jax.training.writers import write_atomically
 DTYPES = ('float32', 'bfloat16')
 # Fields of config.model that are not overrides of the model's row.
 _MODEL_ARGUMENTS = ('name', 'dtype')
-_LOCK = '.lock'
+LOCK = '.lock'
 # What a run killed in its first moments may leave.
-_FIRST_FILES = (_LOCK, 'preprocessing.json', 'preprocessing.json.tmp', 'config.json.tmp')
+_FIRST_FILES = (LOCK, 'preprocessing.json', 'preprocessing.json.tmp', 'config.json.tmp')
 
 
 def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
@@ -102,18 +102,26 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Makes the folder and keeps other processes from training in it meanwhile."""
+def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
+    """Makes the folder and keeps other processes from training in it meanwhile.
+
+    Args:
+      workdir: the folder.
+      wait: for a process that has it, instead of complaining.
+
+    Raises:
+      InputError: if the folder cannot be written in, or another process has it.
+    """
     import fcntl
 
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / _LOCK).open('w')
+        lock = (workdir / LOCK).open('w')
     except OSError as error:
         raise InputError(f'cannot write in workdir {workdir}: {error.strerror}') from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise InputError(f'another process is training in workdir {workdir}') from error
         yield
