@@ -61,12 +61,39 @@ class Sweep:
         """
         fields = {**self.fields, **self.arms[arm], 'seed': seed}
         try:
-            config = configs.load_config(self.base, [(k, str(v)) for k, v in fields.items()])
-            configs.check_values(config)
-            build_model(config.model, 10)
+            return checked_config(self.base, fields)
         except InputError as error:
             raise InputError(f'arm {arm!r}: {error}') from error
-        return config
+
+
+def checked_config(base: str, fields: Fields) -> ConfigDict:
+    """A base config with other fields, its model built once.
+
+    Raises:
+      InputError: for a field that does not exist or a value that it refuses.
+    """
+    config = configs.load_config(base, [(name, str(value)) for name, value in fields.items()])
+    configs.check_values(config)
+    build_model(config.model, 10)
+    return config
+
+
+def check_keys(
+    found: Any, where: str, function: str, known: Sequence[str], needed: Sequence[str]
+) -> None:
+    """Refuses what a file's function returned, if it is no dict, or lacks or adds keys.
+
+    Raises:
+      InputError: saying which.
+    """
+    if not isinstance(found, Mapping):
+        raise InputError(f'{where}: {function}() must return a dict')
+    for key in found:
+        if key not in known:
+            raise unknown_name(f'key of {where}:', str(key), known)
+    missing = [key for key in needed if not found.get(key)]
+    if missing:
+        raise InputError(f'{where} lacks {", ".join(missing)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +136,6 @@ def load_sweep(
     """
     found = config_files.call(spec, 'get_sweep')
     where = f'sweep file {spec}'
-    if not isinstance(found, Mapping):
-        raise InputError(f'{where}: get_sweep() must return a dict')
     sweep = make_sweep(found, where, Path(spec.partition('.py:')[0]).parent, overrides, seeds)
     return dataclasses.replace(sweep, source=source_text(['sweep', '--config', spec], overrides))
 
@@ -139,12 +164,7 @@ def make_sweep(
     Raises:
       InputError: as `load_sweep`.
     """
-    for key in found:
-        if key not in _KEYS:
-            raise unknown_name(f'key of {where}:', str(key), _KEYS)
-    missing = [key for key in _NEEDED if not found.get(key)]
-    if missing:
-        raise InputError(f'{where} lacks {", ".join(missing)}')
+    check_keys(found, where, 'get_sweep', _KEYS, _NEEDED)
     arms, count = dict(found['arms']), found.get('seeds', 3)
     names = {folder_name(arm) for arm in arms}
     if len(names) < len(arms):

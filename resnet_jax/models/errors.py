@@ -23,6 +23,10 @@ class RunError(RuntimeError):
     """
 
 
+class Diverged(RunError):
+    """Training met a loss or a state that is not finite; the same config would meet it again."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, and has saved its state.
 

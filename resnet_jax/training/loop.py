@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import signal
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,16 @@ from resnet_jax.training.summary import Start
 from resnet_jax.training.writers import Console
 
 
+class Stopped(Exception):
+    """A run was ended before its last step by the caller's `goes_on`; it is saved."""
+
+
 def train(
-    config: ConfigDict, folder: Path, like: Run | None = None, console: Console | None = None
+    config: ConfigDict,
+    folder: Path,
+    like: Run | None = None,
+    console: Console | None = None,
+    goes_on: Callable[[int, Mapping[str, float]], bool] | None = None,
 ) -> dict[str, Any]:
     """Trains, or continues, the run in a folder until its last step.
 
@@ -34,6 +42,7 @@ def train(
       folder: the workdir; made if it does not exist.
       like: see `opening.prepare`.
       console: see `opening.opened`.
+      goes_on: (step, figures) -> whether to go on, asked after each evaluation but the last.
 
     Returns:
       What summary.json holds; of several processes, {} in all but the first.
@@ -42,6 +51,7 @@ def train(
       InputError: for a bad config or data, or a folder of another run.
       RunError: for a failure on the way; the last good checkpoint is kept.
       Interrupted: after SIGTERM or SIGINT; the step was finished and saved.
+      Stopped: if `goes_on` said no; the step is saved.
     """
     prepared = prepare(config, folder, like)
     with (
@@ -51,6 +61,7 @@ def train(
     ):
         if not isinstance(progress, Progress):
             return progress if processes.is_first() else {}
+        progress.goes_on = goes_on or progress.goes_on
         progress.say(headline(progress))
         take_steps([progress], alone(progress.run), asked)
         return progress.finish()
@@ -98,6 +109,7 @@ def take_steps(
 
     Raises:
       RunError: if the only run diverged; among several it is kept as `error`, and the others go on.
+      Stopped: if a run's `goes_on` said no; it is saved.
       Interrupted: when asked; all is saved.
     """
     first, total, config = runs[0].first, runs[0].total, runs[0].config
@@ -161,8 +173,12 @@ def _each(
 
 def _between(run: Progress, done: int, state: TrainState, evaluate: bool, save: bool) -> None:
     figures = run.evaluate(done, state) if evaluate else None
-    if save:
+    ends = figures is not None and done < run.total and not run.goes_on(done, figures)
+    if save or (ends and done > run.first):  # the first was saved before
         run.save(done, state, figures)
+    if ends:
+        run.checkpoints.wait()
+        raise Stopped(f'stopped after step {done}')
 
 
 def _started(runs: Sequence[Progress], start: Start, count: int) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import RunError
+from resnet_jax.models.errors import Diverged, RunError
 from resnet_jax.training import metrics, processes, step
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import evaluate
@@ -30,6 +31,7 @@ class Progress:
       console: where lines go.
       name: said before each line; empty for a run alone.
       error: what ended the run, where others go on.
+      goes_on: asked after each evaluation but the last; see `loop.train`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Progress:
         self._own_console = console is None
         self.name = ''
         self.error: RunError | None = None
+        self.goes_on: Callable[[int, Mapping[str, float]], bool] = lambda done, figures: True
         self.start = Start()
         self._writer = MetricWriter(folder, self.first) if processes.is_first() else None
         self._eval_batches: Any = None  # kept after the first evaluation, where they fit
@@ -114,7 +117,7 @@ class Progress:
         sums = jax.device_get(totals)
         figures = metrics.averages(sums)
         if not np.isfinite(figures['loss']):
-            raise RunError(self._diverged(done))
+            raise Diverged(self._diverged(done))
         figures['learning_rate'] = float(self.run.schedule(done - 1))
         timed = float(sums['n']) - self._untimed
         if timed:
@@ -149,7 +152,7 @@ class Progress:
           RunError: if it is not, or a checkpoint cannot be written.
         """
         if not _all_finite(state):
-            raise RunError(self._diverged(done))
+            raise Diverged(self._diverged(done))
         self.checkpoints.save(state, self.seconds, figures)
 
     def finish(self, together: int = 1) -> dict[str, Any]:
