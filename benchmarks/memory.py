@@ -1,8 +1,9 @@
-"""Peak memory of a training step, against batch size, with and without rematerialisation.
+"""Peak memory and time of a training step, against batch size, with and without rematerialisation.
 
 `compiled` is what the compiler plans: arguments (parameters, momentum, statistics, images), results
 and temporaries (activations and gradients), memory that they share counted once. `device` is what
-the device counted while two steps ran; a CPU does not count. Each row is its own process.
+the device counted while the steps ran; a CPU does not count. `step` is the median of a few. Each
+row is its own process.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --cases resnet50:64:224 resnet50:256:224 --dtype bfloat16
@@ -10,6 +11,7 @@ the device counted while two steps ran; a CPU does not count. Each row is its ow
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ CASES = tuple(
     )
     for batch in batches
 )
+TIMED = 5  # steps, after one that is not
 
 
 def measure(model: str, batch: int, size: int, dtype: str, remat: bool) -> dict[str, Any]:
@@ -57,17 +60,22 @@ def measure(model: str, batch: int, size: int, dtype: str, remat: bool) -> dict[
         'compiled_bytes': memory.compiled_bytes(compiled),
         'argument_bytes': plan and plan.argument_size_in_bytes,
         'temporary_bytes': plan and plan.temp_size_in_bytes,
-        'device_peak_bytes': None,
         'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     }
-    if memory.device_peak_bytes() is not None:
-        arrays = jnp.zeros(images.shape), jnp.zeros(labels.shape, labels.dtype)
-        carry = jit(start)(arrays[0])
-        for _ in range(2):
-            *carry, loss = compiled(*carry, *arrays)
+    arrays = jnp.zeros(images.shape), jnp.zeros(labels.shape, labels.dtype)
+    carry = jit(start)(arrays[0])
+    times = []
+    for _ in range(1 + TIMED):
+        began = time.perf_counter()
+        *carry, loss = compiled(*carry, *arrays)
         loss.block_until_ready()
-        figures['device_peak_bytes'] = memory.device_peak_bytes()
-    return figures
+        times.append(time.perf_counter() - began)
+    return {
+        **figures,
+        'device_peak_bytes': memory.device_peak_bytes(),
+        'step_seconds': statistics.median(times[1:]),
+        'all_step_seconds': times[1:],
+    }
 
 
 def mebibytes(size: int | None) -> str:
@@ -101,10 +109,10 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one)))
         return
-    widths = [22, 9, 17, 16, 15, 13, 12]
+    widths = [22, 9, 17, 16, 15, 13, 12, 10]
     header = ['case', 'remat', 'arguments, MiB', 'temporary, MiB', 'compiled, MiB']
     print(f'a training step, {options.dtype}')
-    print(harness.line([*header, 'device, MiB', 'compile, s'], widths))
+    print(harness.line([*header, 'device, MiB', 'compile, s', 'step, ms'], widths))
     found: dict[str, Any] = {}
     device = None
     for case in options.cases:
@@ -118,13 +126,15 @@ def main() -> None:
             sizes = ('argument_bytes', 'temporary_bytes', 'compiled_bytes', 'device_peak_bytes')
             cells = [mebibytes(figures[name]) for name in sizes]
             seconds = f'{figures["compile_seconds"]:.1f}'
-            row = [case, 'yes' if remat else 'no', *cells, seconds]
+            step = f'{1000 * figures["step_seconds"]:.0f}'
+            row = [case, 'yes' if remat else 'no', *cells, seconds, step]
             print(harness.line(row, widths), flush=True)
-    print('compiled, with rematerialisation over without:')
+    print('with rematerialisation over without:')
     for case in options.cases:
-        pair = [found[name].get('compiled_bytes') for name in (f'{case} remat', case)]
-        if all(pair):
-            print(f'  {case}: {pair[0] / pair[1]:.2f}')
+        pair = [found[name] for name in (f'{case} remat', case)]
+        if all(figures.get('compiled_bytes') for figures in pair):
+            memory, seconds = (pair[0][k] / pair[1][k] for k in ('compiled_bytes', 'step_seconds'))
+            print(f'  {case}: memory {memory:.2f}, time {seconds:.2f}')
     harness.write_json(options.json, {'dtype': options.dtype, 'figures': found}, device)
 
 
