@@ -23,11 +23,11 @@ def get_config(model: str = 'cifar_resnet20') -> ConfigDict:
     config.augment.pad = 2
     config.train.batch_size = 64
     config.train.steps = None
-    config.train.epochs = 6.0
+    config.train.epochs = 4.0
     config.train.log_every = 50
     config.train.eval_every = 250
     config.optim.schedule = 'onecycle'
-    config.optim.learning_rate = 0.1
+    config.optim.learning_rate = 0.05
     config.optim.weight_decay = 5e-4
     config.checkpoint.every = 250
     return config
