@@ -1,6 +1,7 @@
 """Takes 5 steps on 8 simulated devices in several placements; run by test_placement.py.
 
-    python tests/placement_runs.py FOLDER
+    python tests/placement_runs.py FOLDER        # QUICK
+    python tests/placement_runs.py FOLDER rest   # the other RUNS
 
 or, as one of several processes with 2 devices each,
 
@@ -47,6 +48,11 @@ RUNS = {
     'jit accumulate': {'optim.accumulate': '2', **NO_BATCH_NORM},
     'pmap accumulate': {'parallel.mode': 'pmap', 'optim.accumulate': '2', **NO_BATCH_NORM},
 }
+# Those that `make test` has time for.
+QUICK = (
+    *('jit', 'shard_map', 'pmap', 'jit sharded optimizer'),
+    *('shard_map per replica', 'pmap per replica'),
+)
 # Those that 2 processes with 2 devices make too.
 IN_PROCESSES = (
     'jit',
@@ -115,7 +121,7 @@ def gathered(tree):
 def main() -> None:
     folder, *place = sys.argv[1:]
     folder, kept = pathlib.Path(folder), {}
-    seeds, place = place == ['seeds'], [] if place == ['seeds'] else place
+    what, place = (place[0], []) if len(place) == 1 else ('', place)
     count = 2 if place else DEVICES
     os.environ['XLA_FLAGS'] = (
         f'--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0'
@@ -126,14 +132,15 @@ def main() -> None:
 
     if place:
         processes.join(place[0], *map(int, place[1:]))
-    names = () if seeds else IN_PROCESSES if place else RUNS
+    rest = [name for name in RUNS if name not in QUICK]
+    names = {'seeds': (), 'rest': rest, '': IN_PROCESSES if place else QUICK}[what]
     for name in names:
         run, _, states, held, totals = take_steps(RUNS[name])
         assert run.placement.devices == jax.device_count() == count * jax.process_count()
         kept[name] = held
         if processes.is_first():
             (folder / f'{name}.pkl').write_bytes(pickle.dumps((states[0], states[-1], totals)))
-    if seeds:
+    if what == 'seeds':
         seeds_on_devices(folder)
     if processes.is_first():
         (folder / 'held.json').write_text(json.dumps(kept))

@@ -14,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from placement_runs import DEVICES, FIELDS, IN_PROCESSES, NO_BATCH_NORM, RUNS, take_steps
+from placement_runs import DEVICES, FIELDS, IN_PROCESSES, NO_BATCH_NORM, QUICK, RUNS, take_steps
 from running import ROOT, differing, flags, free_port, load_state, start, tiny
 
 from resnet_jax.models import InputError
 from resnet_jax.training import loop, placement
 
-QUICK = '--xla_backend_optimization_level=0'
 # Two devices' sums are rounded otherwise than one's; 5 steps make more of it.
 TOLERANCE = 5e-5
 
@@ -47,7 +46,18 @@ def made(tmp_path_factory, name, arguments):
 def eight(tmp_path_factory):
     """The runs on 8 devices: name -> (state after step 1, after step 5, sums of figures)."""
     folder = made(tmp_path_factory, 'eight', [[]])
-    return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in RUNS}, folder
+    return held_runs(folder, QUICK), folder
+
+
+@pytest.fixture(scope='module')
+def all_eight(eight, tmp_path_factory):
+    """The same of all runs."""
+    folder = made(tmp_path_factory, 'eight_rest', [['rest']])
+    return {**eight[0], **held_runs(folder, [name for name in RUNS if name not in QUICK])}
+
+
+def held_runs(folder, names):
+    return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in names}
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +65,7 @@ def two_processes(tmp_path_factory):
     """The same of 2 processes with 2 devices each."""
     place = f'127.0.0.1:{free_port()}'
     folder = made(tmp_path_factory, 'two_processes', [[place, '2', '0'], [place, '2', '1']])
-    return {name: pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in IN_PROCESSES}
+    return held_runs(folder, IN_PROCESSES)
 
 
 @functools.cache
@@ -76,36 +86,41 @@ def assert_same(state, expected):
     jax.tree.map(same, *([getattr(s, part) for part in parts] for s in (state, expected)))
 
 
-@pytest.mark.parametrize(
-    'mode', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer', 'shard_map steps at once']
-)
-def test_synced_batch_norm_is_that_of_one_device(mode, eight):
-    _, last, sums = eight[0][mode]
+def assert_as_on_one_device(run):
+    _, last, sums = run
     _, _, expected, expected_sums = on_one_device()
     assert_same(last, expected)
     assert sums['n'] == 5 * 32
     np.testing.assert_allclose(sums['loss'], expected_sums['loss'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('mode', IN_PROCESSES)
+def test_synced_batch_norm_is_that_of_one_device(mode, eight):
+    assert_as_on_one_device(eight[0][mode])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['jit', 'shard_map', 'pmap', 'jit sharded optimizer'])
+def test_several_steps_in_a_call_are_those_of_one_device(all_eight):
+    assert_as_on_one_device(all_eight['shard_map steps at once'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', IN_PROCESSES)
 def test_two_processes_are_one_device(name, two_processes):
-    _, last, sums = two_processes[name]
-    _, _, expected, expected_sums = on_one_device()
-    assert_same(last, expected)
-    assert sums['n'] == 5 * 32
-    np.testing.assert_allclose(sums['loss'], expected_sums['loss'], rtol=1e-5)
+    assert_as_on_one_device(two_processes[name])
 
 
-def test_dropout_under_jit_does_not_depend_on_the_devices(eight):
+@pytest.mark.slow
+def test_dropout_under_jit_does_not_depend_on_the_devices(all_eight):
     fields = tuple(RUNS['jit dropout'].items())
-    assert_same(eight[0]['jit dropout'][1], on_one_device(*fields)[2])
+    assert_same(all_eight['jit dropout'][1], on_one_device(*fields)[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['jit accumulate', 'pmap accumulate'])
-def test_accumulated_gradients_are_those_of_the_whole_batch(name, eight):
+def test_accumulated_gradients_are_those_of_the_whole_batch(name, all_eight):
     """On 8 devices in two pieces, against one device at once; without batch norm."""
-    assert_same(eight[0][name][1], on_one_device(*NO_BATCH_NORM.items())[2])
+    assert_same(all_eight[name][1], on_one_device(*NO_BATCH_NORM.items())[2])
 
 
 def test_each_device_keeps_its_part_of_the_optimizers_state(eight):
@@ -114,18 +129,24 @@ def test_each_device_keeps_its_part_of_the_optimizers_state(eight):
     assert held['jit sharded optimizer'] < 0.5 * held['jit'] == 0.5 * held['pmap']
 
 
-@pytest.mark.parametrize('name', ['shard_map per replica', 'pmap per replica', 'shard_map groups'])
-def test_batch_norms_mean_the_same_in_every_mode(name, eight):
+def test_per_replica_batch_norm_means_the_same_in_every_mode(eight):
+    assert_same(eight[0]['shard_map per replica'][1], eight[0]['pmap per replica'][1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['shard_map per replica', 'shard_map groups'])
+def test_batch_norms_mean_the_same_in_every_mode(name, all_eight):
     kind = name.partition(' ')[2]
-    assert_same(eight[0][name][1], eight[0][f'jit {kind}'][1])
+    assert_same(all_eight[name][1], all_eight[f'jit {kind}'][1])
 
 
-def test_groups_are_those_of_one_device(eight):
+@pytest.mark.slow
+def test_groups_are_those_of_one_device(all_eight):
     expected = on_one_device(('parallel.batch_norm', 'groups:2'))[2]
-    assert_same(eight[0]['jit groups'][1], expected)
+    assert_same(all_eight['jit groups'][1], expected)
 
 
-@pytest.mark.parametrize('mode', ['jit', 'shard_map', 'pmap'])
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 def test_per_replica_statistics_by_hand(mode, eight):
     """The stem's norm after one step: means and variances of each device's 4 images, averaged."""
     run, first, *_ = take_steps({})
@@ -157,6 +178,7 @@ def test_per_replica_statistics_by_hand(mode, eight):
 CONTINUED = {**FIELDS, 'train.steps': '8', 'checkpoint.every': '4', 'train.eval_every': '0'}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_continues_on_one_and_the_reverse(tmp_path, capsys):
     """Saved under pmap, continued under jit, and the reverse; all end alike."""
     eight, one = tmp_path / 'eight', tmp_path / 'one'

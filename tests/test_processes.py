@@ -130,6 +130,7 @@ def killed(folder, number):
     return time.monotonic() - since
 
 
+@pytest.mark.slow
 def test_without_the_first_process_the_other_ends(tmp_path):
     assert killed(tmp_path / 'run', 0) < processes.HEARTBEAT
 

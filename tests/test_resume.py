@@ -146,6 +146,7 @@ def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, cache, he
     assert checkpoint_steps(folder) == checkpoint_steps(uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, cache, here):
     """kill -9, SIGTERM and SIGINT in turn; each stop saves its step and says how to go on."""
     folder = tmp_path / 'run'
