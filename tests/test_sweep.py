@@ -1,5 +1,6 @@
 """Sweeps: files of arms, paired runs, continued through anything, one failure or not."""
 
+import csv
 import json
 import pathlib
 import shutil
@@ -91,25 +92,51 @@ def test_arms_are_paired(whole, tmp_path):
     assert losses['a/seed1']['loss'] == losses['b/seed1']['loss'] != losses['a/seed0']['loss']
 
 
-@pytest.mark.parametrize('times', [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_killed_it_ends_with_the_same_figures(times, whole, tmp_path):
+def kill_when(arguments, out, saved):
+    """Starts a sweep and kills it when so many runs have a checkpoint: in the midst of one."""
+    process = start(*arguments)
+    until = time.monotonic() + 200
+    while len({path.parent for path in out.glob('runs/*/*/checkpoints/*')}) < saved:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_it_ends_with_the_same_figures(whole, tmp_path):
     file, out = whole[0], tmp_path / 'out'
     arguments = ('sweep', '--config', file, '--workdir', out)
-    for kills in range(times):
-        process = start(*arguments)
-        until = time.monotonic() + 100
-        # A little later each time: within the first runs, not before anything is written.
-        while len(list(out.glob('runs/*/*/checkpoints/*'))) < 1 + kills:
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    kill_when(arguments, out, 1)
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
     assert summaries(out) == summaries(whole[1])
     # Once more there is nothing to do.
     again = command(*arguments)
     assert again.returncode == 0 and '] ' not in again.stderr
+
+
+@pytest.mark.slow
+def test_twenty_runs_killed_three_times_give_the_same_table(tmp_path):
+    arms = {f'momentum {momentum}': {'optim.momentum': momentum} for momentum in (0.0, 0.5, 0.9)}
+    file = sweep_file(tmp_path, {**arms, 'adam': {'optim.name': 'adam'}})
+    arguments = ('sweep', '--config', file, '--seeds', '5', '--workdir')
+    tables = []
+    for name, kills in (('alone', ()), ('killed', (2, 9, 16))):
+        out = tmp_path / name
+        for saved in kills:
+            kill_when([*arguments, out], out, saved)
+        done = command(*arguments, out)
+        assert done.returncode == 0, done.stderr
+        assert len(summaries(out)) == 20
+        report = command('report', '--workdir', out)
+        assert report.returncode == 0, report.stderr
+        with (out / 'report.csv').open(newline='') as lines:
+            table = list(csv.DictReader(lines))
+        for row in table:  # what is measured in time, and nothing else, may differ
+            del row['images_per_second'], row['seconds']
+        tables.append(table)
+    assert len(tables[0]) == 4 and all(float(row['error_n']) == 5 for row in tables[0])
+    assert tables[0] == tables[1]
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path):
