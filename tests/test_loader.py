@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -198,11 +199,13 @@ def test_dropping_the_stream_half_way_ends_its_processes():
 
 
 PROGRAM = """
-    import multiprocessing, time
+    import multiprocessing, signal, time
     import jax.numpy as jnp
     from resnet_jax.data import Preprocessing, open_source, train_batches
 
     if __name__ == '__main__':
+        # A shell that starts the tests in the background has them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         jnp.ones(3).block_until_ready()
         batches = train_batches(
             open_source('synthetic', 'train'), Preprocessing(12, 3, None, (0,) * 3, (1,) * 3, ()),
@@ -233,19 +236,23 @@ def test_workers_end_with_the_program(tmp_path, kill):
         text=True,
         start_new_session=True,
     )
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(workers) == 2
-    assert all(running(pid) for pid in workers)
-    if kill == signal.SIGINT:
-        os.killpg(process.pid, kill)  # as Ctrl-C does, to the workers too
-    else:
-        process.kill()
-    process.wait(timeout=60)  # a machine may be busy
-    deadline = time.monotonic() + 10
-    while any(running(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(running(pid) for pid in workers)
-    errors = process.stderr.read()
+    try:
+        workers = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(workers) == 2
+        assert all(running(pid) for pid in workers)
+        if kill == signal.SIGINT:
+            os.killpg(process.pid, kill)  # as Ctrl-C does, to the workers too
+        else:
+            process.kill()
+        process.wait(timeout=60)  # a machine may be busy
+        deadline = time.monotonic() + 10
+        while any(running(pid) for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(running(pid) for pid in workers)
+        errors = process.stderr.read()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     if kill == signal.SIGINT:  # the program's own, and nothing from the workers or from Grain
         assert errors.count('Traceback') == 1, errors
         assert 'leaked' not in errors
