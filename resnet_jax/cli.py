@@ -16,10 +16,10 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 CONFIG_PREFIX = '--config.'
 # Each is a file of resnet_jax/commands; those that take a config take overrides of its fields.
 COMMANDS = (
-    *('train', 'sweep', 'report', 'compare', 'reproduce'),
+    *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
     *('eval', 'predict', 'models', 'convert'),
 )
-WITH_CONFIG = ('train', 'sweep', 'reproduce')
+WITH_CONFIG = ('train', 'sweep', 'search', 'reproduce')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,53 @@
+"""`resnet-jax search`."""
+
+import argparse
+from pathlib import Path
+
+from resnet_jax.models.errors import InputError
+
+TEXT = 'Look for the best values of some fields, or continue where the workdir left off.'
+EPILOG = (
+    'Needs Optuna: pip install "resnet-jax[search]". Any field that is not searched can be set for '
+    'all trials: --config.train.epochs=5. A trial that diverges does not stop the others.'
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what the command takes, but for `--config.FIELD=VALUE`."""
+    parser.add_argument(
+        '--config', required=True, metavar='FILE[:VARIANT]', help='a search file: configs/searches'
+    )
+    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the search')
+    parser.add_argument('--trials', metavar='N', help='how many in all; else as the file says')
+    parser.add_argument('--sampler', metavar='NAME', help='tpe, random or qmc; else as the file')
+    parser.add_argument(
+        '--pruner', metavar='NAME', help='none, median, halving or hyperband; else as the file says'
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the trials that are left and shows the best, also when interrupted."""
+    from resnet_jax.experiments import search_results
+    from resnet_jax.experiments.search import load_search
+    from resnet_jax.experiments.search_runs import run_search, trials_so_far
+    from resnet_jax.models.errors import Interrupted
+    from resnet_jax.training import compilation
+
+    compilation.keep_compiled()
+    trials = _trials(options.trials)
+    search = load_search(options.config, options.overrides, trials, options.sampler, options.pruner)
+    workdir = options.workdir
+    try:
+        found = run_search(search, workdir)
+    except (Interrupted, KeyboardInterrupt):
+        print(search_results.text(search, workdir, trials_so_far(search, workdir)))
+        raise
+    print(search_results.text(search, workdir, found))
+
+
+def _trials(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f'--trials is a number from 1, got {text!r}')
+    return int(text)

@@ -1,0 +1,203 @@
+"""A search as data: ranges of config fields, and how many trials look for the best values in them.
+
+Every trial has the same seed, so that trials differ in what is searched alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.experiments.sweep import Fields, check_keys, checked_config, source_text
+from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.training import config_files
+
+# What get_search() may return, and what it must.
+_KEYS = (
+    *('title', 'base', 'fields', 'space', 'trials'),
+    *('sampler', 'pruner', 'seed', 'metric'),
+)
+_NEEDED = ('title', 'base', 'space')
+
+# How trials are proposed and ended early, by Optuna's algorithms of these names.
+SAMPLERS = ('tpe', 'random', 'qmc')
+PRUNERS = ('none', 'median', 'halving', 'hyperband')
+# What is made small, of the figures of an evaluation.
+METRICS = {'error': lambda figures: 1 - figures['top1'], 'loss': lambda figures: figures['loss']}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values of a field between two ends, which belong to it.
+
+    Attributes:
+      kind: log (numbers whose logarithm is spread evenly), linear (numbers) or int (whole ones).
+      low, high: the ends.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The values that are tried before anything runs."""
+        return self.low, self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """Some values of a field, as text that a config takes, without an order."""
+
+    choices: tuple[str, ...]
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The values that are tried before anything runs."""
+        return self.choices
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search.
+
+    Attributes:
+      title: what is looked for, in a line.
+      base: path of the config that all trials start from.
+      fields: of the config, in all trials: the budget, the data.
+      space: field -> the values that it may take.
+      trials: how many.
+      sampler: one of `SAMPLERS`.
+      pruner: one of `PRUNERS`.
+      seed: of the sampler, and of every trial's training.
+      metric: one of `METRICS`, made as small as possible.
+    """
+
+    title: str
+    base: str
+    fields: Fields
+    space: Mapping[str, Range | Choices]
+    trials: int = 30
+    sampler: str = 'tpe'
+    pruner: str = 'none'
+    seed: int = 0
+    metric: str = 'error'
+
+    def config(self, values: Fields) -> ConfigDict:
+        """The config of a trial with these values of the searched fields.
+
+        Raises:
+          InputError: for values that a config or a model refuses.
+        """
+        return checked_config(self.base, {**self.fields, **values, 'seed': self.seed})
+
+    def command(self, values: Fields, workdir: Path) -> str:
+        """The command that trains a config of these values, for a shell."""
+        fields = {**self.fields, **values, 'seed': self.seed}
+        overrides = [(field, str(value)) for field, value in fields.items()]
+        where = ['train', '--config', self.base, '--workdir', str(workdir)]
+        return f'resnet-jax {source_text(where, overrides)}'
+
+    def described(self) -> dict[str, Any]:
+        """All of it but the base's content, as JSON has it."""
+        found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return found
+
+
+def load_search(
+    spec: str,
+    overrides: Sequence[tuple[str, str]] = (),
+    trials: int | None = None,
+    sampler: str | None = None,
+    pruner: str | None = None,
+) -> Search:
+    """Reads a search file, one that defines `get_search()`.
+
+    Args:
+      spec: its path; `path.py:variant` calls `get_search(variant)`.
+      overrides: fields of all trials that come before the file's own `fields`.
+      trials: instead of the file's, as the next two.
+      sampler: one of `SAMPLERS`.
+      pruner: one of `PRUNERS`.
+
+    Raises:
+      InputError: for a file that cannot be read, a field that does not exist, an end of a range
+        that a config refuses; nothing has been run then.
+    """
+    found = config_files.call(spec, 'get_search')
+    where = f'search file {spec}'
+    check_keys(found, where, 'get_search', _KEYS, _NEEDED)
+    given = {'trials': trials, 'sampler': sampler, 'pruner': pruner}
+    chosen = {**found, **{name: value for name, value in given.items() if value is not None}}
+    space = chosen['space']
+    if not isinstance(space, Mapping):
+        raise InputError(f'{where}: space must be a dict, field -> range or choices')
+    folder = Path(spec.partition('.py:')[0]).parent
+    search = Search(
+        **{
+            **chosen,
+            'base': str(folder / found['base']),
+            'fields': {**found.get('fields', {}), **dict(overrides)},
+            'space': {field: _values(field, given, where) for field, given in space.items()},
+        }
+    )
+    _check(search, where)
+    return search
+
+
+def _values(field: str, given: Any, where: str) -> Range | Choices:
+    """A range or choices, from plain data."""
+    if isinstance(given, list):
+        texts = tuple(map(str, given))
+        if len(set(texts)) < max(len(texts), 2):
+            raise InputError(f'{where}: {field} needs two choices or more, each once; got {given}')
+        return Choices(texts)
+    if not isinstance(given, tuple) or len(given) != 3:
+        raise InputError(
+            f"{where}: {field} takes ('log', low, high), ('linear', low, high), ('int', low, high) "
+            f'or a list of choices, got {given!r}'
+        )
+    kind, low, high = given
+    kinds = ('log', 'linear', 'int')
+    if kind not in kinds:
+        raise unknown_name(f'kind of range of {field} in {where}:', str(kind), kinds)
+    number = int if kind == 'int' else int | float
+    numbers = all(isinstance(x, number) and not isinstance(x, bool) for x in (low, high))
+    if not numbers or not low < high or (kind == 'log' and low <= 0):
+        wanted = {'log': 'numbers above 0', 'linear': 'numbers', 'int': 'whole numbers'}[kind]
+        raise InputError(f'{where}: {field} goes from low to high, {wanted}; got {low!r}, {high!r}')
+    return Range(kind, low, high) if kind == 'int' else Range(kind, float(low), float(high))
+
+
+def _check(search: Search, where: str) -> None:
+    for kind, name, known in (
+        ('sampler', search.sampler, SAMPLERS),
+        ('pruner', search.pruner, PRUNERS),
+        ('metric', search.metric, METRICS),
+    ):
+        if name not in known:
+            raise unknown_name(kind, str(name), known)
+    for name, value, least in (('trials', search.trials, 1), ('seed', search.seed, 0)):
+        if not isinstance(value, int) or value < least:
+            raise InputError(f'{where}: {name} must be a whole number from {least}, got {value!r}')
+    for field in ('seed', *search.space):
+        if field in search.fields:
+            whose = "is the search's own" if field == 'seed' else 'is searched'
+            raise InputError(f'{where}: {field} {whose}; it cannot be set as well')
+    if 'seed' in search.space:
+        raise InputError(f'{where}: seed cannot be searched; use the sweep command')
+    first = {field: values.ends[0] for field, values in search.space.items()}
+    for field, values in search.space.items():
+        for end in values.ends:
+            try:
+                config = search.config({**first, field: end})
+            except InputError as error:
+                raise InputError(f'{where}, with {field} {end}: {error}') from error
+            if search.pruner != 'none' and not config.train.eval_every:
+                raise InputError(
+                    f'pruner {search.pruner!r} looks at evaluations within a run; set '
+                    'train.eval_every, or take the pruner none'
+                )

@@ -1,0 +1,148 @@
+"""Running a search on this machine: trial by trial, through any interruption."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax import data
+from resnet_jax.experiments import search_results, search_study
+from resnet_jax.experiments.engine import FAILED_FILE, SweepConsole
+from resnet_jax.experiments.search import METRICS, Search
+from resnet_jax.experiments.search_results import SEARCH_FILE
+from resnet_jax.experiments.search_study import Proposal
+from resnet_jax.experiments.search_trials import Trial, outcome, trial_folder
+from resnet_jax.models.errors import Diverged, InputError
+from resnet_jax.training import loop
+from resnet_jax.training import workdir as runs
+from resnet_jax.training.checkpoint import saved_steps
+from resnet_jax.training.writers import write_atomically
+
+PRUNED_FILE = 'pruned.json'  # in a trial's folder: where it was ended
+# What may change when a search is continued.
+_FREE = ('title', 'trials')
+
+
+class SearchConsole(SweepConsole):
+    """One bar over all trials on a terminal, else a line for each that ends."""
+
+    def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
+        """The search says it, with the trial's values."""
+
+
+def run_search(search: Search, workdir: Path) -> list[Trial]:
+    """Trains the trials that have not ended; one that diverges does not stop the others.
+
+    What was found is in the workdir afterwards, also when the search is interrupted.
+
+    Args:
+      search: the search.
+      workdir: of the search; made if it does not exist.
+
+    Returns:
+      All trials, by number.
+
+    Raises:
+      InputError: for a workdir that holds something else, data that cannot be read, or if Optuna
+        is not installed.
+      RunError: for a failure that is not the trial's, such as a full disk.
+      Interrupted: after SIGTERM or SIGINT; what runs is saved.
+    """
+    search_study.need_optuna()
+    _check_folder(search, workdir)
+    _check_data(search)
+    with runs.locked(workdir):
+        trials = {trial.number: trial for trial in trials_so_far(search, workdir)}
+        search_results.write_tables(search, workdir, list(trials.values()))
+        ended = sum(trial.state != 'running' for trial in trials.values())
+        display = SearchConsole(max(search.trials, ended), ended)
+        try:
+            while ended < search.trials:
+                proposal = search_study.propose(search, workdir)
+                trial = trials[proposal.number] = _run(search, workdir, proposal, display)
+                ended += 1
+                display.ended(trial.folder, search_results.in_words(search, trial))
+                search_results.write_tables(search, workdir, list(trials.values()))
+        finally:
+            display.close()
+            found = trials_so_far(search, workdir)
+            search_results.write(search, workdir, found)
+    return found
+
+
+def trials_so_far(search: Search, workdir: Path) -> list[Trial]:
+    """All trials that were proposed, by number."""
+    return [outcome(search, workdir, one) for one in search_study.proposals(workdir)]
+
+
+def _check_folder(search: Search, workdir: Path) -> None:
+    """Refuses a workdir that holds another search, or something else."""
+    path = workdir / SEARCH_FILE
+    if path.is_file():
+        try:
+            old = json.loads(path.read_text())['search']
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f'{path} describes no search: {error}') from error
+        new = search.described()
+        changed = [key for key in new if key not in _FREE and old.get(key) != new[key]]
+        if changed:
+            raise InputError(
+                f'workdir {workdir} holds another search (it differs in {", ".join(changed)}); use '
+                'another --workdir, or the same search to continue; --trials may change'
+            )
+        return
+    ours = (runs.LOCK, f'{SEARCH_FILE}.tmp')
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f'workdir {workdir} is a file')
+    if workdir.exists() and any(path.name not in ours for path in workdir.iterdir()):
+        raise InputError(f'workdir {workdir} is not empty and no search; use another --workdir')
+
+
+def _check_data(search: Search) -> None:
+    """Looks for the data before anything is written."""
+    settings = search.config({field: v.ends[0] for field, v in search.space.items()}).data
+    for split in (settings.train_split, settings.eval_split):
+        data.open_source(settings.name, split, settings.dir)
+
+
+def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConsole) -> Trial:
+    """Trains a trial to its end, whatever that is, and notes it."""
+    number, folder = proposal.number, trial_folder(workdir, proposal.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        config = search.config(proposal.values)
+    except InputError as error:  # both ends of each range are good, but not these together
+        return _failed(search, workdir, number, error)
+    every = config.train.eval_every
+
+    def goes_on(step: int, figures: Mapping[str, float]) -> bool:
+        value = METRICS[search.metric](figures)
+        return search_study.report(search, workdir, number, step, step // every, value)
+
+    try:
+        if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
+            raise loop.Stopped  # before a kill
+        summary = loop.train(config, folder, None, display, goes_on)
+        value = METRICS[search.metric](summary['eval'])
+        evaluations = -(-summary['steps'] // every) if every else 1
+        search_study.complete(workdir, number, evaluations, value)
+    except loop.Stopped:
+        _write_note(folder / PRUNED_FILE, {'step': saved_steps(folder)[-1], 'by': search.pruner})
+        search_study.prune(workdir, number)
+    except Diverged as error:
+        return _failed(search, workdir, number, error)
+    return _ended(search, workdir, number)
+
+
+def _failed(search: Search, workdir: Path, number: int, error: Exception) -> Trial:
+    _write_note(trial_folder(workdir, number) / FAILED_FILE, {'error': str(error)})
+    search_study.fail(workdir, number, str(error))
+    return _ended(search, workdir, number)
+
+
+def _ended(search: Search, workdir: Path, number: int) -> Trial:
+    return outcome(search, workdir, search_study.proposals(workdir)[number])
+
+
+def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(note, indent=2) + '\n')
