@@ -1,12 +1,21 @@
 """Fixtures for all tests, and JAX made strict before any test imports it."""
 
+import atexit
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Nothing of the tests, nor of the commands that they start, goes into the user's cache.
-os.environ.setdefault('JAX_ENABLE_COMPILATION_CACHE', 'false')
+# What the tests and the commands that they start compile is compiled once, and kept as long as they
+# run. Nothing goes into the user's cache.
+if 'PYTEST_XDIST_WORKER' not in os.environ:
+    _compiled = tempfile.mkdtemp(prefix='compiled')
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = _compiled
+    os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'  # XLA wonders whether what is kept fits the processor
 
 import jax
 import pytest

@@ -58,15 +58,16 @@ def command(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start(*arguments: Any, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """`python -m resnet_jax` in another process, just begun."""
+def start(*arguments: Any, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
+    """`python -m resnet_jax` in another process, just begun; None unsets a variable."""
+    variables = {**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})}
     return subprocess.Popen(
         [sys.executable, '-m', 'resnet_jax', *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, 'JAX_PLATFORMS': 'cpu', **(env or {})},
+        env={name: value for name, value in variables.items() if value is not None},
     )
 
 

@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line(cache, monkeypatch, tmp_pa
 
 def test_commands_keep_what_they_compile_and_say_nothing_of_it(tmp_path):
     env = {
-        'JAX_ENABLE_COMPILATION_CACHE': 'true',
+        **dict.fromkeys(('JAX_COMPILATION_CACHE_DIR', 'TF_CPP_MIN_LOG_LEVEL')),
         'XDG_CACHE_HOME': str(tmp_path),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }

@@ -33,18 +33,6 @@ SELDOM = {**EVERY_STEP, 'data.memory_mib': 0, 'checkpoint.every': 4}
 
 
 @pytest.fixture(scope='module')
-def cache(tmp_path_factory):
-    """Makes processes share what they compile, to save the tests' time."""
-    folder = str(tmp_path_factory.mktemp('compiled'))
-    return {
-        'JAX_ENABLE_COMPILATION_CACHE': 'true',
-        'JAX_COMPILATION_CACHE_DIR': folder,
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'TF_CPP_MIN_LOG_LEVEL': '3',  # XLA wonders at length whether the cache fits the processor
-    }
-
-
-@pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
     """The workdir of a run of EVERY_STEP that nobody disturbed."""
     folder = tmp_path_factory.mktemp('runs') / 'uninterrupted'
@@ -65,9 +53,9 @@ def here(capfd):
     return train_here
 
 
-def train(folder, fields, cache):
+def train(folder, fields):
     """Begins or continues a run."""
-    return start('train', *flags(fields), '--workdir', folder, env=cache)
+    return start('train', *flags(fields), '--workdir', folder)
 
 
 def wait_for_step(process, folder: pathlib.Path, step: int) -> None:
@@ -119,12 +107,12 @@ def snapshot(folder):
 @pytest.mark.parametrize(
     'targets', [(4, 14), pytest.param(range(3, 28, 4), marks=pytest.mark.slow)]
 )
-def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, cache, here, targets):
+def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, here, targets):
     """kill -9 again and again, at random moments of steps that are mostly spent writing."""
     folder = tmp_path / 'run'
     reached = 0
     for target in targets:
-        process = train(folder, EVERY_STEP, cache)
+        process = train(folder, EVERY_STEP)
         wait_for_step(process, folder, target)
         time.sleep(random.uniform(0, 0.06))
         err = stop(process, signal.SIGKILL, -signal.SIGKILL)
@@ -147,17 +135,17 @@ def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, cache, he
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, cache, here):
+def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, here):
     """kill -9, SIGTERM and SIGINT in turn; each stop saves its step and says how to go on."""
     folder = tmp_path / 'run'
-    process = train(folder, SELDOM, cache)
+    process = train(folder, SELDOM)
     wait_for_step(process, folder, 4)
     time.sleep(random.uniform(0, 0.1))
     stop(process, signal.SIGKILL, -signal.SIGKILL)
     reached = max(checkpoint_steps(folder))
     assert reached % 4 == 0
     for how, code, target in ((signal.SIGTERM, 143, 12), (signal.SIGINT, 130, 20)):
-        process = train(folder, SELDOM, cache)
+        process = train(folder, SELDOM)
         wait_for_step(process, folder, target)
         err = stop(process, how, code)
         assert continued_after(err) == reached
@@ -177,10 +165,10 @@ def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, cache, here
     assert steps == sorted(set(steps))
 
 
-def test_full_disk_on_the_way(tmp_path, uninterrupted, cache, here):
+def test_full_disk_on_the_way(tmp_path, uninterrupted, here):
     """No file may grow: the run fails with one line, and goes on from there with room again."""
     folder = tmp_path / 'run'
-    process = train(folder, EVERY_STEP, cache)
+    process = train(folder, EVERY_STEP)
     wait_for_step(process, folder, 5)
     _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200, most))
@@ -214,12 +202,12 @@ def test_other_config_is_refused_and_nothing_changes(uninterrupted, here):
     assert snapshot(uninterrupted) == before
 
 
-def test_stopped_before_the_first_checkpoint(tmp_path, cache, here):
+def test_stopped_before_the_first_checkpoint(tmp_path, here):
     """A second process is refused meanwhile; SIGTERM finishes a step and saves it."""
     folder = tmp_path / 'run'
     fields = {**TINY, 'train.steps': 1_000_000, 'checkpoint.every': 1_000_000,
               'train.eval_every': 0, 'train.log_every': 1_000_000}  # fmt: skip
-    process = train(folder, fields, cache)
+    process = train(folder, fields)
     deadline = time.monotonic() + 60
     while not (folder / 'config.json').exists() and time.monotonic() < deadline:
         time.sleep(0.01)
