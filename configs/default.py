@@ -102,6 +102,10 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500
 
+    config.log = ConfigDict()  # where figures go besides the workdir: docs/tracking.md
+    config.log.trackers = ()  # wandb, mlflow: --config.log.trackers=wandb,mlflow; each is an extra
+    config.log.project = placeholder(str)  # the trackers' own, or resnet-jax, if not set
+
     config.optim = ConfigDict()
     config.optim.name = 'sgd'  # sgd, adam, adamw, lamb
     config.optim.learning_rate = 0.1

@@ -39,6 +39,10 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+class Stopped(Exception):
+    """A run was ended before its last step by the caller of `loop.train`; it is saved."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not among the known ones, showing the nearest.
 

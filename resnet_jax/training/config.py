@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, FieldReference
 from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import config_files
 from resnet_jax.training.compilation import check_matmul_precision
+from resnet_jax.training.trackers import check_trackers
 
 # Fields that may change between a run and its continuation: they say how a run is watched and kept,
 # or where its data lies, not what it computes.
@@ -17,6 +18,8 @@ FREE_FIELDS = frozenset(
     {
         'data.dir',
         'data.workers',
+        'log.project',
+        'log.trackers',
         'parallel.devices',
         'parallel.mode',
         'parallel.shard_optimizer',
@@ -29,6 +32,8 @@ FREE_FIELDS = frozenset(
 )
 # Setting one of a pair by an override unsets the other.
 ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
+# Fields that an override may also give as names separated by commas.
+_NAMES = ('log.trackers',)
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -73,7 +78,7 @@ def _run_config_file(spec: str) -> ConfigDict:
 
 
 def _check_fields(config: ConfigDict, where: str) -> None:
-    missing = {*_AT_LEAST, *_FRACTIONS, *ALTERNATIVES} - flatten(config).keys()
+    missing = {*_AT_LEAST, *_FRACTIONS, *ALTERNATIVES, *_NAMES} - flatten(config).keys()
     if missing:
         raise InputError(
             f'{where} lacks the fields {", ".join(sorted(missing)[:5])}; start from '
@@ -100,6 +105,8 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
     if config_type(config, field) == 'str' and value is not None:
         value = text  # also a name that looks like a number
+    if field in _NAMES and isinstance(value, str):
+        value = tuple(name.strip() for name in value.split(',') if name.strip())
     try:
         config.update_from_flattened_dict({field: value})
     except (TypeError, ValueError) as error:
@@ -148,6 +155,7 @@ def check_values(config: ConfigDict) -> None:
     if config.train.epochs is not None and config.train.epochs <= 0:
         raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
     check_matmul_precision(config.train.matmul_precision)
+    check_trackers(fields.get('log.trackers', ()))  # runs of earlier versions lack it
     scale = config.augment.crop_scale
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise InputError(f'config field augment.crop_scale must be two in (0, 1], got {scale}')

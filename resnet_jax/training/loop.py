@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import Interrupted, RunError
+from resnet_jax.models.errors import Interrupted, RunError, Stopped
 from resnet_jax.training import memory, metrics, processes
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.opening import opened, prepare
@@ -22,10 +22,6 @@ from resnet_jax.training.run import Run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start
 from resnet_jax.training.writers import Console
-
-
-class Stopped(Exception):
-    """A run was ended before its last step by the caller's `goes_on`; it is saved."""
 
 
 def train(

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.models.errors import InputError, RunError
 from resnet_jax.training import config as configs
-from resnet_jax.training import processes, workdir
+from resnet_jax.training import processes, trackers, workdir
 from resnet_jax.training.checkpoint import Checkpoints, one_line
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.progress import Progress
@@ -49,6 +49,8 @@ def prepare(config: ConfigDict, folder: Path, like: Run | None = None) -> Prepar
     """
     configs.check_values(config)
     workdir.check_folder(folder, config)
+    if processes.is_first():
+        trackers.check_login(config)
     stored = workdir.read_preprocessing(folder) if workdir.is_run(folder) else None
     run = like.reseeded(config) if like else build_run(config, open_inputs(config, stored))
     # Here, so that weights that do not fit are refused before anything is written.
@@ -92,7 +94,7 @@ def opened(
             yield summary  # leave it as it is
             return
         progress = Progress(run, folder, checkpoints, initial, console)
-        stack.callback(progress.close)
+        stack.push(lambda kind, error, trace: progress.close(error))
         with _explained(progress):
             yield progress
 

@@ -12,7 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.models.errors import Diverged, RunError
-from resnet_jax.training import metrics, processes, step
+from resnet_jax.training import config as configs
+from resnet_jax.training import metrics, processes, step, trackers
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import evaluate
 from resnet_jax.training.inputs import fits_in_memory
@@ -57,7 +58,13 @@ class Progress:
         self.error: RunError | None = None
         self.goes_on: Callable[[int, Mapping[str, float]], bool] = lambda done, figures: True
         self.start = Start()
-        self._writer = MetricWriter(folder, self.first) if processes.is_first() else None
+        self._writer: MetricWriter | None = None
+        self._mirrors = trackers.Mirrors([])
+        if processes.is_first():
+            self._writer = MetricWriter(folder, self.first)
+            fields = configs.flatten(self.config)
+            self._mirrors = trackers.follow(self.config, folder, fields, self.say)
+        self._summary: dict[str, Any] = {}
         self._eval_batches: Any = None  # kept after the first evaluation, where they fit
         self._window = time.perf_counter()  # since when steps are timed ...
         self._untimed = 0  # ... but for so many images before
@@ -168,17 +175,22 @@ class Progress:
         if not processes.is_first():
             return {}
         template = self.run.template
-        summary = write_summary(
+        summary = self._summary = write_summary(
             self.folder, self.config, template, self.seconds, self.start, together
         )
         self.console.finished(self.folder, summary)
         return summary
 
-    def close(self) -> None:
-        """Closes the files; the checkpoints are their owner's."""
+    def close(self, error: BaseException | None) -> None:
+        """Closes the files and ends the trackers' records; the checkpoints are their owner's.
+
+        Args:
+          error: what ended the run, if it is not to its last step.
+        """
         self.close_console()
         if self._writer:
             self._writer.close()
+        self._mirrors.close(self.error or error, configs.flatten(self._summary))
 
     def kept(self) -> str:
         """What is left of the run, in words."""
@@ -193,6 +205,7 @@ class Progress:
     def _write(self, done: int, split: str, figures: dict[str, float]) -> None:
         if self._writer:
             self._writer.write(done, split, figures)
+            self._mirrors.notify()
 
     def _diverged(self, done: int) -> str:
         rate = float(self.run.schedule(done - 1))
