@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import _seeds, _shard
 from resnet_jax.models.errors import InputError, RunError
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--probe', action='store_true', help='with --list: hours on this machine, estimated'
     )
     parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
+    add_engine_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,7 +80,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         # Its time is that of compiling. What the environment says comes later and counts.
         level = '--xla_backend_optimization_level=0'
         os.environ['XLA_FLAGS'] = f'{level} {os.environ.get("XLA_FLAGS", "")}'.strip()
-    failed = run_sweep(plan.sweep, options.workdir, _shard(options.shard))
+    shard = _shard(options.shard)
+    with chosen_engine(options) as engine:
+        failed = run_sweep(plan.sweep, options.workdir, shard, engine)
     report = reproduction.collect(plan, options.workdir)
     reproduction.write_report(report, options.workdir)
     print(json.dumps(report) if options.json else reproduction.to_markdown(report), end='')

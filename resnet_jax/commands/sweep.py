@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.models.errors import InputError, RunError
 
 TEXT = 'Train several designs with several seeds each, or continue where the workdir left off.'
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--seeds', metavar='N|A,B,...', help='how many seeds, or which; else as the file says'
     )
     parser.add_argument('--shard', default='1/1', metavar='I/N', help='only this part of the runs')
+    add_engine_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -33,7 +35,9 @@ def run(options: argparse.Namespace) -> None:
 
     compilation.keep_compiled()
     sweep = load_sweep(options.config, options.overrides, _seeds(options.seeds))
-    failed = run_sweep(sweep, options.workdir, _shard(options.shard))
+    shard = _shard(options.shard)
+    with chosen_engine(options) as engine:
+        failed = run_sweep(sweep, options.workdir, shard, engine)
     if failed:
         names = ', '.join(f'{unit.arm} seed {unit.seed}' for unit in failed)
         raise RunError(

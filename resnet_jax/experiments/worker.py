@@ -1,0 +1,79 @@
+"""A process of the local engine: trains the runs that its parent names, and says how they go.
+
+`python -m resnet_jax.experiments.worker FD`, where FD is a socket to the parent. It ends with it.
+"""
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.experiments.display import RunsConsole
+from resnet_jax.experiments.engine import train_runs
+from resnet_jax.experiments.sweep import Unit
+from resnet_jax.models.errors import InputError, Interrupted
+from resnet_jax.training import compilation
+from resnet_jax.training.config import from_json
+
+_PAUSE = 0.5  # seconds between two messages of how far it is
+
+
+class _Reports(RunsConsole):
+    """What a display would show, as messages to the parent."""
+
+    def __init__(self, parent: Connection) -> None:
+        super().__init__(0, 1, quiet=True)
+        self._parent, self._moved, self._said = parent, 0.0, 0.0
+
+    def advance(self, steps: int, total: int, runs: int = 1) -> None:
+        self._moved += runs * steps / total
+        if time.monotonic() - self._said > _PAUSE:
+            self._parent.send(('moved', self._moved))
+            self._moved, self._said = 0.0, time.monotonic()
+
+    def ended(self, folder: Path, result: str) -> None:
+        self._parent.send(('ended', folder, result))
+
+
+def serve(parent: Connection) -> None:
+    """Trains what comes, until the parent closes the connection or is gone.
+
+    What comes: (config as JSON, runs of one arm). What goes: ('moved', runs), ('ended', folder,
+    result), and for each that came one of ('done', failed runs), ('input', an InputError's message)
+    and ('stopped',).
+    """
+    jobs: queue.SimpleQueue[tuple[str, list[Unit]]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(parent, jobs), daemon=True).start()
+    compilation.keep_compiled()
+    while True:
+        config, units = jobs.get()
+        reply: tuple[Any, ...]
+        try:
+            reply = 'done', train_runs(from_json(config), units, _Reports(parent))
+        except InputError as error:
+            reply = 'input', str(error)
+        except Interrupted:
+            reply = ('stopped',)
+        parent.send(reply)
+
+
+def _listen(parent: Connection, jobs: 'queue.SimpleQueue[Any]') -> None:
+    try:
+        while True:
+            jobs.put(parent.recv())
+    except (EOFError, OSError):  # it has closed the connection, or was killed
+        os._exit(0)
+
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # between runs: no traceback
+    logging.getLogger('absl').setLevel(logging.CRITICAL)  # Orbax's warnings, as the command line
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)  # else a process of its own would keep it open
+    serve(Connection(descriptor))
