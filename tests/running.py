@@ -51,10 +51,15 @@ def flags(fields: Mapping[str, Any] | None = None) -> list[str]:
     return [f'--config={DIGITS}', *(f'--config.{name}={value}' for name, value in values.items())]
 
 
-def command(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python -m resnet_jax` in another process, to its end."""
+def command(
+    *arguments: Any, timeout: float = 300, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """`python -m resnet_jax` in another process, to its end, which comes within so many seconds."""
     process = start(*arguments, **options)
-    out, err = process.communicate(timeout=300)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

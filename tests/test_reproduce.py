@@ -400,7 +400,8 @@ def test_list(ask):
 
 
 def smoke(key, folder):
-    result = command('reproduce', key, '--scale', 'smoke', '--workdir', folder)
+    arguments = ('--scale', 'smoke', '--workdir', folder)
+    result = command('reproduce', key, *arguments, timeout=1800)
     assert result.returncode == 0, result.stderr
     report = json.loads((folder / 'reproduce.json').read_text())
     assert [row['verdict'] for row in report['rows']] == ['ran'] * len(TABLES[key].rows)
