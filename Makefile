@@ -65,7 +65,7 @@ format: $(VENV)/.installed-dev
 
 # PyTorch is compared with where it is installed: make test EXTRAS=test,torch.
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/train_step.py --repetitions 5
 	$(BIN)/python benchmarks/compile_time.py --model cifar_resnet56
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/growth.py
