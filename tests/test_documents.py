@@ -2,7 +2,8 @@
 
 A Python block that begins with an import is a script of its own; one that does not goes on from the
 block before it. Each runs in an empty folder beside a link to `configs`. The blocks of
-CONTRIBUTING.md run in a copy of the code to which its `diff` blocks have been applied.
+CONTRIBUTING.md run in a copy of the code to which its `diff` blocks have been applied. Commands and
+links in the text of notebooks are held to the same; pytest runs their code (nbmake).
 """
 
 import os
@@ -18,6 +19,9 @@ import pytest
 from test_registry import EXPECTED
 
 from resnet_jax import cli
+from resnet_jax.experiments.papers import find_table
+from resnet_jax.experiments.reproduce import make_plan
+from resnet_jax.experiments.search import load_search
 from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.training.config import load_config
 
@@ -34,10 +38,18 @@ def name(path):
     return str(path.relative_to(ROOT))
 
 
+def words_of(path):
+    """The text of a document; of a notebook that of its Markdown cells."""
+    if path.suffix != '.ipynb':
+        return path.read_text()
+    cells = nbformat.read(path, as_version=4).cells
+    return '\n'.join(cell.source for cell in cells if cell.cell_type == 'markdown')
+
+
 def blocks(path, *languages):
     """(line number, language, text) of a document's fenced code blocks in these languages."""
     found, start = [], None
-    lines = path.read_text().splitlines()
+    lines = words_of(path).splitlines()
     for number, line in enumerate(lines, 1):
         if line.startswith('```'):
             if start is None:
@@ -131,16 +143,19 @@ def test_commands_are_found_however_they_are_written():
 
 
 COMMANDS = [
-    pytest.param(arguments, id=f'{name(path)}:{line} {shlex.join(arguments)}')
-    for path in DOCUMENTS
+    pytest.param(path, arguments, id=f'{name(path)}:{line} {shlex.join(arguments)}')
+    for path in (*DOCUMENTS, *NOTEBOOKS)
     for line, _, text in blocks(path, *SHELL)
     for arguments in commands(text)
 ]
 
 
-@pytest.mark.parametrize('arguments', COMMANDS)
-def test_commands_parse(arguments, capsys):
-    """The sub-command and its options exist, and the config has the fields that are overridden."""
+@pytest.mark.parametrize(('path', 'arguments'), COMMANDS)
+def test_commands_parse(path, arguments, capsys):
+    """The sub-command and its options exist, and the config has the fields that are overridden.
+
+    So do sweeps and tables, but for those that the reader of the guide has added before.
+    """
     if '--help' in arguments or '--version' in arguments:
         with pytest.raises(SystemExit) as stop:
             cli._parse(arguments)
@@ -151,21 +166,30 @@ def test_commands_parse(arguments, capsys):
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
     config = getattr(options, 'config', None)
-    if config and options.command == 'sweep':
-        load_sweep(str(ROOT / config), options.overrides)
+    if options.command in ('sweep', 'reproduce'):
+        if path == GUIDE:
+            return
+        if config:
+            load_sweep(str(ROOT / config), options.overrides)
+        elif options.scale:
+            make_plan(options.table, options.scale, ROOT / 'configs', options.overrides)
+        elif options.table:
+            find_table(options.table)
+    elif config and options.command == 'search':
+        load_search(str(ROOT / config), options.overrides)
     elif config:
         exists = (ROOT / f'{config.partition(".py")[0]}.py').is_file()
         # A file that the reader is to write has the fields of the default.
         load_config(str(ROOT / (config if exists else 'configs/default.py')), options.overrides)
 
 
-@pytest.mark.parametrize('path', DOCUMENTS, ids=name)
+@pytest.mark.parametrize('path', [*DOCUMENTS, *NOTEBOOKS], ids=name)
 def test_make_targets_and_linked_files_exist(path):
     targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), flags=re.MULTILINE))
     for _, _, text in blocks(path, *SHELL):
         used = {words[1] for words in simple_commands(text) if words[:1] == ['make'] and words[1:]}
         assert used <= targets
-    for link in re.findall(r'\]\(([^)#\s]+)', path.read_text()):
+    for link in re.findall(r'\]\(([^)#\s]+)', words_of(path)):
         assert ':' in link or (path.parent / link).exists(), link
 
 
@@ -204,7 +228,8 @@ def test_walk_throughs(tmp_path):
         )
         output = f'{GUIDE.name}:{line}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}'
         assert result.returncode == 0, output
-    assert (tmp_path / 'runs' / 'norm_after_act' / 'summary.json').is_file()
+    for file in ('norm_after_act/summary.json', 'label_smoothing/report.html'):
+        assert (tmp_path / 'runs' / file).is_file()
 
 
 # Notebooks
@@ -215,6 +240,18 @@ def test_notebooks_are_stored_without_outputs(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == 'code':
             assert not cell.outputs and cell.execution_count is None
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_notebooks_find_the_checkout(path, tmp_path, monkeypatch):
+    """Where nbmake starts them, where `jupyter lab` is often started, and elsewhere."""
+    cells = nbformat.read(path, as_version=4).cells
+    first = next(cell.source for cell in cells if cell.cell_type == 'code')
+    for folder in (path.parent, ROOT, tmp_path):
+        monkeypatch.chdir(folder)
+        namespace = {}
+        exec(compile(first, str(path), 'exec'), namespace)
+        assert namespace['root'] == ROOT
 
 
 def test_the_readme_lists_every_model_with_its_parameters():
