@@ -209,6 +209,7 @@ def apply(text, root):
         path.write_text(f'\n{path.read_text()}'.replace(f'\n{old}', f'\n{new}')[1:])
 
 
+@pytest.mark.slow
 def test_walk_throughs(tmp_path):
     for part in ('resnet_jax', 'configs', 'tests'):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns('__pycache__'))
