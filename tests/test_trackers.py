@@ -229,13 +229,13 @@ def test_steps_that_are_trained_again_are_recorded_once(tmp_path, compiled):
 
 
 @pytest.mark.parametrize('broken', ['file', 'closed port', 'silent port'])
-def test_a_store_that_fails_stops_nothing(tmp_path, compiled, monkeypatch, capfd, broken):
+def test_a_store_that_fails_stops_nothing(tmp_path, compiled, monkeypatch, capfd, caplog, broken):
     """Nobody listens, or somebody who never answers: one line, and no long wait."""
     monkeypatch.setenv('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '1')
     monkeypatch.setenv('MLFLOW_HTTP_REQUEST_TIMEOUT', '1')
     with socket.create_server(('127.0.0.1', 0)) as silent:
         port = free_port() if broken == 'closed port' else silent.getsockname()[1]
-        uri = f'http://127.0.0.1:{port}'
+        uri = f'http://me:secret@127.0.0.1:{port}'
         if broken == 'file':
             (tmp_path / 'store').write_text('')
             uri = (tmp_path / 'store').as_uri()
@@ -244,7 +244,10 @@ def test_a_store_that_fails_stops_nothing(tmp_path, compiled, monkeypatch, capfd
         summary = loop.train(tiny(MLFLOW), tmp_path / 'run', compiled)
         assert time.monotonic() - began < 30
     assert summary['steps'] == 12
-    said = [line for line in capfd.readouterr().err.splitlines() if 'MLflow' in line]
+    err = capfd.readouterr().err
+    assert 'secret' not in err
+    assert not [r for r in caplog.records if r.name.startswith(('urllib3', 'mlflow'))]
+    said = [line for line in err.splitlines() if 'MLflow' in line]
     assert len(said) == 1
     assert 'MLflow does not record the run' in said[0] and 'training goes on' in said[0]
     assert str(tmp_path / 'run') in said[0]

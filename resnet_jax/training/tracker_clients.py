@@ -63,6 +63,11 @@ class Client:
     end: Callable[[str, Mapping[str, Any]], None]
 
 
+def without_password(text: str) -> str:
+    """Takes USER:PASSWORD@ out of the addresses in a text."""
+    return re.sub(r'//[^/@\s]*@', '//', text)
+
+
 def _figures(line: Line) -> dict[str, float]:
     """{'train/loss': ...} of a line of metrics.jsonl; what was not finite is left out."""
     return {
@@ -127,7 +132,8 @@ def connect_mlflow(run: TrackedRun) -> Client:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-    logging.getLogger('mlflow').setLevel(logging.ERROR)
+    for name in ('mlflow', 'urllib3.connectionpool'):  # the latter tells of every retry
+        logging.getLogger(name).setLevel(logging.ERROR)
     uri = os.environ.get('MLFLOW_TRACKING_URI') or (run.folder.resolve() / 'mlruns').as_uri()
     client = MlflowClient(uri)
     experiment = _experiment(client, run.project)
@@ -162,8 +168,7 @@ def connect_mlflow(run: TrackedRun) -> Client:
         client.log_batch(number, tags=texts)
         client.set_terminated(number, status.upper())
 
-    shown = re.sub('//[^/@]*@', '//', uri)  # without a password
-    return Client(f'{shown}, experiment {run.project}, run {run.name}', log, end)
+    return Client(f'{without_password(uri)}, experiment {run.project}, run {run.name}', log, end)
 
 
 def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -20,7 +20,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from resnet_jax.models.errors import InputError, Interrupted, Stopped, first_line, unknown_name
-from resnet_jax.training.tracker_clients import Client, TrackedRun, connect_mlflow, connect_wandb
+from resnet_jax.training.tracker_clients import (
+    Client,
+    TrackedRun,
+    connect_mlflow,
+    connect_wandb,
+    without_password,
+)
 from resnet_jax.training.writers import write_atomically
 
 # What each is called, where it takes its project from if the config does not say, how to reach it.
@@ -199,7 +205,7 @@ class _Mirror:
                 return self._send()
             except Exception as error:  # whatever a library of others may raise
                 if not failed:
-                    reason = f'{type(error).__name__}: {first_line(error)}'
+                    reason = f'{type(error).__name__}: {without_password(first_line(error))}'
                     self._warn(f'does not record the run ({reason}); training goes on')
             if ended:
                 return
