@@ -63,23 +63,13 @@ def trials(workdir):
 
 
 @pytest.fixture(scope='module')
-def kept(tmp_path_factory):
-    """The environment of commands that share what they compile."""
-    return {
-        'JAX_ENABLE_COMPILATION_CACHE': 'true',
-        'JAX_COMPILATION_CACHE_DIR': str(tmp_path_factory.mktemp('compiled')),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory, kept):
+def whole(tmp_path_factory):
     """A search that nobody disturbed: its file and workdir."""
     if importlib.util.find_spec('optuna') is None:
         pytest.skip('needs the extra "search"')
     folder = tmp_path_factory.mktemp('whole')
     file = search_file(folder)
-    done = command('search', '--config', file, '--workdir', folder / 'out', env=kept)
+    done = command('search', '--config', file, '--workdir', folder / 'out')
     assert done.returncode == 0, done.stderr
     return file, folder / 'out'
 
@@ -148,12 +138,20 @@ def test_tables_and_figure(whole):
         assert len(np.unique(np.asarray(image.convert('L')))) > 20
 
 
-def test_stopped_and_killed_it_ends_with_the_same_trials(whole, kept, tmp_path):
+@pytest.mark.parametrize(
+    'signals',
+    [
+        {2: signal.SIGKILL},
+        pytest.param({0: signal.SIGTERM, 1: signal.SIGKILL}, marks=pytest.mark.slow),
+    ],
+    ids=['killed', 'stopped and killed'],
+)
+def test_disturbed_it_ends_with_the_same_trials(signals, whole, tmp_path):
     """The trial that was running goes on with its values; none is lost or comes twice."""
     out = tmp_path / 'out'
     arguments = ['search', '--config', str(whole[0]), '--workdir', str(out)]
-    for number, how in ((0, signal.SIGTERM), (2, signal.SIGKILL)):
-        process = start(*arguments, env=kept)
+    for number, how in signals.items():
+        process = start(*arguments)
         until = time.monotonic() + 100
         while not (out / 'trials' / f'{number:04d}' / 'config.json').is_file():
             assert process.poll() is None and time.monotonic() < until
@@ -164,7 +162,7 @@ def test_stopped_and_killed_it_ends_with_the_same_trials(whole, kept, tmp_path):
         if how == signal.SIGTERM:
             assert process.returncode == 128 + how
             assert '1 of 4 trials, 1 running' in shown
-    done = command(*arguments, env=kept)
+    done = command(*arguments)
     assert done.returncode == 0, done.stderr
     assert trials(out) == trials(whole[1])
 

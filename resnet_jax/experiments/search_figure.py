@@ -25,6 +25,7 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     columns = min(3, len(search.space))
     rows = -(-len(search.space) // columns)
@@ -46,7 +47,9 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     seen = [y for trial in trials if (y := _height(search, trial)) is not None]
     if min(seen) > 0 and max(seen) > 10 * min(seen):
         panels[0].set_yscale('log')
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter('{x:g}')
+        panels[0].yaxis.set_minor_formatter(NullFormatter())
     figure.colorbar(colours, ax=list(panels[: len(search.space)]), label='trial, in order')
     _legend(figure, trials)
     FigureCanvasAgg(figure).print_png(path)
@@ -73,6 +76,7 @@ def _marks(axes: Any, search: Search, field: str, trials: Sequence[Trial], colou
     values = search.space[field]
     if isinstance(values, Range):
         axes.set_xscale('log' if values.kind == 'log' else 'linear')
+        axes.plot(values.ends, [0.5, 0.5], alpha=0, transform=axes.get_xaxis_transform())
     else:
         axes.set_xticks(range(len(values.choices)), values.choices)
     for trial in trials:

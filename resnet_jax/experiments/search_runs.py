@@ -7,12 +7,13 @@ from typing import Any
 
 from resnet_jax import data
 from resnet_jax.experiments import search_results, search_study
-from resnet_jax.experiments.engine import FAILED_FILE, SweepConsole
+from resnet_jax.experiments.display import SweepConsole
+from resnet_jax.experiments.engine import FAILED_FILE
 from resnet_jax.experiments.search import METRICS, Search
 from resnet_jax.experiments.search_results import SEARCH_FILE
 from resnet_jax.experiments.search_study import Proposal
 from resnet_jax.experiments.search_trials import Trial, outcome, trial_folder
-from resnet_jax.models.errors import Diverged, InputError
+from resnet_jax.models.errors import Diverged, InputError, Stopped
 from resnet_jax.training import loop
 from resnet_jax.training import workdir as runs
 from resnet_jax.training.checkpoint import saved_steps
@@ -121,12 +122,12 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
 
     try:
         if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
-            raise loop.Stopped  # before a kill
+            raise Stopped  # before a kill
         summary = loop.train(config, folder, None, display, goes_on)
         value = METRICS[search.metric](summary['eval'])
         evaluations = -(-summary['steps'] // every) if every else 1
         search_study.complete(workdir, number, evaluations, value)
-    except loop.Stopped:
+    except Stopped:
         _write_note(folder / PRUNED_FILE, {'step': saved_steps(folder)[-1], 'by': search.pruner})
         search_study.prune(workdir, number)
     except Diverged as error:

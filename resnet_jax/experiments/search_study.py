@@ -13,7 +13,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +232,10 @@ def _pruner(search: Search) -> Any:
     """The resource that a pruner shares out is counted in evaluations."""
     from optuna import pruners
 
-    return {
+    makers: dict[str, Callable[[], Any]] = {
         'none': pruners.NopPruner,
         'median': pruners.MedianPruner,
         'halving': lambda: pruners.SuccessiveHalvingPruner(min_resource=1),
-        'hyperband': lambda: pruners.HyperbandPruner(min_resource=1),
-    }[search.pruner]()
+        'hyperband': pruners.HyperbandPruner,
+    }
+    return makers[search.pruner]()
