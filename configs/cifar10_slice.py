@@ -1,11 +1,11 @@
-"""A slice of CIFAR-10 that a laptop's CPU can compare nets on: half the size, a fifth of the images.
+"""A slice of CIFAR-10 that a CPU can compare nets on: half the size, a fifth of the images.
 
 10,000 training and 2,000 test images of the TFDS data set `cifar10_jpeg`, shrunk to 16x16 pixels,
 with one-cycle SGD (arXiv 1708.07120). No paper's recipe: compare runs with runs.
 
     resnet-jax train --config configs/cifar10_slice.py --config.data.dir=DIR --workdir runs/slice
 
-Hardware: any; a ResNet-20 takes a minute or two on two CPU cores. Result: see docs/results.
+Hardware: any. Results: docs/results.
 """
 
 import default

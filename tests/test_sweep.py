@@ -179,14 +179,15 @@ def test_arms_and_seeds_may_be_added(whole, tmp_path):
     out = tmp_path / 'out'
     shutil.copytree(whole[1], out)
     more = sweep_file(tmp_path, {**ARMS, 'third': {}})
-    assert run_sweep(load_sweep(str(more), seeds=[7]), out) == []
+    watched = [('train.log_every', '2')]  # how a run is watched may change
+    assert run_sweep(load_sweep(str(more), watched, seeds=[7]), out) == []
     assert list(summaries(out)) == [
         *(f'fast_2x/seed{seed}' for seed in (0, 1, 7)),
         *(f'plain/seed{seed}' for seed in (0, 1, 7)),
         'third/seed7',
     ]
     assert read_sweep(out).seeds == (0, 1, 7)
-    assert read_sweep(out).source == f'sweep --config {more}'
+    assert read_sweep(out).source == f'sweep --config {more} --config.train.log_every=2'
 
 
 def test_jobs_may_begin_at_the_same_moment(whole, tmp_path):

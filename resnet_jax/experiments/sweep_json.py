@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.sweep import Sweep
+from resnet_jax.experiments.sweep import Fields, Sweep
 from resnet_jax.models.errors import InputError
 from resnet_jax.training import workdir as runs
+from resnet_jax.training.config import FREE_FIELDS
 from resnet_jax.training.writers import write_atomically
 
 SWEEP_FILE = 'sweep.json'
@@ -99,13 +100,20 @@ def _write(sweep: Sweep, workdir: Path) -> None:
 
 def _check_same(old: Sweep, new: Sweep, workdir: Path) -> None:
     """Complains unless all runs of the old sweep are runs of the new one, but for their seeds."""
-    before, now = (json.loads(to_json(sweep)) for sweep in (old, new))
-    changed = [name for name in ('base', 'fields') if before[name] != now[name]]
+    changed = ['base'] if old.base != new.base else []
+    changed += ['fields'] if _computed(old.fields) != _computed(new.fields) else []
     changed += [
-        f'arm {name!r}' for name, arm in before['arms'].items() if now['arms'].get(name) != arm
+        f'arm {name!r}'
+        for name, fields in old.arms.items()
+        if name not in new.arms or _computed(fields) != _computed(new.arms[name])
     ]
     if changed:
         raise InputError(
             f'workdir {workdir} holds another sweep (it differs in {", ".join(changed)}); use '
             'another --workdir, or the same sweep to continue; arms and seeds may be added'
         )
+
+
+def _computed(fields: Fields) -> Any:
+    """The fields that say what a run computes, as JSON has them."""
+    return json.loads(json.dumps({k: v for k, v in fields.items() if k not in FREE_FIELDS}))
