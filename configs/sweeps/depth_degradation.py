@@ -5,8 +5,7 @@ he2015 (arXiv 1512.03385), figure 6.
     resnet-jax sweep --config configs/sweeps/depth_degradation.py --workdir DIR
 
 `.py:cifar10` asks on CIFAR-10 instead of the digits, `.py:cifar10_slice` on a part of it that a CPU
-can do. Hardware: any. Results on the digits and the slice: docs/results; on all of CIFAR-10: not yet
-run.
+can do. Hardware: any. Results on the digits and the slice: docs/results; on CIFAR-10: not yet run.
 """
 
 from typing import Any

@@ -5,8 +5,7 @@ he2016 (arXiv 1603.05027), section 4, asks it at depths 110 and 164.
     resnet-jax sweep --config configs/sweeps/preact_vs_original.py --workdir DIR
 
 `.py:cifar10` asks on CIFAR-10 instead of the digits, `.py:cifar10_slice` on a part of it that a CPU
-can do. Hardware: any. Results on the digits and the slice: docs/results; on all of CIFAR-10: not yet
-run.
+can do. Hardware: any. Results on the digits and the slice: docs/results; on CIFAR-10: not yet run.
 """
 
 from typing import Any
