@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import uuid
 
 import pytest
 from running import checkpoint_steps, command, complains, differing, free_port, load_state, start
@@ -46,7 +47,10 @@ def reference(folder, arms, steps):
 
 
 @pytest.fixture
-def ray():
+def ray(monkeypatch):
+    # Else it would leave a token in the user's home.
+    monkeypatch.setenv('RAY_AUTH_MODE', 'token')
+    monkeypatch.setenv('RAY_AUTH_TOKEN', uuid.uuid4().hex)
     return pytest.importorskip('ray', reason='needs the extra ray')
 
 
@@ -334,13 +338,13 @@ def test_without_common_files_the_runs_come_back(apart, long, tmp_path):
     assert not list(there.iterdir())
 
 
-@pytest.mark.slow
-def test_no_cluster_there(ray, whole, tmp_path):
-    out = tmp_path / 'out'
-    address = f'127.0.0.1:{free_port()}'
-    result = command(*arguments(whole[0], out, *RAY, '--ray-address', address))
-    complains(result, 2, f'no Ray cluster at {address}')
-    assert not out.exists()
+@pytest.mark.parametrize('address', ['127.0.0.1:{port}', 'somewhere'])
+def test_no_cluster_there(address, ray, whole, tmp_path, capsys):
+    out, address = tmp_path / 'out', address.format(port=free_port())
+    assert main([*map(str, arguments(whole[0], out, *RAY, '--ray-address', address))]) == 2
+    err = capsys.readouterr().err
+    assert f'no Ray cluster at {address}: ' in err or 'HOST:PORT or auto' in err
+    assert len(err.splitlines()) == 1 and not out.exists()
 
 
 @pytest.mark.slow

@@ -47,24 +47,14 @@ def connected(
       InputError: without Ray, or a cluster there, or such a machine in it.
     """
     ray = _ray()
-    started = address is None
-    try:
-        ray.init(
-            address=address or 'local',
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            **({'include_dashboard': False} if started else {}),
-        )
-    except (ConnectionError, ImportError, OSError, RuntimeError, ValueError) as error:
-        where = f'no Ray cluster at {address}' if address else 'Ray cannot be started here'
-        raise InputError(f'{where}: {first_line(error)}') from error
+    _start(ray, address)
     try:
         machines = [node['Resources'] for node in ray.nodes() if node['Alive']]
         if gpus is None:
             gpus = float(any(machine.get('GPU', 0) >= 1 for machine in machines))
         if not any(m.get('CPU', 0) >= cpus and m.get('GPU', 0) >= gpus for m in machines):
             lack = f'no machine of the Ray cluster has {cpus:g} CPUs and {gpus:g} GPUs for a run'
-            if started:
+            if address is None:
                 raise InputError(f'{lack}; lower --cpus-per-run or --gpus-per-run')
             print(f'{lack}; waiting for one', file=sys.stderr, flush=True)  # it may grow
         resources = {'num_cpus': cpus, 'num_gpus': gpus}
@@ -84,6 +74,34 @@ def _ray() -> Any:
             '--engine ray needs Ray: pip install "resnet-jax[ray]", here and on all machines'
         ) from error
     return ray
+
+
+def _start(ray: Any, address: str | None) -> None:
+    """Connects to the cluster at an address, or starts Ray here."""
+    options: dict[str, Any] = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
+    where = 'Ray cannot be started here'
+    if address is None:
+        options |= {'address': 'local', 'include_dashboard': False}
+    else:
+        options |= {'address': address}
+        where = f'no Ray cluster at {address} that lets us in (see RAY_AUTH_MODE if it has a token)'
+        if address != 'auto':
+            _check_listens(address)
+    try:
+        ray.init(**options)
+    except (ConnectionError, ImportError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(f'{where}: {first_line(error)}') from error
+
+
+def _check_listens(address: str) -> None:
+    """Refuses an address where nobody listens: Ray would try for minutes."""
+    host, _, port = address.removeprefix('ray://').rpartition(':')
+    if not host or not port.isdigit():
+        raise InputError(f'--ray-address is HOST:PORT or auto, got {address!r}')
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f'no Ray cluster at {address}: {first_line(error)}') from error
 
 
 def _environment(gpus: float) -> dict[str, str]:
