@@ -265,9 +265,9 @@ def test_each_gpu_gets_a_process(two_gpus, whole, tmp_path):
 
 
 def test_ray_gives_what_one_process_gives(ray, whole, tmp_path):
-    """Started here, with what it prints kept out of sight."""
+    """Started here, with what it prints kept out of sight. One run at a time, in one process."""
     out = tmp_path / 'out'
-    done = command(*arguments(whole[0], out, *RAY))
+    done = command(*arguments(whole[0], out, *RAY, '--cpus-per-run', os.cpu_count()))
     assert done.returncode == 0, done.stderr
     same(out, whole)
     assert_displayed(done)
