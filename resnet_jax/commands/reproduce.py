@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
-from resnet_jax.commands.sweep import _seeds, _shard
+from resnet_jax.commands.sweep import parse_seeds, parse_shard
 from resnet_jax.models.errors import InputError, RunError
 
 TEXT = "Run a paper's table and set the result beside the published one."
@@ -74,13 +74,13 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.scale,
         find_configs(options.configs),
         options.overrides,
-        _seeds(options.seeds),
+        parse_seeds(options.seeds),
     )
     if plan.scale == 'smoke':
         # Its time is that of compiling. What the environment says comes later and counts.
         level = '--xla_backend_optimization_level=0'
         os.environ['XLA_FLAGS'] = f'{level} {os.environ.get("XLA_FLAGS", "")}'.strip()
-    shard = _shard(options.shard)
+    shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(plan.sweep, options.workdir, shard, engine)
     report = reproduction.collect(plan, options.workdir)

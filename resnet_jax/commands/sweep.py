@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
-    sweep = load_sweep(options.config, options.overrides, _seeds(options.seeds))
-    shard = _shard(options.shard)
+    sweep = load_sweep(options.config, options.overrides, parse_seeds(options.seeds))
+    shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(sweep, options.workdir, shard, engine)
     if failed:
@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
         )
 
 
-def _seeds(text: str | None) -> list[int] | None:
+def parse_seeds(text: str | None) -> list[int] | None:
+    """The seeds that --seeds names; None: the sweep's own."""
     if text is None:
         return None
     if not re.fullmatch(r'\d+(,\d+)*', text):
@@ -55,7 +56,8 @@ def _seeds(text: str | None) -> list[int] | None:
     return list(range(found[0])) if len(found) == 1 else found
 
 
-def _shard(text: str) -> tuple[int, int]:
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of --shard I/N."""
     match = re.fullmatch(r'(\d+)/(\d+)', text)
     part = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part[0] <= part[1]:
