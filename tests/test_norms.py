@@ -387,7 +387,7 @@ def test_epsilon_is_that_of_every_norm():
 
 
 def test_batch_norm_in_training_is_flaxs(standard_promotion):
-    """The same output, statistics and gradients, of a loss that uses all of them, both ways."""
+    """The same output, statistics and derivatives, also second ones, of a loss that uses all."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         x, weights = (jnp.asarray(rng.normal(1, 2, (4, 3, 5, 6))) for _ in range(2))
@@ -409,5 +409,8 @@ def test_batch_norm_in_training_is_flaxs(standard_promotion):
             function = functools.partial(run, module)
             gradients = jax.value_and_grad(function, (0, 1), has_aux=True)(params, x)
             tangents = jax.jvp(function, (params, x), (params, weights))
-            results.append((gradients, tangents))
+            of_gradients = jax.grad(lambda *a, f=function: f(*a)[0], (0, 1))
+            second = jax.jvp(of_gradients, (params, x), (params, weights))
+            mapped = jax.vmap(of_gradients, (None, 1))(params, jnp.stack([x, weights], 1))
+            results.append((gradients, tangents, second, mapped))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), *results)

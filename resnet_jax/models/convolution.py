@@ -1,7 +1,6 @@
 """The convolution of every model, and what backends need to run it well."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -12,6 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from resnet_jax.models.cpu_convolution import (
+    convolve_by_patches,
+    convolve_narrowly,
+    convolve_plainly,
+    is_narrow,
+)
 from resnet_jax.models.errors import InputError, unknown_name
 
 Array = jax.Array
@@ -127,6 +132,8 @@ def _conv_general_dilated(
         output = [-(-i // s) for i, s in zip(images.shape[1:-1], strides, strict=True)]
         if plain and math.prod(output) < math.prod(kernel.shape[:-2]):
             return convolve_by_patches(images, kernel, strides, padding)
+        if plain and len(set(strides)) == 1 and is_narrow(images, kernel, strides[0]):
+            return convolve_narrowly(images, kernel, strides[0])
     return lax.conv_general_dilated(images, kernel, strides, padding, **kwargs)
 
 
@@ -148,97 +155,3 @@ def _conv_in_scan(
     if not plain or small or jax.default_backend() != 'cpu':
         return _conv_general_dilated(images, kernel, strides, padding, **kwargs)
     return convolve_plainly(images, kernel, dilation[0])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve_plainly(images: Array, kernel: Array, dilation: int) -> Array:
-    """A convolution of stride 1 whose gradients are convolutions in the same layouts.
-
-    Args:
-      images: [N, ..., C].
-      kernel: [..., C, features], odd sizes; padded by half of them.
-      dilation: distance of the taps.
-
-    Returns:
-      [N, ..., features].
-    """
-    return _same_layout(images, kernel, dilation=dilation, padding=_half(kernel, dilation))
-
-
-def _half(kernel: Array, dilation: int) -> list[tuple[int, int]]:
-    return [(dilation * (k // 2),) * 2 for k in kernel.shape[:-2]]
-
-
-def _same_layout(
-    x: Array, kernel: Array, padding: Any, strides: int = 1, dilation: int = 1
-) -> Array:
-    dims = x.ndim - 2
-    letters = 'DHW'[-dims:]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (strides,) * dims,
-        padding,
-        rhs_dilation=(dilation,) * dims,
-        dimension_numbers=(f'N{letters}C', f'{letters}IO', f'N{letters}C'),
-    )
-
-
-def _plain_forward(
-    images: Array, kernel: Array, dilation: int
-) -> tuple[Array, tuple[Array, Array]]:
-    return convolve_plainly(images, kernel, dilation), (images, kernel)
-
-
-def _plain_backward(
-    dilation: int, residuals: tuple[Array, Array], grad: Array
-) -> tuple[Array, Array]:
-    images, kernel = residuals
-    padding, dims = _half(kernel, dilation), images.ndim - 2
-    # Towards the images: the convolution with the kernel mirrored and its channels exchanged.
-    mirrored = jnp.flip(kernel, range(dims)).swapaxes(-1, -2)
-    to_images = _same_layout(grad, mirrored, dilation=dilation, padding=padding)
-    # Towards the kernel: channels stand for examples, examples for channels, and the gradient is
-    # the kernel, which meets the images at every tap's distance.
-    examples_last = jnp.moveaxis(images, 0, -1)
-    channels_first = jnp.moveaxis(examples_last, -2, 0)
-    by_tap = _same_layout(
-        channels_first, jnp.moveaxis(grad, 0, -2), strides=dilation, padding=padding
-    )
-    return to_images, jnp.moveaxis(by_tap, 0, -2)
-
-
-convolve_plainly.defvjp(_plain_forward, _plain_backward)
-
-
-def convolve_by_patches(
-    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> Array:
-    """The same convolution as one matrix product with all that the kernel meets.
-
-    Args:
-      images: [N, ..., C].
-      kernel: [..., C, features].
-      strides: in each dimension.
-      padding: (before, after) in each dimension.
-
-    Returns:
-      [N, ..., features].
-    """
-    images = jnp.pad(images, [(0, 0), *padding, (0, 0)])
-    examples, *sizes, channels = images.shape
-    *taps, _, features = kernel.shape
-    output = [(i - k) // s + 1 for i, k, s in zip(sizes, taps, strides, strict=True)]
-    patches = []
-    for tap in itertools.product(*map(range, taps)):
-        ends = [t + s * (o - 1) + 1 for t, s, o in zip(tap, strides, output, strict=True)]
-        patches.append(
-            lax.slice(images, (0, *tap, 0), (examples, *ends, channels), (1, *strides, 1))
-        )
-    # What the gradient towards the images multiplies with is then the kernel as it lies, and not
-    # transposed, which takes longer than the product.
-    columns = lax.optimization_barrier(
-        jnp.concatenate(patches, -1).reshape(-1, kernel.size // features).T
-    )
-    product = lax.dot_general(columns, kernel.reshape(-1, features), (((0,), (0,)), ((), ())))
-    return product.reshape(examples, *output, features)

@@ -1,0 +1,84 @@
+"""A linear function with a transpose written by hand is differentiated and mapped as any other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.models.linear import linear
+
+RESIDUAL, A, B = jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, 1.0, 2.0]), jnp.arange(4.0)
+CHANGES = (jnp.cos(RESIDUAL), jnp.sin(A), jnp.cos(B))
+
+
+def plain(residual, a, b):
+    return jnp.sin(residual) * (a + b.sum()), 2 * a
+
+
+def transposed(residual, first, second):
+    scaled = jnp.sin(residual) * first
+    return scaled + 2 * second, jnp.full(4, scaled.sum())
+
+
+def by_hand(residual, a, b):
+    return linear(plain, transposed, residual, a, b)
+
+
+def loss(function):
+    def of(residual, a, b):
+        first, second = function(residual, a, b)
+        return jnp.sum(jnp.sin(first) * second)
+
+    return of
+
+
+def stacked(axis, *arrays):
+    return [jnp.stack([array, array + 1], axis) for array in arrays]
+
+
+ALL = (0, 1, 2)
+CASES = {
+    'value': lambda f: f(RESIDUAL, A, B),
+    'gradient': lambda f: jax.grad(f, ALL)(RESIDUAL, A, B),
+    'gradient of some': lambda f: jax.grad(f, (0, 2))(RESIDUAL, A, B),
+    'direction': lambda f: jax.jvp(f, (RESIDUAL, A, B), CHANGES),
+    'hessian': lambda f: jax.hessian(f, ALL)(RESIDUAL, A, B),
+    'reverse over reverse': lambda f: jax.jacrev(jax.grad(f, ALL), ALL)(RESIDUAL, A, B),
+    'recomputed': lambda f: jax.grad(jax.checkpoint(f), ALL)(RESIDUAL, A, B),
+    'mapped': lambda f: jax.vmap(f, 1)(*stacked(1, RESIDUAL, A, B)),
+    'mapped gradient': lambda f: jax.vmap(jax.grad(f, ALL), (None, 0, None))(
+        RESIDUAL, *stacked(0, A), B
+    ),
+    'gradient of mapped': lambda f: jax.grad(
+        lambda r, a, b: jax.vmap(f, (1, None, 0))(r, a, b).sum(), ALL
+    )(*stacked(1, RESIDUAL), A, *stacked(0, B)),
+    'shared residual': lambda f: jax.grad(
+        lambda r, a, b: jax.vmap(f, (None, 1, 0))(r, a, b).sum(), ALL
+    )(RESIDUAL, *stacked(1, A), *stacked(0, B)),
+}
+
+
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('case', CASES)
+def test_all_derivatives_equal_those_of_the_plain_function(case, jit):
+    def run(function):
+        compute = CASES[case]
+        whole = lambda: compute(loss(function))  # noqa: E731
+        return (jax.jit(whole) if jit else whole)()
+
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-5),
+        run(by_hand),
+        run(plain),
+    )
+
+
+def test_the_gradient_is_what_the_transpose_says():
+    """Else the test above could not tell."""
+
+    def wrong(residual, first, second):
+        return jnp.full(3, 7.0), jnp.full(4, 5.0)
+
+    gradients = jax.grad(loss(lambda *a: linear(plain, wrong, *a)), (1, 2))(RESIDUAL, A, B)
+    np.testing.assert_array_equal(gradients[0], jnp.full(3, 7.0))
+    np.testing.assert_array_equal(gradients[1], jnp.full(4, 5.0))
