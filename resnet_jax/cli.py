@@ -13,13 +13,16 @@ from resnet_jax.commands import supervisor
 from resnet_jax.models.errors import InputError, Interrupted, RunError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
-CONFIG_PREFIX = '--config.'
-# Each is a file of resnet_jax/commands; those that take a config take overrides of its fields.
+# Each is a file of resnet_jax/commands. Those that take a config take --config.FIELD=VALUE, those
+# that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
     *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
     *('eval', 'predict', 'models', 'convert'),
 )
-WITH_CONFIG = ('train', 'sweep', 'search', 'reproduce')
+PREFIXES = {
+    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
+    **dict.fromkeys(('eval', 'predict', 'convert'), '--model.'),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,21 +93,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, command=name)
     options, rest = parser.parse_known_args(arguments)
-    takes_config = options.command in WITH_CONFIG
-    unknown = [r for r in rest if not (takes_config and r.startswith(CONFIG_PREFIX))]
+    prefix = PREFIXES.get(options.command)
+    unknown = [r for r in rest if prefix is None or not r.startswith(prefix)]
     if unknown:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
-    options.overrides = _overrides(rest)
+    options.overrides = [_override(argument, prefix) for argument in rest if prefix]
     return options
 
 
-def _overrides(rest: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of field and value from `--config.FIELD=VALUE`."""
-    pairs = []
-    for argument in rest:
-        if argument.startswith(CONFIG_PREFIX):
-            field, separator, value = argument.removeprefix(CONFIG_PREFIX).partition('=')
-            if not separator:
-                raise InputError(f'write {argument}=VALUE, with the equals sign')
-            pairs.append((field, value))
-    return pairs
+def _override(argument: str, prefix: str) -> tuple[str, str]:
+    """Field and value from `--config.FIELD=VALUE`."""
+    field, separator, value = argument.removeprefix(prefix).partition('=')
+    if not separator:
+        raise InputError(f'write {argument}=VALUE, with the equals sign')
+    return field, value

@@ -8,6 +8,7 @@ from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
 from resnet_jax.experiments import costs, reproduction, sweep_json
+from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.papers import TABLES, build, find_table
 from resnet_jax.experiments.recipes import recipe_of
 from resnet_jax.experiments.reproduce import find_configs, make_plan
@@ -17,6 +18,7 @@ from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.experiments.verdicts import Outcome, judge
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
+from resnet_jax.models.errors import Diverged
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
 
@@ -291,7 +293,7 @@ def ended(folder, error):
     """A run's summary.json, as far as it is read; or its failed.json."""
     folder.mkdir(parents=True)
     if isinstance(error, str):
-        (folder / 'failed.json').write_text(json.dumps({'error': error}))
+        write_failure(folder, Diverged(error) if 'diverged' in error else error)
         return
     summary = {'eval': {'top1': 1 - error / 100}, 'parameters': 9, 'steps': 8, 'seconds': 7.0}
     (folder / 'summary.json').write_text(json.dumps(summary))

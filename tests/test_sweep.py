@@ -150,7 +150,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
         *('good/seed0', 'good/seed1'),
     ]
     why = json.loads((tmp_path / 'out' / 'runs' / 'bad' / 'seed0' / 'failed.json').read_text())
-    assert 'diverged' in why['error']
+    assert why['diverged'] and 'diverged' in why['error']
     assert '[4/6] bad seed1: failed: training diverged' in result.stderr
 
 
@@ -198,6 +198,14 @@ def test_jobs_may_begin_at_the_same_moment(whole, tmp_path):
 
 
 # Sweep files
+
+
+def test_a_title_says_what_the_command_changed(whole):
+    """But for what changes no figure."""
+    title = load_sweep(str(whole[0])).title
+    changes = [('model.stage_sizes', '(1,)'), ('train.log_every', '1')]
+    assert load_sweep(str(whole[0]), changes).title == f'{title} (model.stage_sizes=(1,))'
+    assert load_sweep(str(whole[0]), changes[1:]).title == title
 
 
 @pytest.mark.parametrize('path', SWEEPS, ids=lambda p: p.stem)

@@ -376,18 +376,12 @@ def figures(capsys, *arguments):
     return {key: found[key] for key in ('n', 'loss', 'top1', 'top5', 'ece')}
 
 
-def test_convert_keeps_the_model_and_its_preprocessing(run, tmp_path, capsys, monkeypatch):
+def test_convert_keeps_the_model_and_its_preprocessing(run, tmp_path, capsys):
     """A run converted to PyTorch's layout and back evaluates to the same figures."""
     expected = figures(capsys, '--workdir', run)
-    # The registered net of this name has other sizes; the narrow one takes its place.
-    from resnet_jax.models import registry
-
-    row = registry.MODELS['cifar_resnet8']
-    settings = {**row.settings, 'stage_sizes': (3,), 'width': 4, 'stem_width': 4}
-    monkeypatch.setitem(
-        registry.MODELS, 'cifar_resnet8', registry.Row(settings, row.paper, row.image_size)
-    )
-    model, source = ['--model', 'cifar_resnet8'], run
+    # The registered net of this name has other sizes.
+    narrow = ('--model.stage_sizes=(3,)', '--model.width=4', '--model.stem_width=4')
+    model, source = ['--model', 'cifar_resnet8', *narrow], run
     for target in ('a.safetensors', 'b.safetensors', 'c.npz'):
         assert main(['convert', str(source), str(tmp_path / target), *model]) == 0
         source = tmp_path / target
@@ -437,6 +431,21 @@ def test_the_datas_class_names_serve_where_nothing_else_says(tmp_path):
     assert trained.preprocessing.class_names == names
 
 
+def test_convert_takes_a_field_of_the_model(tmp_path, capsys):
+    """Without it, the file is of another function than the registered net."""
+    overrides = {'stage_sizes': (1, 1), 'raw_first_shortcut': True}
+    model = create_model('cifar_preact_resnet20', **overrides)
+    variables = random_variables(model, IMAGES)
+    source, target = tmp_path / 'a.safetensors', tmp_path / 'b.npz'
+    save_weights(source, variables, model, layout='cifar')
+    arguments = ['convert', str(source), str(target), '--model=cifar_preact_resnet20']
+    arguments += ['--model.stage_sizes=1,1']
+    assert main(arguments) == 2
+    assert 'raw_first_shortcut=True' in capsys.readouterr().err
+    assert main([*arguments, '--model.raw_first_shortcut=true']) == 0
+    assert not differing(load_weights(target, model), variables)
+
+
 def test_bad_usage_is_one_line(tmp_path, run, capfd):
     def complaint(*arguments):
         capfd.readouterr()
@@ -452,6 +461,12 @@ def test_bad_usage_is_one_line(tmp_path, run, capfd):
     complains(result, 2, '--model does not go with --workdir')
     result = complaint('predict', '--model', 'resnet18', 'x.jpg')
     complains(result, 2, 'give --workdir DIR, or --model NAME and --weights FILE')
+    result = complaint('eval', '--workdir', run, '--model.width=8')
+    complains(result, 2, '--model.width does not go with --workdir')
+    published = ('eval', '--model=resnet18', '--weights=x.pth', '--data=digits')
+    complains(complaint(*published, '--model.widht=8'), 2, "did you mean 'width'")
+    complains(complaint(*published, '--model.width=wide'), 2, "width takes int, got 'wide'")
+    complains(complaint(*published, '--model.width'), 2, 'write --model.width=VALUE')
     result = complaint('eval', '--model=resnet81', '--weights=x.pth', '--data=digits')
     complains(result, 2, "unknown model 'resnet81'", 'resnet18')
     result = complaint('convert', run, tmp_path / 'x.h5', '--model=cifar_resnet8')

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes."""
     parser.add_argument('source', metavar='SRC', help=model_options.WEIGHTS_HELP)
     parser.add_argument('target', type=Path, metavar='DST', help='.safetensors, .pth or .npz')
-    parser.add_argument('--model', required=True, metavar='NAME', help='see `resnet-jax models`')
+    parser.add_argument('--model', required=True, metavar='NAME', help=model_options.MODEL_HELP)
     parser.add_argument(
         '--layout', metavar='NAME', help='ours, torchvision, timm, timm_v2, huggingface, cifar'
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_jax.models.errors import InputError
 
+MODEL_HELP = 'see `resnet-jax models`; --model.FIELD=VALUE changes a field of it'
 WEIGHTS_HELP = 'a file, a run, hf:OWNER/REPO[/FILE] or torchvision:NAME'
 
 
@@ -19,7 +20,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '--checkpoint', default='latest', metavar='WHICH', help='latest (default), best or a step'
     )
     published = parser.add_argument_group('or a published model')
-    published.add_argument('--model', metavar='NAME', help='see `resnet-jax models`')
+    published.add_argument('--model', metavar='NAME', help=MODEL_HELP)
     published.add_argument('--weights', metavar='FILE', help=WEIGHTS_HELP)
     add_preprocessing_options(parser)
 
@@ -51,11 +52,14 @@ def _numbers(field: str, text: str) -> tuple[float, ...]:
 
 def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `published.read_published` that the options give."""
+    from resnet_jax.training.config import parse_value
+
     changes = {f: getattr(options, f) for f in _FIELDS if getattr(options, f) is not None}
     for field in ('mean', 'std'):
         if field in changes:
             changes[field] = _numbers(field, changes[field])
     return {
+        'overrides': {field: parse_value(text) for field, text in options.overrides},
         'known': options.preprocessing,
         'changes': changes,
         'class_names': _read_names(options.class_names) if options.class_names else (),
@@ -83,6 +87,7 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
 
     if options.workdir is not None:
         extra = [name for name in _OF_PUBLISHED if getattr(options, name) is not None]
+        extra += [f'model.{field}' for field, _ in options.overrides]
         if extra:
             raise InputError(
                 f'--{extra[0].replace("_", "-")} does not go with --workdir, whose run has its own '

@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from resnet_jax.experiments import reproduction
     from resnet_jax.experiments.engine import run_sweep
+    from resnet_jax.experiments.failures import read_failure
     from resnet_jax.experiments.reproduce import find_configs, make_plan
 
     plan = make_plan(
@@ -92,8 +93,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     broken = [
         unit
         for unit in failed
-        if plan.scale == 'smoke'
-        or not reproduction.is_divergence(reproduction.failure(unit.folder) or '')
+        if plan.scale == 'smoke' or not ((why := read_failure(unit.folder)) and why.diverged)
     ]
     if broken:
         names = ', '.join(f'{unit.arm} seed {unit.seed}' for unit in broken)

@@ -1,7 +1,6 @@
 """Running a sweep: what is not done yet, arm by arm, through any interruption."""
 
 import contextlib
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,15 +11,13 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.experiments.display import RunsConsole, SweepConsole
+from resnet_jax.experiments.failures import FAILED_FILE, write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.experiments.sweep_json import begin
 from resnet_jax.models.errors import RunError
 from resnet_jax.training.seeds import train_seeds
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.workdir import is_run
-from resnet_jax.training.writers import write_atomically
-
-FAILED_FILE = 'failed.json'  # in a run's folder: what ended it
 
 # Trains runs of a sweep that have not ended, shows it, and gives those that failed:
 # (sweep, its workdir, the runs, display) -> failed runs.
@@ -93,16 +90,10 @@ def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -
         if isinstance(result, RunError):
             failed.append(unit)
             display.ended(unit.folder, f'failed: {result}')
-            write_failure(unit, str(result))
+            write_failure(unit.folder, result)
         else:
             (unit.folder / FAILED_FILE).unlink(missing_ok=True)
     return failed
-
-
-def write_failure(unit: Unit, reason: str) -> None:
-    """Says in a run's folder what ended it."""
-    unit.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(unit.folder / FAILED_FILE, json.dumps({'error': reason}, indent=2) + '\n')
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.experiments.display import SweepConsole
-from resnet_jax.experiments.engine import in_this_process, stop_signals, write_failure
+from resnet_jax.experiments.engine import in_this_process, stop_signals
+from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.gpus import visible_gpus
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.models.errors import InputError, Interrupted
@@ -244,7 +245,7 @@ def _bury(
     for unit in given_up:
         text = f'{reason}, {deaths[unit]} times; what it printed is in {worker.log}'
         display.ended(unit.folder, f'failed: {text}', worker.number)
-        write_failure(unit, text)
+        write_failure(unit.folder, text)
     return given_up
 
 

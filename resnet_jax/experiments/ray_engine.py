@@ -19,7 +19,8 @@ from typing import Any
 
 from resnet_jax.experiments import archives, ray_task
 from resnet_jax.experiments.display import SweepConsole
-from resnet_jax.experiments.engine import Engine, stop_signals, write_failure
+from resnet_jax.experiments.engine import Engine, stop_signals
+from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.models.errors import InputError, Interrupted, RunError, first_line
 from resnet_jax.training.checkpoint import saved_steps
@@ -200,5 +201,5 @@ def _outcome(ray: Any, reference: Any, unit: Unit, cancelled: bool) -> ray_task.
             return ray_task.Outcome('stopped', '', None)
         cause = getattr(error, 'cause', None)  # of an exception in the task
         reason = f'{type(cause or error).__name__}: {first_line(cause or error)}'
-        write_failure(unit, reason)
+        write_failure(unit.folder, reason)
         return ray_task.Outcome('failed', f'failed: {reason}', None)

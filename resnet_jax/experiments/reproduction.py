@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.engine import FAILED_FILE
+from resnet_jax.experiments.failures import Failure, read_failure
 from resnet_jax.experiments.reproduce import Plan
 from resnet_jax.experiments.sweep import Unit, units
 from resnet_jax.experiments.tables import PAPERS, Row
@@ -14,7 +14,6 @@ from resnet_jax.training.summary import read_summary
 from resnet_jax.training.writers import write_atomically
 
 RAN, BROKEN = 'ran', 'failed'
-_DIVERGED = 'training diverged'  # what the error of such a run begins with
 
 
 def collect(plan: Plan, workdir: Path) -> dict[str, Any]:
@@ -35,9 +34,8 @@ def collect(plan: Plan, workdir: Path) -> dict[str, Any]:
         verdicts = judge(plan.table, outcomes, plan.figures)
         for found in rows:
             verdict = verdicts[found['name']]
-            broken = [error for error in found['errors'] if not is_divergence(error)]
             found['verdict'] = verdict.word
-            found['why'] = '; '.join([*([verdict.why] if verdict.why else []), *broken[:1]])
+            found['why'] = '; '.join(filter(None, [verdict.why, *found['faults'][:1]]))
     return {
         'table': plan.key,
         'title': plan.table.title,
@@ -55,26 +53,17 @@ def collect(plan: Plan, workdir: Path) -> dict[str, Any]:
     }
 
 
-def is_divergence(error: str) -> bool:
-    """Whether a run that failed did so because it was no longer finite: a result, not a fault."""
-    return error.startswith(_DIVERGED)
-
-
-def failure(folder: Path) -> str | None:
-    """Why the run in a folder failed the last time, if it did and has not ended since."""
-    path = folder / FAILED_FILE
-    return json.loads(path.read_text())['error'] if path.is_file() else None
-
-
 def _row(plan: Plan, row: Row, mine: list[Unit]) -> dict[str, Any]:
-    summaries, errors = [], []
+    summaries: list[Mapping[str, Any]] = []
+    failures: list[Failure] = []
     for unit in mine:
         if (summary := read_summary(unit.folder)) is not None:
             summaries.append(summary)
-        elif error := failure(unit.folder):
-            errors.append(error)
+        elif failure := read_failure(unit.folder):
+            failures.append(failure)
     values = tuple(_metric(plan, summary) for summary in summaries)
-    outcome = Outcome(values, sum(map(is_divergence, errors)), len(mine))
+    diverged = sum(failure.diverged for failure in failures)
+    outcome = Outcome(values, diverged, len(mine))
     return {
         'name': row.name,
         'model': row.model,
@@ -87,7 +76,8 @@ def _row(plan: Plan, row: Row, mine: list[Unit]) -> dict[str, Any]:
         'mean': outcome.mean,
         'sd': outcome.sd,
         'diverged': outcome.diverged,
-        'errors': errors,
+        'errors': [failure.error for failure in failures],
+        'faults': [failure.error for failure in failures if not failure.diverged],
         'parameters': summaries[0]['parameters'] if summaries else None,
         'steps': summaries[0]['steps'] if summaries else None,
         'seconds': sum(summary['seconds'] for summary in summaries) if summaries else None,

@@ -1,11 +1,10 @@
 """What a sweep's workdir holds: of each run its state, its final figures and its curves."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from resnet_jax.experiments.engine import FAILED_FILE
+from resnet_jax.experiments.failures import read_failure
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.models.counting import count
 from resnet_jax.models.errors import InputError
@@ -80,7 +79,7 @@ def read_results(sweep: Sweep, workdir: Path) -> list[Result]:
       InputError: for a run whose files cannot be understood.
     """
     return [
-        Result(unit, read_final(unit.folder), _failure(unit.folder), read_curves(unit.folder))
+        Result(unit, read_final(unit.folder), _why_failed(unit.folder), read_curves(unit.folder))
         for unit in units(sweep, workdir)
     ]
 
@@ -113,14 +112,9 @@ def read_final(folder: Path) -> Final | None:
         raise InputError(f'{folder / "summary.json"} is no summary of a run: {what}') from error
 
 
-def _failure(folder: Path) -> str | None:
-    path = folder / FAILED_FILE
-    if not path.is_file():
-        return None
-    try:
-        return str(json.loads(path.read_text())['error'])
-    except (ValueError, KeyError, TypeError, OSError):
-        return f'{FAILED_FILE} cannot be read'
+def _why_failed(folder: Path) -> str | None:
+    failure = read_failure(folder)
+    return failure and failure.error
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

@@ -8,7 +8,7 @@ from typing import Any
 from resnet_jax import data
 from resnet_jax.experiments import search_results, search_study
 from resnet_jax.experiments.display import SweepConsole
-from resnet_jax.experiments.engine import FAILED_FILE
+from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.search import METRICS, Search
 from resnet_jax.experiments.search_results import SEARCH_FILE
 from resnet_jax.experiments.search_study import Proposal
@@ -136,7 +136,7 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
 
 
 def _failed(search: Search, workdir: Path, number: int, error: Exception) -> Trial:
-    _write_note(trial_folder(workdir, number) / FAILED_FILE, {'error': str(error)})
+    write_failure(trial_folder(workdir, number), error)
     search_study.fail(workdir, number, str(error))
     return _ended(search, workdir, number)
 

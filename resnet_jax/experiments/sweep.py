@@ -177,7 +177,7 @@ def make_sweep(
     if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f'a sweep needs seeds, each once; got {list(chosen)}')
     sweep = Sweep(
-        title=found['title'],
+        title=_title(found['title'], overrides),
         base=str(folder / found['base']),
         fields={**found.get('fields', {}), **dict(overrides)},
         arms=arms,
@@ -188,6 +188,12 @@ def make_sweep(
     )
     _check(sweep, where)
     return sweep
+
+
+def _title(title: str, overrides: Sequence[tuple[str, str]]) -> str:
+    """With what else is computed than the file says: a title may speak of it."""
+    changed = [f'{field}={value}' for field, value in overrides if field not in configs.FREE_FIELDS]
+    return f'{title} ({", ".join(changed)})' if changed else title
 
 
 def _check(sweep: Sweep, where: str) -> None:

@@ -6,6 +6,9 @@ Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1
 
 import dataclasses
 import fnmatch
+import numbers
+import types
+import typing
 from typing import Any
 
 import jax.numpy as jnp
@@ -143,8 +146,13 @@ MODELS: dict[str, Row] = {
     **{f'cifar_se_resnet{d}': _cifar(d, _se(_OPTION_A), 'senet') for d in (20, 56, 110)},
 }
 
-_BLOCK_FIELDS = {f.name for f in dataclasses.fields(BlockDesign)}
-_MODEL_FIELDS = {f.name for f in dataclasses.fields(ResNet)} - {'parent', 'name', 'block'}
+# Name of each field that can be overridden -> its type.
+_BLOCK_FIELDS = {f.name: f.type for f in dataclasses.fields(BlockDesign)}
+_MODEL_FIELDS = {
+    f.name: f.type
+    for f in dataclasses.fields(ResNet)
+    if f.name not in ('parent', 'name', 'block', 'num_classes', 'dtype')
+}
 
 
 def model_row(name: str) -> Row:
@@ -173,9 +181,12 @@ def create_model(
     """
     settings = dict(model_row(name).settings)
     known = _BLOCK_FIELDS | _MODEL_FIELDS
-    for field in overrides:
+    for field, value in overrides.items():
         if field not in known:
             raise unknown_name('model field', field, known)
+        if not _is_of(value, known[field]):
+            kind = getattr(known[field], '__name__', known[field])
+            raise InputError(f'model field {field} takes {kind}, got {value!r}')
     block = {field: value for field, value in overrides.items() if field in _BLOCK_FIELDS}
     settings |= {field: value for field, value in overrides.items() if field in _MODEL_FIELDS}
     settings['stage_sizes'] = tuple(settings['stage_sizes'])  # a config gives a list
@@ -185,6 +196,18 @@ def create_model(
         raise InputError(f'num_classes must be at least 1, got {settings["num_classes"]}')
     settings['block'] = dataclasses.replace(settings['block'], **block)
     return ResNet(**settings, dtype=dtype)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a field, or a list for a tuple."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        items = isinstance(value, tuple | list)
+        return items and all(_is_of(item, typing.get_args(kind)[0]) for item in value)
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
 
 
 def list_models(pattern: str = '*') -> list[str]:

@@ -48,8 +48,8 @@ class ResNet(nn.Module):
         PyTorch's momentum 0.1 is 0.9 here. Running variances take the biased batch variance.
       bn_epsilon: added to the variance, of every norm.
       weight_standardization: standardise the weights of the convolutions (arXiv 1903.10520).
-      init: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv 1901.09321; with
-        norm='none').
+      init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv
+        1901.09321; with norm='none').
       dropout: rate of dropout before the head.
       stochastic_depth: rate at which the last block's branch is dropped (arXiv 1603.09382).
       stochastic_depth_decay: 'linear' (from 0 before the first block) or 'constant'.

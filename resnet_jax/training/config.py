@@ -57,7 +57,7 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
     for field, text in overrides:
         _override(config, field, text)
         other = ALTERNATIVES.get(field)
-        if other and other not in set_fields and _parse(text) is not None:
+        if other and other not in set_fields and parse_value(text) is not None:
             config.update_from_flattened_dict({other: None})
     if (config.train.steps is None) == (config.train.epochs is None):
         raise InputError(
@@ -86,7 +86,7 @@ def _check_fields(config: ConfigDict, where: str) -> None:
         )
 
 
-def _parse(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """The value of an override: a Python literal, true or false in any case, else the text."""
     if text.lower() in ('true', 'false'):
         return text.lower() == 'true'
@@ -100,7 +100,7 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
     fields = flatten(config)
     if field not in fields:
         raise unknown_name('config field', field, fields)
-    value, old = _parse(text), fields[field]
+    value, old = parse_value(text), fields[field]
     if value is None and not _optional(config, field):
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
     if config_type(config, field) == 'str' and value is not None:

@@ -39,6 +39,7 @@ def read_published(
     name: str,
     source: str | os.PathLike[str],
     *,
+    overrides: Mapping[str, Any] | None = None,
     known: str | None = None,
     changes: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
@@ -49,6 +50,7 @@ def read_published(
     Args:
       name: of the registered model that it is for.
       source: a path, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
+      overrides: fields of the model, as of `create_model`.
       known: name of a preprocessing (`data.PREPROCESSINGS`), instead of what the file says.
       changes: fields of `Preprocessing` to change.
       class_names: instead of what the file says.
@@ -57,10 +59,11 @@ def read_published(
     Raises:
       InputError: if it cannot be read, or has another number of classes than there are names.
     """
-    row, changes = model_row(name), dict(changes or {})
+    row, changes, overrides = model_row(name), dict(changes or {}), dict(overrides or {})
+    model = models.create_model(name, **overrides)  # before anything is fetched
     tensors = files.read_tensors(hub.fetch(source))
-    layout, classes = weights.describe(tensors.arrays, models.create_model(name))
-    model = models.create_model(name, classes)
+    layout, classes = weights.describe(tensors.arrays, model)
+    model = models.create_model(name, classes, **overrides)
     stored = tensors.metadata.get('preprocessing')
     base = Preprocessing.from_json(stored) if stored else None
     known = known or (None if base else hub.preprocessing_of(source))
