@@ -17,8 +17,8 @@ from running import checkpoint_steps, command, complains, differing, free_port, 
 from test_sweep import ARMS, summaries, sweep_file
 
 from resnet_jax.cli import main
-from resnet_jax.experiments import archives, gpus
-from resnet_jax.experiments.engine import run_sweep
+from resnet_jax.experiments.engines import archives, gpus
+from resnet_jax.experiments.engines.engine import run_sweep
 from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.models.errors import RunError
 
@@ -128,7 +128,7 @@ def test_processes_give_what_one_gives(whole, tmp_path):
 @pytest.mark.parametrize('victim', ['worker', 'parent'])
 @pytest.mark.parametrize(
     ('options', 'name'),
-    [(WORKERS, 'experiments.worker'), (RAY, 'ray::train')],
+    [(WORKERS, 'experiments.engines.worker'), (RAY, 'ray::train')],
     ids=['workers', 'ray'],
 )
 def test_a_process_that_is_killed(options, name, victim, long, tmp_path, request):
@@ -155,7 +155,7 @@ def test_a_process_that_dies_too_often(long, tmp_path):
     out = tmp_path / 'out'
     process = start(*arguments(long[0], out, *WORKERS, '--retries', 0))
     wait_for(lambda: checkpoints(out), process)
-    os.kill(below(process.pid, 'experiments.worker')[0], signal.SIGKILL)
+    os.kill(below(process.pid, 'experiments.engines.worker')[0], signal.SIGKILL)
     _, err = process.communicate()
     result = subprocess.CompletedProcess([], process.returncode, '', err)
     complains(result, 1, 'runs failed', 'failed.json')

@@ -400,17 +400,23 @@ def test_batch_norm_in_training_is_flaxs(standard_promotion):
             used = [jnp.sum(weights * y + y**2), *map(jnp.sum, map(jnp.sin, jax.tree.leaves(new)))]
             return sum(used), (y, new)
 
+        def derivatives(module, params, x):
+            function = functools.partial(run, module)
+            gradients = jax.grad(lambda *a: function(*a)[0], (0, 1))
+            directions = (params, x), (params, weights)
+            return (
+                function(params, x),
+                gradients(params, x),
+                jax.jvp(function, *directions),
+                jax.jvp(gradients, *directions),
+                jax.vmap(gradients, (None, 1))(params, jnp.stack([x, weights], 1)),
+            )
+
         settings = {'momentum': 0.7, 'epsilon': 1e-3, 'dtype': jnp.float64}
         results = []
         for module in (
             BatchNormInTraining(**settings),
             nn.BatchNorm(use_running_average=False, **settings),
         ):
-            function = functools.partial(run, module)
-            gradients = jax.value_and_grad(function, (0, 1), has_aux=True)(params, x)
-            tangents = jax.jvp(function, (params, x), (params, weights))
-            of_gradients = jax.grad(lambda *a, f=function: f(*a)[0], (0, 1))
-            second = jax.jvp(of_gradients, (params, x), (params, weights))
-            mapped = jax.vmap(of_gradients, (None, 1))(params, jnp.stack([x, weights], 1))
-            results.append((gradients, tangents, second, mapped))
+            results.append(jax.jit(functools.partial(derivatives, module))(params, x))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), *results)

@@ -7,15 +7,16 @@ import pytest
 from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
-from resnet_jax.experiments import costs, reproduction, sweep_json
+from resnet_jax.experiments import sweep_json
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.papers import TABLES, build, find_table
-from resnet_jax.experiments.recipes import recipe_of
-from resnet_jax.experiments.reproduce import find_configs, make_plan
-from resnet_jax.experiments.scales import SCALES
+from resnet_jax.experiments.reproduce import costs, outcome
+from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
+from resnet_jax.experiments.reproduce.recipes import recipe_of
+from resnet_jax.experiments.reproduce.scales import SCALES
+from resnet_jax.experiments.reproduce.verdicts import Outcome, judge
 from resnet_jax.experiments.sweep import units
 from resnet_jax.experiments.tables import Row, Table
-from resnet_jax.experiments.verdicts import Outcome, judge
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
 from resnet_jax.models.errors import Diverged
@@ -330,14 +331,14 @@ def test_the_report_of_a_short_table_has_no_figures_to_judge(tmp_path):
     errors['constant scaling (0.5, 1)'] = ['training diverged: not finite at step 3', 90.0, 95.0]
     errors['constant scaling (0, 1)'] = ['disk full']
     by_hand(found, tmp_path / 'out', errors)
-    report = reproduction.collect(found, tmp_path / 'out')
+    report = outcome.collect(found, tmp_path / 'out')
     words = {row['name']: (row['verdict'], row['why']) for row in report['rows']}
     assert words['original'] == ('same order', 'rank 1, published 1, of 3')
     assert words['1x1 convolution'] == ('same order', 'rank 2, published 2, of 3')
     assert words['constant scaling (0.5, 1)'][0] == 'failed, as published'
     assert words['constant scaling (0, 1)'] == ('not run yet', 'disk full')
     assert words['dropout 0.5'] == ('not run yet', '')
-    text = reproduction.to_markdown(report)
+    text = outcome.to_markdown(report)
     assert 'within' not in text and 'train.steps: 64000 -> 4000' in text
     assert '1/16 of the length' in text
 

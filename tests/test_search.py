@@ -16,8 +16,9 @@ from PIL import Image
 from running import ROOT, TINY, checkpoint_steps, command, complains, start
 
 from resnet_jax.cli import _parse, main
-from resnet_jax.experiments import search_study
-from resnet_jax.experiments.search import (
+from resnet_jax.experiments.search import study
+from resnet_jax.experiments.search.results import write_tables
+from resnet_jax.experiments.search.search import (
     PRUNERS,
     SAMPLERS,
     Choices,
@@ -25,7 +26,6 @@ from resnet_jax.experiments.search import (
     Search,
     load_search,
 )
-from resnet_jax.experiments.search_results import write_tables
 from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.models import InputError
 from resnet_jax.training.config import load_config, to_json
@@ -180,22 +180,22 @@ go_on(STUDY, pathlib.Path(sys.argv[1]))
 
 def go_on(search, workdir):
     """A search of a function instead of a net."""
-    while len(search_study.proposals(workdir)) < search.trials or any(
-        trial.state == 'running' for trial in search_study.proposals(workdir)
+    while len(study.proposals(workdir)) < search.trials or any(
+        trial.state == 'running' for trial in study.proposals(workdir)
     ):
-        trial = search_study.propose(search, workdir)
+        trial = study.propose(search, workdir)
         if trial.number == 2:
-            search_study.fail(workdir, trial.number, 'of bad luck')
+            study.fail(workdir, trial.number, 'of bad luck')
             continue
         value = abs(math.log(trial.values['a'] / 0.1)) + trial.values['n'] / 16
-        if search_study.report(search, workdir, trial.number, 10, 1, 2 * value):
-            search_study.complete(workdir, trial.number, 2, value)
+        if study.report(search, workdir, trial.number, 10, 1, 2 * value):
+            study.complete(workdir, trial.number, 2, value)
         else:
-            search_study.prune(workdir, trial.number)
+            study.prune(workdir, trial.number)
 
 
 def values(workdir):
-    return [(dict(t.values), t.state) for t in search_study.proposals(workdir)]
+    return [(dict(t.values), t.state) for t in study.proposals(workdir)]
 
 
 @needs_optuna
@@ -219,18 +219,18 @@ def test_pruners(pruner, tmp_path):
     search = Search(**{**vars(STUDY), 'pruner': pruner})
     pruned = 0
     for number in range(8):  # each is worse than the one before
-        search_study.propose(search, tmp_path)
+        study.propose(search, tmp_path)
         goes_on = True
         for evaluation in (1, 2, 3):
             report = search, tmp_path, number, 10 * evaluation, evaluation, number + 1 / evaluation
-            goes_on = search_study.report(*report)
-            assert search_study.report(*report) == goes_on
+            goes_on = study.report(*report)
+            assert study.report(*report) == goes_on
             if not goes_on:
                 break
         if goes_on:
-            search_study.complete(tmp_path, number, 4, number)
+            study.complete(tmp_path, number, 4, number)
         else:
-            search_study.prune(tmp_path, number)
+            study.prune(tmp_path, number)
             pruned += 1
     assert (pruned == 0) == (pruner == 'none')
 
@@ -239,12 +239,12 @@ def test_pruners(pruner, tmp_path):
 def test_what_a_kill_leaves_of_a_change_is_no_part_of_the_journal(tmp_path):
     for name in ('killed', 'whole'):
         (tmp_path / name).mkdir()
-    first = search_study.propose(STUDY, tmp_path / 'killed')
-    journal = tmp_path / 'killed' / search_study.JOURNAL
+    first = study.propose(STUDY, tmp_path / 'killed')
+    journal = tmp_path / 'killed' / study.JOURNAL
     copy = journal.with_name(f'{journal.name}.tmp')
     copy.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
     copy.with_name(f'{copy.name}.lock').symlink_to(copy)  # Optuna's
-    assert search_study.propose(STUDY, tmp_path / 'killed') == first
+    assert study.propose(STUDY, tmp_path / 'killed') == first
     for name in ('killed', 'whole'):
         go_on(STUDY, tmp_path / name)
     assert values(tmp_path / 'killed') == values(tmp_path / 'whole')
@@ -261,7 +261,7 @@ def test_killed_anywhere_it_proposes_the_same(tmp_path):
     while True:
         command = [sys.executable, '-c', LOOP, str(killed)]
         process = subprocess.Popen(command, cwd=ROOT / 'tests')
-        journal = killed / search_study.JOURNAL
+        journal = killed / study.JOURNAL
         before = journal.stat().st_ino if journal.exists() else None
         while process.poll() is None and (not journal.exists() or journal.stat().st_ino == before):
             time.sleep(0.001)

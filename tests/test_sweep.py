@@ -14,7 +14,7 @@ import pytest
 from running import ROOT, checkpoint_steps, command, complains, differing, load_state, start
 
 from resnet_jax.experiments import from_table, grid, zipped
-from resnet_jax.experiments.engine import run_sweep
+from resnet_jax.experiments.engines.engine import run_sweep
 from resnet_jax.experiments.sweep import Sweep, folder_name, load_sweep, units
 from resnet_jax.experiments.sweep_json import begin, read_sweep, to_json
 from resnet_jax.models import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resnet_jax.experiments.groups import Group
+    from resnet_jax.experiments.reports.groups import Group
 
 TEXT = 'Compare runs made by hand: configs, errors, sizes, speeds.'
 EPILOG = (
@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Reads the runs and prints what differs."""
-    from resnet_jax.experiments.groups import group, to_json
-    from resnet_jax.experiments.statement import verdict
+    from resnet_jax.experiments.reports.groups import group, to_json
+    from resnet_jax.experiments.reports.statement import verdict
 
     groups = group(options.workdirs)
     says = [
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _values(groups: 'list[Group]') -> str:
-    from resnet_jax.experiments.report_text import aligned
+    from resnet_jax.experiments.reports.report_text import aligned
 
     if len(groups) == 1:
         return 'The configs are the same but for the seed.'
@@ -56,7 +56,7 @@ def _values(groups: 'list[Group]') -> str:
 
 
 def _runs(groups: 'list[Group]') -> str:
-    from resnet_jax.experiments.report_text import aligned, number
+    from resnet_jax.experiments.reports.report_text import aligned, number
 
     header = ['run', 'group', 'seed', 'error %', 'steps', 'parameters', 'images/s', 'wall s']
     rows = []
@@ -73,7 +73,7 @@ def _runs(groups: 'list[Group]') -> str:
 
 
 def _means(groups: 'list[Group]') -> str:
-    from resnet_jax.experiments.report_text import aligned, error_cells, number
+    from resnet_jax.experiments.reports.report_text import aligned, error_cells, number
 
     header = ['group', 'mean error %', 'sd', 'n', '95 % interval', 'parameters', 'images/s']
     return aligned(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from resnet_jax.models.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from resnet_jax.experiments.engine import Engine
+    from resnet_jax.experiments.engines.engine import Engine
 
 # Options of one engine alone.
 _OF_ENGINE = {
@@ -80,11 +80,11 @@ def chosen_engine(options: argparse.Namespace) -> Iterator['Engine']:
             raise InputError(f'{_flag(name)} above 1 must be whole, got {value:g}')
     retries = _RETRIES if options.retries is None else options.retries
     if options.engine == 'local':
-        from resnet_jax.experiments.local_engine import run_local
+        from resnet_jax.experiments.engines.local_engine import run_local
 
         yield functools.partial(run_local, workers=options.workers, retries=retries)
         return
-    from resnet_jax.experiments.ray_engine import connected
+    from resnet_jax.experiments.engines.ray_engine import connected
 
     cpus = 1.0 if options.cpus_per_run is None else options.cpus_per_run
     with connected(options.ray_address, cpus, options.gpus_per_run, retries) as found:

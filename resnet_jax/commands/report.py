@@ -19,8 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the report and prints the gist of it."""
-    from resnet_jax.experiments.report import write_report
-    from resnet_jax.experiments.report_text import aligned, arms_listing, differences_listing
+    from resnet_jax.experiments.reports.report import write_report
+    from resnet_jax.experiments.reports.report_text import (
+        aligned,
+        arms_listing,
+        differences_listing,
+    )
 
     report = write_report(options.workdir)
     if options.json:

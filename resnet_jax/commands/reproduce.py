@@ -65,10 +65,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from resnet_jax.experiments import reproduction
-    from resnet_jax.experiments.engine import run_sweep
+    from resnet_jax.experiments.engines.engine import run_sweep
     from resnet_jax.experiments.failures import read_failure
-    from resnet_jax.experiments.reproduce import find_configs, make_plan
+    from resnet_jax.experiments.reproduce import outcome
+    from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
 
     plan = make_plan(
         options.table,
@@ -84,9 +84,9 @@ def _reproduce(options: argparse.Namespace) -> None:
     shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(plan.sweep, options.workdir, shard, engine)
-    report = reproduction.collect(plan, options.workdir)
-    reproduction.write_report(report, options.workdir)
-    print(json.dumps(report) if options.json else reproduction.to_markdown(report), end='')
+    report = outcome.collect(plan, options.workdir)
+    outcome.write_report(report, options.workdir)
+    print(json.dumps(report) if options.json else outcome.to_markdown(report), end='')
     if options.json:
         print()
     # A run that diverges is a result, but not after two steps.
@@ -104,9 +104,9 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from resnet_jax.experiments import costs
     from resnet_jax.experiments.papers import TABLES, find_table
-    from resnet_jax.experiments.reproduce import find_configs
+    from resnet_jax.experiments.reproduce import costs
+    from resnet_jax.experiments.reproduce.plan import find_configs
 
     if options.table is not None:
         find_table(options.table)

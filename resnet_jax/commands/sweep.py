@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs what is not done and says how it went."""
-    from resnet_jax.experiments.engine import run_sweep
+    from resnet_jax.experiments.engines.engine import run_sweep
     from resnet_jax.experiments.sweep import load_sweep
     from resnet_jax.training import compilation
 

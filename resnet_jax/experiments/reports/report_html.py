@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.findings import Arm, Findings
-from resnet_jax.experiments.report_figures import styles
-from resnet_jax.experiments.report_text import Listing, commands, facts, listings, numeric
+from resnet_jax.experiments.reports.findings import Arm, Findings
+from resnet_jax.experiments.reports.report_figures import styles
+from resnet_jax.experiments.reports.report_text import Listing, commands, facts, listings, numeric
 
 TEMPLATE = Path(__file__).with_name('report.html.template')
 

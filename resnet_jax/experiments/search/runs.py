@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax import data
-from resnet_jax.experiments import search_results, search_study
-from resnet_jax.experiments.display import SweepConsole
+from resnet_jax.experiments.engines.display import SweepConsole
 from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.search import METRICS, Search
-from resnet_jax.experiments.search_results import SEARCH_FILE
-from resnet_jax.experiments.search_study import Proposal
-from resnet_jax.experiments.search_trials import Trial, outcome, trial_folder
+from resnet_jax.experiments.search import results, study
+from resnet_jax.experiments.search.results import SEARCH_FILE
+from resnet_jax.experiments.search.search import METRICS, Search
+from resnet_jax.experiments.search.study import Proposal
+from resnet_jax.experiments.search.trials import Trial, outcome, trial_folder
 from resnet_jax.models.errors import Diverged, InputError, Stopped
 from resnet_jax.training import loop
 from resnet_jax.training import workdir as runs
@@ -49,31 +49,31 @@ def run_search(search: Search, workdir: Path) -> list[Trial]:
       RunError: for a failure that is not the trial's, such as a full disk.
       Interrupted: after SIGTERM or SIGINT; what runs is saved.
     """
-    search_study.need_optuna()
+    study.need_optuna()
     _check_folder(search, workdir)
     _check_data(search)
     with runs.locked(workdir):
         trials = {trial.number: trial for trial in trials_so_far(search, workdir)}
-        search_results.write_tables(search, workdir, list(trials.values()))
+        results.write_tables(search, workdir, list(trials.values()))
         ended = sum(trial.state != 'running' for trial in trials.values())
         display = SearchConsole(max(search.trials, ended), ended)
         try:
             while ended < search.trials:
-                proposal = search_study.propose(search, workdir)
+                proposal = study.propose(search, workdir)
                 trial = trials[proposal.number] = _run(search, workdir, proposal, display)
                 ended += 1
-                display.ended(trial.folder, search_results.in_words(search, trial))
-                search_results.write_tables(search, workdir, list(trials.values()))
+                display.ended(trial.folder, results.in_words(search, trial))
+                results.write_tables(search, workdir, list(trials.values()))
         finally:
             display.close()
             found = trials_so_far(search, workdir)
-            search_results.write(search, workdir, found)
+            results.write(search, workdir, found)
     return found
 
 
 def trials_so_far(search: Search, workdir: Path) -> list[Trial]:
     """All trials that were proposed, by number."""
-    return [outcome(search, workdir, one) for one in search_study.proposals(workdir)]
+    return [outcome(search, workdir, one) for one in study.proposals(workdir)]
 
 
 def _check_folder(search: Search, workdir: Path) -> None:
@@ -118,7 +118,7 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
 
     def goes_on(step: int, figures: Mapping[str, float]) -> bool:
         value = METRICS[search.metric](figures)
-        return search_study.report(search, workdir, number, step, step // every, value)
+        return study.report(search, workdir, number, step, step // every, value)
 
     try:
         if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
@@ -126,10 +126,10 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
         summary = loop.train(config, folder, None, display, goes_on)
         value = METRICS[search.metric](summary['eval'])
         evaluations = -(-summary['steps'] // every) if every else 1
-        search_study.complete(workdir, number, evaluations, value)
+        study.complete(workdir, number, evaluations, value)
     except Stopped:
         _write_note(folder / PRUNED_FILE, {'step': saved_steps(folder)[-1], 'by': search.pruner})
-        search_study.prune(workdir, number)
+        study.prune(workdir, number)
     except Diverged as error:
         return _failed(search, workdir, number, error)
     return _ended(search, workdir, number)
@@ -137,12 +137,12 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
 
 def _failed(search: Search, workdir: Path, number: int, error: Exception) -> Trial:
     write_failure(trial_folder(workdir, number), error)
-    search_study.fail(workdir, number, str(error))
+    study.fail(workdir, number, str(error))
     return _ended(search, workdir, number)
 
 
 def _ended(search: Search, workdir: Path, number: int) -> Trial:
-    return outcome(search, workdir, search_study.proposals(workdir)[number])
+    return outcome(search, workdir, study.proposals(workdir)[number])
 
 
 def _write_note(path: Path, note: Mapping[str, Any]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments import comparison, results, sweep_json
-from resnet_jax.experiments.comparison import Difference, Estimate
-from resnet_jax.experiments.results import SPLITS, Curve, Result
+from resnet_jax.experiments import sweep_json
+from resnet_jax.experiments.reports import comparison, results
+from resnet_jax.experiments.reports.comparison import Difference, Estimate
+from resnet_jax.experiments.reports.results import SPLITS, Curve, Result
 from resnet_jax.experiments.sweep import Sweep
 from resnet_jax.models.errors import InputError
 from resnet_jax.training import workdir as runs

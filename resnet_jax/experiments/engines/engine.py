@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.experiments.display import RunsConsole, SweepConsole
+from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
 from resnet_jax.experiments.failures import FAILED_FILE, write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.experiments.sweep_json import begin

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.findings import Arm, Findings
+from resnet_jax.experiments.reports.findings import Arm, Findings
 
 # Told apart on white and on black, and by most of those who see colours otherwise.
 COLOURS = (

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_jax.experiments.papers import build, find_table
-from resnet_jax.experiments.recipes import HELD_OUT, TRAIN_IMAGES, Recipe, recipe_of
-from resnet_jax.experiments.reproduce import make_plan
+from resnet_jax.experiments.reproduce.plan import make_plan
+from resnet_jax.experiments.reproduce.recipes import HELD_OUT, TRAIN_IMAGES, Recipe, recipe_of
 from resnet_jax.experiments.tables import PAPERS, Row, Table
 from resnet_jax.models import ResNet
 from resnet_jax.models.counting import Counts, count

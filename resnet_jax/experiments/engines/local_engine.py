@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.display import SweepConsole
-from resnet_jax.experiments.engine import in_this_process, stop_signals
+from resnet_jax.experiments.engines.display import SweepConsole
+from resnet_jax.experiments.engines.engine import in_this_process, stop_signals
+from resnet_jax.experiments.engines.gpus import visible_gpus
 from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.gpus import visible_gpus
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.models.errors import InputError, Interrupted
 from resnet_jax.training.config import to_json
@@ -196,7 +196,7 @@ def _start(number: int, workdir: Path, environment: Mapping[str, str]) -> _Worke
     log.parent.mkdir(exist_ok=True)
     with log.open('a') as printed:
         process = subprocess.Popen(
-            [sys.executable, '-m', 'resnet_jax.experiments.worker', str(theirs.fileno())],
+            [sys.executable, '-m', 'resnet_jax.experiments.engines.worker', str(theirs.fileno())],
             env={**os.environ, **environment},
             pass_fds=(theirs.fileno(),),
             process_group=0,  # else Ctrl-C would reach it twice

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments import archives
-from resnet_jax.experiments.display import RunsConsole
-from resnet_jax.experiments.engine import train_runs
+from resnet_jax.experiments.engines import archives
+from resnet_jax.experiments.engines.display import RunsConsole
+from resnet_jax.experiments.engines.engine import train_runs
 from resnet_jax.experiments.sweep import Unit
 from resnet_jax.models.errors import InputError, Interrupted
 from resnet_jax.training import compilation

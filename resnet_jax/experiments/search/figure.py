@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.search import Range, Search
-from resnet_jax.experiments.search_trials import Trial, ranked
+from resnet_jax.experiments.search.search import Range, Search
+from resnet_jax.experiments.search.trials import Trial, ranked
 
 _PANEL_INCHES = (4.6, 4.4)
 _LABELS = {'error': 'top-1 error (%)', 'loss': 'loss (nats)'}

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.search import METRICS, Search
-from resnet_jax.experiments.search_study import Proposal
+from resnet_jax.experiments.search.search import METRICS, Search
+from resnet_jax.experiments.search.study import Proposal
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.writers import read_metrics
 

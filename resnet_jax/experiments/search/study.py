@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.experiments.search import Range, Search
+from resnet_jax.experiments.search.search import Range, Search
 from resnet_jax.models.errors import InputError, RunError
 
 JOURNAL = 'trials.journal'

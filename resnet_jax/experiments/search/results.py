@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.search import Search
-from resnet_jax.experiments.search_figure import write_figure
-from resnet_jax.experiments.search_trials import STATES, Trial, ranked
+from resnet_jax.experiments.search.figure import write_figure
+from resnet_jax.experiments.search.search import Search
+from resnet_jax.experiments.search.trials import STATES, Trial, ranked
 from resnet_jax.training.writers import write_atomically
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments import archives, ray_task
-from resnet_jax.experiments.display import SweepConsole
-from resnet_jax.experiments.engine import Engine, stop_signals
+from resnet_jax.experiments.engines import archives, ray_task
+from resnet_jax.experiments.engines.display import SweepConsole
+from resnet_jax.experiments.engines.engine import Engine, stop_signals
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.models.errors import InputError, Interrupted, RunError, first_line

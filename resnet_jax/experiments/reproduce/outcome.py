@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.experiments.failures import Failure, read_failure
-from resnet_jax.experiments.reproduce import Plan
+from resnet_jax.experiments.reproduce.plan import Plan
+from resnet_jax.experiments.reproduce.verdicts import NOT_RUN, Outcome, judge
 from resnet_jax.experiments.sweep import Unit, units
 from resnet_jax.experiments.tables import PAPERS, Row
-from resnet_jax.experiments.verdicts import NOT_RUN, Outcome, judge
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.writers import write_atomically
 

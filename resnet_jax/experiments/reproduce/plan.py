@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.experiments.papers import find_table
-from resnet_jax.experiments.recipes import DATA, Recipe, recipe_of
-from resnet_jax.experiments.scales import (
+from resnet_jax.experiments.reproduce.recipes import DATA, Recipe, recipe_of
+from resnet_jax.experiments.reproduce.scales import (
     LENGTHS,
     SCALES,
     SHORT_SEEDS,
@@ -59,7 +59,7 @@ def find_configs(folder: Path | None) -> Path:
     Raises:
       InputError: if there is none.
     """
-    checkout = Path(__file__).parents[2] / 'configs'
+    checkout = Path(__file__).parents[3] / 'configs'
     for place in (Path('configs'), checkout) if folder is None else (folder,):
         if (place / 'default.py').is_file():
             return place.resolve()

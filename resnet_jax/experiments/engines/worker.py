@@ -1,6 +1,7 @@
 """A process of the local engine: trains the runs that its parent names, and says how they go.
 
-`python -m resnet_jax.experiments.worker FD`, where FD is a socket to the parent. It ends with it.
+`python -m resnet_jax.experiments.engines.worker FD`, where FD is a socket to the parent, with which
+it ends.
 """
 
 import logging
@@ -14,8 +15,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.display import RunsConsole
-from resnet_jax.experiments.engine import train_runs
+from resnet_jax.experiments.engines.display import RunsConsole
+from resnet_jax.experiments.engines.engine import train_runs
 from resnet_jax.experiments.sweep import Unit
 from resnet_jax.models.errors import InputError, Interrupted
 from resnet_jax.training import compilation

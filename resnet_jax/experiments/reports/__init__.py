@@ -1,0 +1,1 @@
+"""What finished runs show: comparison, statement, tables, pages, figures."""

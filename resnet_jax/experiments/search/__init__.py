@@ -1,0 +1,1 @@
+"""Looking for good values beyond a grid, with Optuna."""
