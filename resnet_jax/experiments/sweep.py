@@ -192,7 +192,8 @@ def make_sweep(
 
 def _title(title: str, overrides: Sequence[tuple[str, str]]) -> str:
     """With what else is computed than the file says: a title may speak of it."""
-    changed = [f'{field}={value}' for field, value in overrides if field not in configs.FREE_FIELDS]
+    last = dict(overrides).items()
+    changed = [f'{field}={value}' for field, value in last if field not in configs.FREE_FIELDS]
     return f'{title} ({", ".join(changed)})' if changed else title
 
 

@@ -14,7 +14,7 @@ from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
 from resnet_jax.experiments.failures import FAILED_FILE, write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.experiments.sweep_json import begin
-from resnet_jax.models.errors import RunError
+from resnet_jax.models.errors import InputError, Interrupted, RunError
 from resnet_jax.training.seeds import train_seeds
 from resnet_jax.training.summary import read_summary
 from resnet_jax.training.workdir import is_run
@@ -121,3 +121,25 @@ def stop_signals() -> Iterator[list[int]]:
     finally:
         for signum, previous in old.items():
             signal.signal(signum, previous)
+
+
+def check_all_ended(errors: Sequence[str], stopped: Sequence[int], left: int) -> None:
+    """Says why an engine that trains elsewhere leaves runs, if it does.
+
+    Args:
+      errors: data or configs that could not be read.
+      stopped: numbers of the signals that came.
+      left: runs that have not ended.
+
+    Raises:
+      InputError: for the first of the errors.
+      Interrupted: if runs are left.
+    """
+    if errors:
+        raise InputError(errors[0])
+    if left:
+        raise Interrupted(
+            stopped[0],
+            f'stopped by {signal.Signals(stopped[0]).name}; {left} runs are left, and what was '
+            'under way is saved; run the same command again to continue',
+        )

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.engines.engine import in_this_process, stop_signals
+from resnet_jax.experiments.engines.engine import check_all_ended, in_this_process, stop_signals
 from resnet_jax.experiments.engines.gpus import visible_gpus
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
-from resnet_jax.models.errors import InputError, Interrupted
 from resnet_jax.training.config import to_json
 from resnet_jax.training.summary import read_summary
 
@@ -146,14 +145,7 @@ def _in_processes(
                         left.extend(worker.undone())
                 display.idle(worker.number)
                 worker.units = []
-    if errors:
-        raise InputError(errors[0])
-    if left:
-        raise Interrupted(
-            stopped[0],
-            f'stopped by {signal.Signals(stopped[0]).name}; {len(left)} runs are left, and what '
-            'was under way is saved; run the same command again to continue',
-        )
+    check_all_ended(errors, stopped, len(left))
     return failed
 
 

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import logging
 import os
-import signal
 import socket
 import sys
 import uuid
@@ -19,10 +18,10 @@ from typing import Any
 
 from resnet_jax.experiments.engines import archives, ray_task
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.engines.engine import Engine, stop_signals
+from resnet_jax.experiments.engines.engine import Engine, check_all_ended, stop_signals
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
-from resnet_jax.models.errors import InputError, Interrupted, RunError, first_line
+from resnet_jax.models.errors import InputError, RunError, first_line
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.config import to_json
 
@@ -178,14 +177,7 @@ def _train(
                 else:
                     failed += [unit] if outcome.kind == 'failed' else []
                     display.ended(unit.folder, outcome.text)
-    if errors:
-        raise InputError(errors[0])
-    if left:
-        raise Interrupted(
-            stopped[0],
-            f'stopped by {signal.Signals(stopped[0]).name}; {left} runs are left, and what was '
-            'under way is saved; run the same command again to continue',
-        )
+    check_all_ended(errors, stopped, left)
     return failed
 
 
