@@ -17,10 +17,10 @@ from pathlib import Path
 import harness
 import jax
 
-from resnet_jax.models.errors import RunError
+from resnet_jax.errors import RunError
+from resnet_jax.records.writers import read_metrics
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop
-from resnet_jax.training.writers import read_metrics
 
 CONFIG = harness.ROOT / 'configs' / 'digits.py'
 NO_NORM = {'model.norm': 'none'}

@@ -28,11 +28,12 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
     import jax
     import numpy as np
 
+    from resnet_jax.experiments import seeds
     from resnet_jax.models.counting import count_parameters
     from resnet_jax.training import config as configs
-    from resnet_jax.training import loop, metrics, seeds
+    from resnet_jax.training import loop, metrics
+    from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
-    from resnet_jax.training.run import build_run
 
     assert mode == 'train', 'in inference ours is the bare model'
     assert case.classes == 10, 'the synthetic images have 10 classes'

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from resnet_jax.models.blocks import BASIC, PLACEMENTS, kind_of, operations
+from resnet_jax.models.design import BASIC, PLACEMENTS, kind_of, operations
 
 LABELS = {'conv': '3x3 conv', 'norm': 'BN', 'act': 'ReLU'}
 COLOURS = {'conv': '#cfe2f3', 'norm': '#fce5cd', 'act': '#d9ead3'}

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from resnet_jax.commands import supervisor
-from resnet_jax.models.errors import InputError, Interrupted, RunError
+from resnet_jax.errors import InputError, Interrupted, RunError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 # Each is a file of resnet_jax/commands. Those that take a config take --config.FIELD=VALUE, those

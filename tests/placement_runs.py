@@ -71,8 +71,8 @@ def take_steps(fields):
     from running import tiny
 
     from resnet_jax.training import metrics
+    from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
-    from resnet_jax.training.run import build_run
 
     config = tiny({**FIELDS, **fields})
     run = build_run(config, open_inputs(config))
@@ -98,7 +98,7 @@ def seeds_on_devices(folder):
     from running import tiny
     from test_seeds import FIELDS, SEEDS, folders_in
 
-    from resnet_jax.training import seeds
+    from resnet_jax.experiments import seeds
 
     # 3 runs on 3 devices; 10 on 5, which is as many of 8 as divide them.
     for name, number in (('one on each', SEEDS), ('two on each', (*SEEDS, *range(20, 27)))):

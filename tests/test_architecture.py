@@ -10,24 +10,30 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'resnet_jax'
-FILES = sorted(PACKAGE.rglob('*.py'))
+# configs/ is data: the package reads its files by name and imports none of them.
+FILES = sorted(p for p in PACKAGE.rglob('*.py') if 'configs' not in p.relative_to(PACKAGE).parts)
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
-# A part of the package -> the other parts that it may import.
-# models <- (data, interop) <- training <- experiments <- commands <- cli
+# A part of the package -> the other parts that it may import: those above it.
+LAYERS = (
+    ('errors.py', 'text.py'),
+    ('models',),
+    ('data', 'interop', 'records'),
+    ('training',),
+    ('inference',),
+    ('papers',),
+    ('experiments',),
+    ('commands',),
+    ('cli.py',),
+    ('__main__.py',),
+)
 MAY_IMPORT = {
-    '__init__.py': {'models', 'data', 'interop'},
-    'models': set(),
-    'data': {'models'},
-    'interop': {'models'},
-    'training': {'models', 'data', 'interop'},
-    'experiments': {'models', 'data', 'interop', 'training'},
-    'commands': {'models', 'data', 'interop', 'training', 'experiments'},
-    'cli.py': {'models', 'commands'},
-    '__main__.py': {'cli.py'},
-}
+    name: {part for layer in LAYERS[:i] for part in layer}
+    for i, layer in enumerate(LAYERS)
+    for name in layer
+} | {'__init__.py': {'models', 'data', 'interop', 'training', 'inference', 'errors.py'}}
 MODELS_THIRD_PARTIES = {'jax', 'flax', 'numpy'}
-LONGEST_FILE, LONGEST_FUNCTION = 300, 60
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 
 @functools.cache
@@ -101,7 +107,7 @@ def test_models_need_only_jax_and_flax():
         ('from resnet_jax import data', {'data'}),
         ('from resnet_jax import create_model', {'__init__.py'}),
         ('def f():\n    from resnet_jax.training import config', {'training'}),
-        ('from resnet_jax.models.errors import InputError', set()),
+        ('from resnet_jax.errors import InputError', set()),
     ],
 )
 def test_the_reader_of_imports_sees_every_way_of_writing_them(tmp_path, monkeypatch, source, parts):

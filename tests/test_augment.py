@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data import augment, example_keys, random_crop, random_flip
+from resnet_jax.data import example_keys, random_crop, random_flip
+from resnet_jax.data import transforms as augment
 
 KEYS = example_keys(jax.random.key(0), 7, jnp.arange(64))
 IMAGES = jax.random.normal(jax.random.key(1), (64, 8, 8, 3)) + 10  # no zeros but the padding's

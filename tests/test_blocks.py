@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.blocks import (
+from resnet_jax.errors import InputError
+from resnet_jax.models.block import ResidualBlock
+from resnet_jax.models.convolution import convolution
+from resnet_jax.models.design import (
     BASIC,
     BOTTLENECK,
     PLACEMENTS,
@@ -19,9 +22,6 @@ from resnet_jax.models.blocks import (
     BlockDesign,
     operations,
 )
-from resnet_jax.models.convolution import convolution
-from resnet_jax.models.errors import InputError
-from resnet_jax.models.interpreter import ResidualBlock
 from resnet_jax.models.norms import make_norm
 from resnet_jax.models.resnet import ResNet
 

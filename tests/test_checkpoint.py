@@ -212,7 +212,7 @@ FULL_DISK = """
 import pathlib, resource, signal, sys
 sys.path.insert(0, {tests!r})
 from test_checkpoint import make_state, settings
-from resnet_jax.models.errors import RunError
+from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
 
 folder = pathlib.Path({folder!r})

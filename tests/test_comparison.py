@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from resnet_jax.experiments.reports.comparison import (
+from resnet_jax.experiments.statistics import (
     MOST_SEEDS,
     compare,
     estimate,

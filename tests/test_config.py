@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
 
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.blocks import BlockDesign
+from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop, metrics, optim, workdir

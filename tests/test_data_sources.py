@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import open_source, split_sizes
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 
 def png(value: int, shape: tuple[int, ...] = (4, 5, 3)) -> bytes:

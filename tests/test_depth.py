@@ -11,8 +11,8 @@ import pytest
 from test_blocks import assert_close, fast_jit, random_images, random_variables
 
 from resnet_jax.models import create_model
-from resnet_jax.models.blocks import BASIC, BOTTLENECK
 from resnet_jax.models.counting import count_parameters
+from resnet_jax.models.design import BASIC, BOTTLENECK
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
 

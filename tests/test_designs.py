@@ -19,7 +19,7 @@ from test_blocks import (
 )
 
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.blocks import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
+from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
 from resnet_jax.models.layers import SqueezeExcite, average_pool, blur_pool
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import plan_stages

@@ -20,7 +20,7 @@ from test_blocks import (
 )
 
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.blocks import BASIC, BOTTLENECK
+from resnet_jax.models.design import BASIC, BOTTLENECK
 
 
 @pytest.mark.parametrize('size', [(9,), (3, 4, 5)], ids=['series', 'volumes'])

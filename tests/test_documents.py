@@ -19,10 +19,10 @@ import pytest
 from test_registry import EXPECTED
 
 from resnet_jax import cli
-from resnet_jax.experiments.papers import find_table
 from resnet_jax.experiments.reproduce.plan import make_plan
 from resnet_jax.experiments.search.search import load_search
 from resnet_jax.experiments.sweep import load_sweep
+from resnet_jax.papers.cifar import find_table
 from resnet_jax.training.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -17,10 +17,10 @@ from running import checkpoint_steps, command, complains, differing, free_port, 
 from test_sweep import ARMS, summaries, sweep_file
 
 from resnet_jax.cli import main
+from resnet_jax.errors import RunError
 from resnet_jax.experiments.engines import archives, gpus
 from resnet_jax.experiments.engines.engine import run_sweep
 from resnet_jax.experiments.sweep import load_sweep
-from resnet_jax.models.errors import RunError
 
 WORKERS = ('--workers', 2)
 RAY = ('--engine', 'ray')

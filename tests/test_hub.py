@@ -15,8 +15,8 @@ import threading
 import pytest
 
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS
+from resnet_jax.errors import InputError
 from resnet_jax.interop import hub
-from resnet_jax.models.errors import InputError
 from resnet_jax.models.registry import list_models
 
 WEIGHTS = bytes(range(256)) * 40

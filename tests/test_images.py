@@ -11,7 +11,7 @@ from resnet_jax.data.images import (
     random_resized_crop,
     resize_and_crop,
 )
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 
 def encode(image: Image.Image, kind: str = 'PNG', **options) -> bytes:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.linear import linear
+from resnet_jax.models.cpu.transpose import linear
 
 RESIDUAL, A, B = np.array([1.0, -2.0, 3.0]), np.array([0.5, 1.0, 2.0]), np.arange(4.0)
 CHANGES = (np.cos(RESIDUAL), np.sin(A), np.cos(B))

@@ -25,7 +25,7 @@ from resnet_jax.data import (
     open_source,
     train_batches,
 )
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
 COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())

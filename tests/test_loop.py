@@ -11,13 +11,14 @@ import pytest
 from running import STREAMED, checkpoint_steps, differing, load_state, tiny, whole_split
 
 from resnet_jax import data
+from resnet_jax.errors import RunError
+from resnet_jax.inference.trained import load_trained
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.errors import RunError
 from resnet_jax.training import loop, metrics, step, workdir
+from resnet_jax.training.build import build_run
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.progress import Progress
-from resnet_jax.training.run import build_run
 
 STOCHASTIC = {'model.dropout': 0.3, 'augment.pad': 1}
 
@@ -116,7 +117,7 @@ def test_run_that_has_ended_is_left_alone(learnt):
 def test_evaluation_is_that_of_the_model(learnt):
     """A plain NumPy evaluation of the whole split at once."""
     folder, summary = learnt
-    trained = workdir.load_trained(folder)
+    trained = load_trained(folder)
     _, arrays = whole_split(workdir.read_config(folder))
     mean, std = (np.asarray(x) for x in (trained.preprocessing.mean, trained.preprocessing.std))
     images = (arrays['image'] / 255 - mean) / std
@@ -135,7 +136,7 @@ def test_evaluation_is_that_of_the_model(learnt):
 
 def test_every_example_counts_once_whatever_the_batch(learnt):
     folder, _ = learnt
-    trained = workdir.load_trained(folder)
+    trained = load_trained(folder)
     config = workdir.read_config(folder)
     source = data.open_source('digits', 'test[:100]', None)
     eval_step = make_eval_step(trained.model, trained.preprocessing)
@@ -271,7 +272,7 @@ def test_run_with_ema_evaluates_the_average(tmp_path):
     config = tiny({'optim.ema': 0.9, 'train.steps': 6, 'checkpoint.every': 6})
     summary = loop.train(config, tmp_path / 'run')
     state = load_state(tmp_path / 'run')
-    trained = workdir.load_trained(tmp_path / 'run')
+    trained = load_trained(tmp_path / 'run')
     assert differing(trained.variables, state.ema) == []
     inputs = open_inputs(config)
     eval_step = make_eval_step(trained.model, trained.preprocessing)
@@ -381,7 +382,7 @@ def test_pixel_mean_is_subtracted_and_kept(tmp_path):
     """he2015, section 4.2: the per-pixel mean, and no scaling."""
     config = tiny({'data.normalize': 'pixel', 'train.steps': 2})
     loop.train(config, tmp_path / 'run')
-    preprocessing = workdir.load_trained(tmp_path / 'run').preprocessing
+    preprocessing = load_trained(tmp_path / 'run').preprocessing
     images = open_inputs(config).arrays['image']
     np.testing.assert_allclose(preprocessing.mean, images.mean(axis=0) / 255, atol=1e-6)
     assert preprocessing.std == (1.0,)

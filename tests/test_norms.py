@@ -24,8 +24,8 @@ from test_blocks import (
 )
 
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BOTTLENECK, BlockDesign
 from resnet_jax.models.convolution import convolution
+from resnet_jax.models.design import ACTIVATIONS, BASIC, BOTTLENECK, BlockDesign
 from resnet_jax.models.norms import NORMS, BatchNormInTraining
 from resnet_jax.models.resnet import ResNet
 

@@ -10,11 +10,11 @@ import optax
 import pytest
 from test_blocks import fast_jit, random_images, random_variables
 
-from resnet_jax.experiments.papers import TABLES, build, find_table
-from resnet_jax.experiments.tables import PAPERS
 from resnet_jax.models import InputError
 from resnet_jax.models.counting import count_parameters
 from resnet_jax.models.registry import model_row
+from resnet_jax.papers.cifar import TABLES, build, find_table
+from resnet_jax.papers.table import PAPERS
 
 ROWS = [(key, table, row) for key, table in TABLES.items() for row in table.rows]
 

@@ -151,7 +151,7 @@ def test_per_replica_statistics_by_hand(mode, eight):
     """The stem's norm after one step: means and variances of each device's 4 images, averaged."""
     run, first, *_ = take_steps({})
     batch = next(iter(run.inputs.train_batches(0, 1)))
-    from resnet_jax.training.run import make_prepare
+    from resnet_jax.training.build import make_prepare
 
     prepare = make_prepare(run.inputs.config, run.inputs.preprocessing, run.inputs.config.seed)
     positions = jnp.arange(32)

@@ -12,8 +12,9 @@ from test_blocks import random_images, random_variables
 from test_depth import loss_and_all
 
 from resnet_jax.cli import main
+from resnet_jax.inference.trained import load_trained
 from resnet_jax.models import InputError, create_model
-from resnet_jax.training import compilation, loop, metrics, workdir
+from resnet_jax.training import compilation, loop, metrics
 from resnet_jax.training.compilation import jit
 
 LEARNS = {
@@ -143,4 +144,4 @@ def test_a_run_from_before_there_was_the_field(tmp_path):
     fields = json.loads((folder / 'config.json').read_text())
     del fields['train']['matmul_precision']
     (folder / 'config.json').write_text(json.dumps(fields))
-    assert workdir.load_trained(folder).matmul_precision is None
+    assert load_trained(folder).matmul_precision is None

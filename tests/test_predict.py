@@ -14,8 +14,9 @@ from running import command, complains, flags
 
 from resnet_jax import data
 from resnet_jax.cli import main
-from resnet_jax.models.errors import InputError
-from resnet_jax.training import predict, sheet, workdir
+from resnet_jax.errors import InputError
+from resnet_jax.inference import predict, sheet
+from resnet_jax.inference.trained import load_trained
 
 # Orbax closes its event loop while reads of other files are under way.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -83,7 +84,7 @@ def prepared(image, preprocessing):
 
 def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictures):
     found = ask('predict', '--workdir', trained, '--topk', 10, *pictures)
-    loaded = workdir.load_trained(trained)
+    loaded = load_trained(trained)
     apply = jax.jit(lambda images: loaded.model.apply(loaded.variables, images, train=False))
     assert found['step'] == 12
     assert [item['image'] for item in found['predictions']] == [str(p) for p in pictures]
@@ -293,7 +294,7 @@ def test_folder_of_nothing_readable(run, tmp_path):
 
 def test_skipped_is_refused_without_a_listener(trained, folder):
     """In Python, who does not say what to do with bad files gets the error."""
-    predictions = predict.predict(workdir.load_trained(trained), data.find_images([folder]), 1)
+    predictions = predict.predict(load_trained(trained), data.find_images([folder]), 1)
     with pytest.raises(InputError, match=r'2\.jpg: not an image'):
         list(predictions)
 
@@ -386,7 +387,7 @@ def test_sheet_shows_the_images_as_the_model_sees_them(run, trained, pictures, t
     assert json.loads(result.stdout)['predictions']
     assert result.stderr == f'sheet of 5 of 5 images: {path}\n'
     picture = read_rgb(path)
-    loaded = workdir.load_trained(trained)
+    loaded = load_trained(trained)
     where = []
     for file in files:
         grey = prepared(pictures[file], loaded.preprocessing)[0]

@@ -12,7 +12,7 @@ from resnet_jax.data import (
     fit_std,
     known_preprocessing,
 )
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2500, 4, 4, 3), np.uint8)

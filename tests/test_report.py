@@ -15,8 +15,9 @@ from PIL import Image
 from running import DIGITS, tiny
 
 from resnet_jax.cli import main
+from resnet_jax.experiments import results
 from resnet_jax.experiments.engines.engine import run_sweep
-from resnet_jax.experiments.reports import findings, results
+from resnet_jax.experiments.reports import findings
 from resnet_jax.experiments.reports.report import write_report
 from resnet_jax.experiments.reports.statement import statement
 from resnet_jax.experiments.sweep import folder_name, load_sweep

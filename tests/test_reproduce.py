@@ -7,19 +7,19 @@ import pytest
 from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
+from resnet_jax.errors import Diverged
 from resnet_jax.experiments import sweep_json
 from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.papers import TABLES, build, find_table
 from resnet_jax.experiments.reproduce import costs, outcome
 from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
-from resnet_jax.experiments.reproduce.recipes import recipe_of
 from resnet_jax.experiments.reproduce.scales import SCALES
 from resnet_jax.experiments.reproduce.verdicts import Outcome, judge
 from resnet_jax.experiments.sweep import units
-from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
-from resnet_jax.models.errors import Diverged
+from resnet_jax.papers.cifar import TABLES, build, find_table
+from resnet_jax.papers.recipes import recipe_of
+from resnet_jax.papers.table import Row, Table
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
 

@@ -10,11 +10,11 @@ import pytest
 from running import STREAMED, checkpoint_steps, load_state, tiny
 from test_placement import assert_same, made
 
+from resnet_jax.errors import RunError
+from resnet_jax.experiments.seeds import train_seeds
 from resnet_jax.models import InputError
-from resnet_jax.models.errors import RunError
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.seeds import train_seeds
 
 SEEDS = (3, 0, 11)
 FIELDS = {'train.steps': 8, 'train.eval_every': 4, 'checkpoint.every': 4, 'augment.pad': 1}

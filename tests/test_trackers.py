@@ -15,12 +15,13 @@ import pytest
 from running import checkpoint_steps, flags, free_port, start, tiny
 
 from resnet_jax.cli import main
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError
+from resnet_jax.inference.trained import load_trained
 from resnet_jax.training import config as configs
-from resnet_jax.training import loop, workdir
+from resnet_jax.training import loop
+from resnet_jax.training.build import build_run
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.opening import opened, prepare
-from resnet_jax.training.run import build_run
 
 mlflow = pytest.importorskip('mlflow', reason='needs the extra resnet-jax[mlflow]')
 pytest.importorskip('wandb', reason='needs the extra resnet-jax[wandb]')
@@ -154,7 +155,7 @@ def test_switched_on_late_it_gets_all_and_off_nothing(tmp_path, compiled):
     (run,) = mlflow_runs(folder / 'mlruns')
     assert run.info.status == 'FINISHED'
     assert sorted(mlflow_figures(folder / 'mlruns', run, 'train')) == [4, 8, 12]
-    assert workdir.load_trained(folder).origin['step'] == 12
+    assert load_trained(folder).origin['step'] == 12
 
 
 def test_status_of_a_run_that_fails_or_is_stopped(tmp_path, compiled):
@@ -175,7 +176,7 @@ SEVERAL = """
 import pathlib, sys
 from running import tiny
 from resnet_jax.training import loop
-from resnet_jax.training.seeds import train_seeds
+from resnet_jax.experiments.seeds import train_seeds
 
 folder, config = pathlib.Path(sys.argv[1]), tiny({'log.trackers': 'wandb,mlflow'})
 try:

@@ -15,6 +15,7 @@ from test_blocks import random_variables
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.cli import main
+from resnet_jax.inference.published import load_published
 from resnet_jax.interop import layouts, save_weights
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.layouts import LAYOUTS, OURS
@@ -23,7 +24,6 @@ from resnet_jax.interop.weights import tensors_from_variables, variables_from_te
 from resnet_jax.models import InputError
 from resnet_jax.models.registry import MODELS
 from resnet_jax.models.stages import stack_blocks
-from resnet_jax.training.published import load_published
 
 SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}
 IMAGES = (1, 32, 32, 3)

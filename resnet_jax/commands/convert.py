@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from resnet_jax.commands import model_options
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 TEXT = 'Convert weights between PyTorch and this library.'
 EPILOG = (
@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Reads, converts, writes."""
+    from resnet_jax.inference import published
     from resnet_jax.interop import layouts, weights
-    from resnet_jax.training import published
 
     if options.target.exists() and not options.overwrite:
         raise InputError(f'{options.target} exists; give --overwrite to replace it')

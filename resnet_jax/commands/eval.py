@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands import model_options, tables
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 TEXT = 'Evaluate the model of a run, or a published one.'
 EPILOG = (
@@ -104,7 +104,7 @@ def _data(options: argparse.Namespace) -> tuple[str, str, str | None, int, int]:
 
 def _per_class(folder: Path, split: str, trained: Any, confusion: Any) -> dict[str, Any]:
     """Accuracy by class name (None for a class without examples), and the matrix's PNG."""
-    from resnet_jax.training import plots
+    from resnet_jax.inference import plots
 
     names = trained.preprocessing.class_names
     counts = confusion.sum(axis=1)

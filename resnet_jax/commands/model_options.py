@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 MODEL_HELP = 'see `resnet-jax models`; --model.FIELD=VALUE changes a field of it'
 WEIGHTS_HELP = 'a file, a run, hf:OWNER/REPO[/FILE] or torchvision:NAME'
@@ -83,7 +83,8 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
     Raises:
       InputError: unless there is either a run or a model with weights.
     """
-    from resnet_jax.training import published, workdir
+    from resnet_jax.inference import published
+    from resnet_jax.inference.trained import load_trained
 
     if options.workdir is not None:
         extra = [name for name in _OF_PUBLISHED if getattr(options, name) is not None]
@@ -93,7 +94,7 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
                 f'--{extra[0].replace("_", "-")} does not go with --workdir, whose run has its own '
                 'model and preprocessing'
             )
-        return workdir.load_trained(options.workdir, options.checkpoint)
+        return load_trained(options.workdir, options.checkpoint)
     if options.model is None or options.weights is None:
         raise InputError('give --workdir DIR, or --model NAME and --weights FILE')
     settings = preprocessing_settings(options)

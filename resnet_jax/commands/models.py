@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 TEXT = 'List the models.'
 EPILOG = (

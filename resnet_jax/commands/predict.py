@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import model_options, tables
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from resnet_jax.training.predict import Prediction
+    from resnet_jax.inference.predict import Prediction
 
 TEXT = 'Name the classes of image files.'
 EPILOG = (
@@ -62,7 +62,7 @@ def _predict(options: argparse.Namespace, trained: Any) -> None:
     from tqdm import tqdm
 
     from resnet_jax import data
-    from resnet_jax.training import predict, sheet
+    from resnet_jax.inference import predict, sheet
 
     if options.sheet:
         sheet.check_writable(options.sheet)

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import parse_seeds, parse_shard
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError
 
 TEXT = "Run a paper's table and set the result beside the published one."
 EPILOG = (
@@ -104,9 +104,9 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from resnet_jax.experiments.papers import TABLES, find_table
     from resnet_jax.experiments.reproduce import costs
     from resnet_jax.experiments.reproduce.plan import find_configs
+    from resnet_jax.papers.cifar import TABLES, find_table
 
     if options.table is not None:
         find_table(options.table)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 TEXT = 'Look for the best values of some fields, or continue where the workdir left off.'
 EPILOG = (
@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Runs the trials that are left and shows the best, also when interrupted."""
+    from resnet_jax.errors import Interrupted
     from resnet_jax.experiments.search import results
     from resnet_jax.experiments.search.runs import run_search, trials_so_far
     from resnet_jax.experiments.search.search import load_search
-    from resnet_jax.models.errors import Interrupted
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()

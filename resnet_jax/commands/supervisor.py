@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from resnet_jax.models.errors import RunError
+from resnet_jax.errors import RunError
 
 # The child finds here the end of a pipe that closes when its parent is gone.
 _PIPE = 'RESNET_JAX_SUPERVISOR'

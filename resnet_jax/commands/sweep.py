@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError
 
 TEXT = 'Train several designs with several seeds each, or continue where the workdir left off.'
 EPILOG = (

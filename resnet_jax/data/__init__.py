@@ -1,6 +1,5 @@
 """Data: sources, the order and reading of examples, preprocessing, augmentation on the device."""
 
-from resnet_jax.data.augment import augment, example_keys, random_crop, random_flip
 from resnet_jax.data.image_files import ImageFile, find_images, printable
 from resnet_jax.data.images import decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
@@ -15,6 +14,7 @@ from resnet_jax.data.loader import (
 )
 from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
 from resnet_jax.data.sources import Source, open_source, split_sizes
+from resnet_jax.data.transforms import augment, example_keys, random_crop, random_flip
 from resnet_jax.data.workers import default_workers
 
 __all__ = [

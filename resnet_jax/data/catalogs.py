@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 # (image: a path, file bytes or uint8 [H, W, C]; label; what to call the example in messages)
 Record = tuple[str | bytes | np.ndarray, int, str]

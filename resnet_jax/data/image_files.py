@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 

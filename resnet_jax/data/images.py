@@ -11,7 +11,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 # How `resize_and_crop` resamples. Pillow antialiases with both when it shrinks.
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.models.errors import unknown_name
+from resnet_jax.errors import unknown_name
 
 _IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _HALF = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}  # timm: IMAGENET_INCEPTION_MEAN, _STD

@@ -16,7 +16,7 @@ from resnet_jax.data.images import convert_channels, random_resized_crop
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.sources import Source
 from resnet_jax.data.workers import Batch, read_ahead, usable_cores
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 # Streams of random numbers from one seed, kept apart by these numbers.
 ORDER_STREAM = 1

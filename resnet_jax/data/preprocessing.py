@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.images import check_interpolation, convert_channels, resize_and_crop
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]
 CHUNK = 1024  # images summed at a time, to bound memory

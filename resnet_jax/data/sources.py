@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax.data import catalogs
 from resnet_jax.data.catalogs import Catalog, Read, Record
 from resnet_jax.data.images import decode_image
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 # What a data set may be called: (what follows the colon, data_dir) -> Catalog.
 KINDS: dict[str, Callable[[str, str | None], Catalog]] = {

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from resnet_jax.models.errors import Diverged
-from resnet_jax.training.writers import write_atomically
+from resnet_jax.errors import Diverged
+from resnet_jax.records.writers import write_atomically
 
 FAILED_FILE = 'failed.json'
 

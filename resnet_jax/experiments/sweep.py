@@ -14,8 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.experiments.papers import find_table
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.papers.cifar import find_table
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files
 from resnet_jax.training.workdir import build_model

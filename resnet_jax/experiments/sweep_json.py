@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.errors import InputError
 from resnet_jax.experiments.sweep import Fields, Sweep
-from resnet_jax.models.errors import InputError
+from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import workdir as runs
 from resnet_jax.training.config import FREE_FIELDS
-from resnet_jax.training.writers import write_atomically
 
 SWEEP_FILE = 'sweep.json'
 

@@ -7,7 +7,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from resnet_jax.models.errors import InputError, first_line
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.models.stages import unstack_blocks
 
 

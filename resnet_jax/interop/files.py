@@ -13,8 +13,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.interop.checkpoints import read_checkpoint
-from resnet_jax.models.errors import InputError, first_line
 
 # What a training script may wrap around its state dict, best first: averaged weights are what its
 # own evaluation uses.

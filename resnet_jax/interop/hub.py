@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_jax.models.errors import InputError, first_line, unknown_name
+from resnet_jax.errors import InputError, first_line, unknown_name
 
 # Where torchvision's files are published.
 TORCHVISION_ADDRESS = 'https://download.pytorch.org/models'

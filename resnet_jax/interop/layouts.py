@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stem import STEMS
 

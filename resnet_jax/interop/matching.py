@@ -5,6 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
+from resnet_jax.errors import InputError
 from resnet_jax.interop.layouts import (
     IGNORED,
     LAYOUTS,
@@ -16,7 +17,6 @@ from resnet_jax.interop.layouts import (
     tensor_names,
     their_shape,
 )
-from resnet_jax.models.errors import InputError
 from resnet_jax.models.registry import MODELS, create_model
 from resnet_jax.models.resnet import ResNet
 

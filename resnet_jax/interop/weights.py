@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.errors import unknown_name
 from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
 from resnet_jax.interop.layouts import LAYOUTS, OURS
-from resnet_jax.models.errors import unknown_name
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
 

@@ -1,7 +1,7 @@
 """Residual networks as pure functions of (variables, images); jax and flax only."""
 
-from resnet_jax.models.blocks import BlockDesign
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
+from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.registry import create_model, list_models
 from resnet_jax.models.resnet import ResNet
 

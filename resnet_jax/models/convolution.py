@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from resnet_jax.models.cpu_convolution import (
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.models.cpu.convolution import (
     convolve_by_patches,
     convolve_narrowly,
     convolve_plainly,
     is_narrow,
 )
-from resnet_jax.models.errors import InputError, unknown_name
 
 Array = jax.Array
 MakeConv = Callable[..., nn.Conv]

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resnet_jax.errors import InputError
 from resnet_jax.models.convolution import HE_NORMAL
-from resnet_jax.models.errors import InputError
 
 Array = jax.Array
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.models.errors import InputError, unknown_name
-from resnet_jax.models.linear import linear
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.models.cpu.transpose import linear
 
 Array = jax.Array
 # (train, name, scale_init) -> a function of [N, ..., C], of the same shape.

@@ -13,8 +13,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from resnet_jax.models.blocks import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
 from resnet_jax.models.resnet import ResNet
 
 

@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.models import layers
-from resnet_jax.models.blocks import ACTIVATIONS, BASIC, BlockDesign, kind_of, operations
 from resnet_jax.models.convolution import convolution
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.models.design import ACTIVATIONS, BASIC, BlockDesign, kind_of, operations
 from resnet_jax.models.norms import make_norm
 from resnet_jax.models.stages import Stage, plan_stages
 from resnet_jax.models.stem import STEMS, Stem

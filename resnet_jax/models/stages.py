@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.models.blocks import BlockDesign
+from resnet_jax.errors import InputError
+from resnet_jax.models.block import ResidualBlock
 from resnet_jax.models.convolution import MakeConv
-from resnet_jax.models.errors import InputError
-from resnet_jax.models.interpreter import ResidualBlock
+from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.norms import MakeNorm
 
 Array = jax.Array

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.models import layers
-from resnet_jax.models.blocks import ACTIVATIONS
 from resnet_jax.models.convolution import MakeConv
+from resnet_jax.models.design import ACTIVATIONS
 from resnet_jax.models.norms import MakeNorm
 
 Array = jax.Array

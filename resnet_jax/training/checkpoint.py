@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from resnet_jax.models.errors import InputError, RunError, unknown_name
+from resnet_jax.errors import InputError, RunError, unknown_name
 from resnet_jax.training.step import TrainState
 
 # Whether a larger figure is better.

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from resnet_jax.models.errors import unknown_name
+from resnet_jax.errors import unknown_name
 
 CPU_OPTIONS = {
     # From jax 0.10.2 on, XLA for CPU hands some sums to a library that returns wrong numbers or

@@ -7,10 +7,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import config_files
 from resnet_jax.training.compilation import check_matmul_precision
-from resnet_jax.training.trackers import check_trackers
 
 # Fields that may change between a run and its continuation: they say how a run is watched and kept,
 # or where its data lies, not what it computes.

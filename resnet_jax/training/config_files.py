@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 
 def call(spec: str, function: str) -> Any:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.training import processes
 
 NORMALIZE = ('channel', 'pixel')

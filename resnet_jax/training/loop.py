@@ -13,15 +13,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import Interrupted, RunError, Stopped
+from resnet_jax.errors import Interrupted, RunError, Stopped
+from resnet_jax.records.writers import Console
 from resnet_jax.training import memory, metrics, processes
+from resnet_jax.training.build import Run
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.opening import opened, prepare
 from resnet_jax.training.progress import Progress
-from resnet_jax.training.run import Run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start
-from resnet_jax.training.writers import Console
 
 
 def train(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax import models
-from resnet_jax.models.errors import RunError
+from resnet_jax.errors import RunError
 from resnet_jax.training import step
 from resnet_jax.training.compilation import jit
 

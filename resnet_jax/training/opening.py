@@ -9,16 +9,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError
+from resnet_jax.records import trackers
+from resnet_jax.records.writers import Console
 from resnet_jax.training import config as configs
-from resnet_jax.training import processes, trackers, workdir
+from resnet_jax.training import processes, workdir
+from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import Checkpoints, one_line
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.progress import Progress
-from resnet_jax.training.run import Run, build_run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import read_summary
-from resnet_jax.training.writers import Console
 
 
 @dataclasses.dataclass(frozen=True)

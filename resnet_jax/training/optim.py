@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 
 
 def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.training.compilation import compiler_options
 
 AXIS = 'data'

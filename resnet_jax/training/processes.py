@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
 
 # Seconds without a sign of life after which JAX takes a process for dead and ends the others.
 HEARTBEAT = 30

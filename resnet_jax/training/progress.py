@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from resnet_jax.models.errors import Diverged, RunError
+from resnet_jax.errors import Diverged, RunError
+from resnet_jax.records import trackers
+from resnet_jax.records.writers import Console, MetricWriter, read_metrics
 from resnet_jax.training import config as configs
-from resnet_jax.training import metrics, processes, step, trackers
+from resnet_jax.training import metrics, processes, step
+from resnet_jax.training.build import Run
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.evaluate import evaluate
 from resnet_jax.training.inputs import fits_in_memory
-from resnet_jax.training.run import Run
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.summary import Start, write_summary
-from resnet_jax.training.writers import Console, MetricWriter, read_metrics
 
 
 class Progress:

@@ -12,9 +12,9 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.models.counting import count_parameters
+from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.memory import device_peak_bytes
 from resnet_jax.training.step import TrainState
-from resnet_jax.training.writers import read_metrics, write_atomically
 
 PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 

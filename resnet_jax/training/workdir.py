@@ -1,10 +1,8 @@
 """A run's folder: what it was told, what it learnt, and how to use it again."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,12 +11,11 @@ from ml_collections import ConfigDict
 
 from resnet_jax import models
 from resnet_jax.data import Preprocessing
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training import optim
-from resnet_jax.training.checkpoint import Checkpoints
-from resnet_jax.training.step import TrainState, create_state, eval_variables
-from resnet_jax.training.writers import write_atomically
+from resnet_jax.training.step import TrainState, create_state
 
 DTYPES = ('float32', 'bfloat16')
 # Fields of config.model that are not overrides of the model's row.
@@ -156,51 +153,3 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
         return Preprocessing.from_json(path.read_text())
     except OSError as error:
         raise InputError(f'cannot read {path}: {error}') from error
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedModel:
-    """All that evaluation and prediction need.
-
-    Attributes:
-      model: the module.
-      variables: `params` and `batch_stats`, the averaged ones where the run keeps them.
-      preprocessing: what the model was trained with, class names included.
-      origin: where it comes from, for the JSON of a command: {'workdir', 'step'} or {'model',
-        'weights'}.
-      title: the same for people.
-      matmul_precision: of `compilation.matmul_precision`, as in training; None: JAX's own.
-    """
-
-    model: models.ResNet
-    variables: Any
-    preprocessing: Preprocessing
-    origin: dict[str, Any]
-    title: str
-    matmul_precision: str | None = None
-
-
-def load_trained(workdir: Path, checkpoint: str = 'latest') -> TrainedModel:
-    """The model of a run.
-
-    Args:
-      workdir: of the run.
-      checkpoint: 'latest', 'best' or a step.
-
-    Raises:
-      InputError: if there is no such run or checkpoint, or it cannot be read.
-    """
-    config, preprocessing = read_config(workdir), read_preprocessing(workdir)
-    model = build_model(config.model, len(preprocessing.class_names))
-    checkpoints = Checkpoints(workdir, config.checkpoint, read_only=True)
-    step = checkpoints.find(checkpoint)
-    state, _ = checkpoints.restore(state_template(config, model, preprocessing), step)
-    checkpoints.close()
-    return TrainedModel(
-        model,
-        eval_variables(state),
-        preprocessing,
-        {'workdir': str(workdir), 'step': step},
-        f'{config.model.name}, step {step}',
-        config.train.get('matmul_precision'),  # runs of earlier versions lack it
-    )

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from resnet_jax.models.errors import RunError
+from resnet_jax.errors import RunError
 
 _STAYS = ('.lock',)
 

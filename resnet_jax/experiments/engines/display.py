@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from resnet_jax.training.writers import Console
+from resnet_jax.records.writers import Console
 
 
 class RunsConsole(Console):

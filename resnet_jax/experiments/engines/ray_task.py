@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.errors import InputError, Interrupted
 from resnet_jax.experiments.engines import archives
 from resnet_jax.experiments.engines.display import RunsConsole
 from resnet_jax.experiments.engines.engine import train_runs
 from resnet_jax.experiments.sweep import Unit
-from resnet_jax.models.errors import InputError, Interrupted
 from resnet_jax.training import compilation
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.config import from_json

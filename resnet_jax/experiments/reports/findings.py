@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments import sweep_json
-from resnet_jax.experiments.reports import comparison, results
-from resnet_jax.experiments.reports.comparison import Difference, Estimate
-from resnet_jax.experiments.reports.results import SPLITS, Curve, Result
+from resnet_jax.errors import InputError
+from resnet_jax.experiments import results, sweep_json
+from resnet_jax.experiments import statistics as comparison
+from resnet_jax.experiments.results import SPLITS, Curve, Result
+from resnet_jax.experiments.statistics import Difference, Estimate
 from resnet_jax.experiments.sweep import Sweep
-from resnet_jax.models.errors import InputError
 from resnet_jax.training import workdir as runs
 
 MOST_POINTS = 400  # of a curve; a longer one is thinned evenly

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.reports import comparison
-from resnet_jax.experiments.reports.comparison import Difference, Estimate
-from resnet_jax.experiments.reports.results import Final, read_final
+from resnet_jax.errors import InputError
+from resnet_jax.experiments import statistics as comparison
+from resnet_jax.experiments.results import Final, read_final
+from resnet_jax.experiments.statistics import Difference, Estimate
 from resnet_jax.experiments.sweep_json import SWEEP_FILE
-from resnet_jax.models.errors import InputError
 from resnet_jax.training import workdir
 from resnet_jax.training.config import FREE_FIELDS, flatten
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports import findings as found
 from resnet_jax.experiments.reports.findings import Findings
 from resnet_jax.experiments.reports.report_csv import arms_csv, runs_csv
@@ -12,8 +13,7 @@ from resnet_jax.experiments.reports.report_figures import write_figures
 from resnet_jax.experiments.reports.report_html import page
 from resnet_jax.experiments.reports.report_text import markdown
 from resnet_jax.experiments.reports.statement import statement
-from resnet_jax.models.errors import InputError
-from resnet_jax.training.writers import write_atomically
+from resnet_jax.records.writers import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from resnet_jax.experiments.reports.comparison import Estimate
 from resnet_jax.experiments.reports.findings import Arm, Findings
 from resnet_jax.experiments.reports.statement import interval, p_value
+from resnet_jax.experiments.statistics import Estimate
 
 NOTHING = '-'
 

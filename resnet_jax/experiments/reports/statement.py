@@ -1,7 +1,7 @@
 """What a sweep says, in plain words: every claim follows from the findings' figures."""
 
-from resnet_jax.experiments.reports.comparison import LEVEL, MOST_SEEDS, Difference
 from resnet_jax.experiments.reports.findings import Arm, Findings
+from resnet_jax.experiments.statistics import LEVEL, MOST_SEEDS, Difference
 
 
 def statement(findings: Findings) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_jax.experiments.papers import build, find_table
 from resnet_jax.experiments.reproduce.plan import make_plan
-from resnet_jax.experiments.reproduce.recipes import HELD_OUT, TRAIN_IMAGES, Recipe, recipe_of
-from resnet_jax.experiments.tables import PAPERS, Row, Table
 from resnet_jax.models import ResNet
 from resnet_jax.models.counting import Counts, count
+from resnet_jax.papers.cifar import build, find_table
+from resnet_jax.papers.recipes import HELD_OUT, TRAIN_IMAGES, Recipe, recipe_of
+from resnet_jax.papers.table import PAPERS, Row, Table
 
 # A training step computes each product thrice (forward, and the gradients of both factors), and a
 # multiply-add is two operations.
@@ -126,10 +126,10 @@ def probe(folder: Path) -> tuple[Speed, ...]:
       folder: of configs.
     """
     # Not needed, and a second to import, where nothing is timed.
+    from resnet_jax.experiments.seeds import seconds_per_step
     from resnet_jax.training import loop
+    from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
-    from resnet_jax.training.run import build_run
-    from resnet_jax.training.seeds import seconds_per_step
 
     speeds = []
     for key, name, batch in _PROBES:

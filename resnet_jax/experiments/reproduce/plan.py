@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.papers import find_table
-from resnet_jax.experiments.reproduce.recipes import DATA, Recipe, recipe_of
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.experiments.reproduce.scales import (
     LENGTHS,
     SCALES,
@@ -17,8 +16,9 @@ from resnet_jax.experiments.reproduce.scales import (
     smoke_fields_of,
 )
 from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep, source_text
-from resnet_jax.experiments.tables import Row, Table
-from resnet_jax.models.errors import InputError, unknown_name
+from resnet_jax.papers.cifar import find_table
+from resnet_jax.papers.recipes import DATA, Recipe, recipe_of
+from resnet_jax.papers.table import Row, Table
 from resnet_jax.training import config as configs
 
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
@@ -59,7 +59,7 @@ def find_configs(folder: Path | None) -> Path:
     Raises:
       InputError: if there is none.
     """
-    checkout = Path(__file__).parents[3] / 'configs'
+    checkout = Path(__file__).parents[2] / 'configs'
     for place in (Path('configs'), checkout) if folder is None else (folder,):
         if (place / 'default.py').is_file():
             return place.resolve()

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from resnet_jax.experiments.tables import Row, Table
 from resnet_jax.models.registry import model_row
+from resnet_jax.papers.table import Row, Table
 
 # full   the recipe
 # short  the recipe, its length divided by SHORTER

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from resnet_jax.experiments.tables import Row, Table
+from resnet_jax.papers.table import Row, Table
 
 WITHIN = 'within published spread'
 SAME_ORDER = 'same order'

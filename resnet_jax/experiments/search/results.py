@@ -12,7 +12,7 @@ from typing import Any
 from resnet_jax.experiments.search.figure import write_figure
 from resnet_jax.experiments.search.search import Search
 from resnet_jax.experiments.search.trials import STATES, Trial, ranked
-from resnet_jax.training.writers import write_atomically
+from resnet_jax.records.writers import write_atomically
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'
 BEST_FILE, CONFIRM_FILE = 'best.json', 'confirm.py'

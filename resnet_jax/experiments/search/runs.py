@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax import data
+from resnet_jax.errors import Diverged, InputError, Stopped
 from resnet_jax.experiments.engines.display import SweepConsole
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.search import results, study
@@ -13,11 +14,10 @@ from resnet_jax.experiments.search.results import SEARCH_FILE
 from resnet_jax.experiments.search.search import METRICS, Search
 from resnet_jax.experiments.search.study import Proposal
 from resnet_jax.experiments.search.trials import Trial, outcome, trial_folder
-from resnet_jax.models.errors import Diverged, InputError, Stopped
+from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import loop
 from resnet_jax.training import workdir as runs
 from resnet_jax.training.checkpoint import saved_steps
-from resnet_jax.training.writers import write_atomically
 
 PRUNED_FILE = 'pruned.json'  # in a trial's folder: where it was ended
 # What may change when a search is continued.

@@ -11,8 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.experiments.sweep import Fields, check_keys, checked_config, source_text
-from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import config_files
 
 # What get_search() may return, and what it must.

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.errors import InputError, RunError
 from resnet_jax.experiments.search.search import Range, Search
-from resnet_jax.models.errors import InputError, RunError
 
 JOURNAL = 'trials.journal'
 _NAME = 'search'

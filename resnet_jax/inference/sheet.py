@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data import printable
-from resnet_jax.models.errors import InputError, RunError
-from resnet_jax.training.predict import Prediction
+from resnet_jax.errors import InputError, RunError
+from resnet_jax.inference.predict import Prediction
 
 LIMIT = 100  # images on a sheet
 MOST_CLASSES = 3  # lines of classes under each

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from resnet_jax.models.linear import Function, linear
+from resnet_jax.models.cpu.transpose import Function, linear
 
 Array = jax.Array
 # Pixels whose windows fit into a processor's cache beside the gradient's.

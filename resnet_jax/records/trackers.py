@@ -19,15 +19,15 @@ from typing import Any, TextIO
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from resnet_jax.models.errors import InputError, Interrupted, Stopped, first_line, unknown_name
-from resnet_jax.training.tracker_clients import (
+from resnet_jax.errors import InputError, Interrupted, Stopped, first_line, unknown_name
+from resnet_jax.records.tracker_clients import (
     Client,
     TrackedRun,
     connect_mlflow,
     connect_wandb,
     without_password,
 )
-from resnet_jax.training.writers import write_atomically
+from resnet_jax.records.writers import write_atomically
 
 # What each is called, where it takes its project from if the config does not say, how to reach it.
 TRACKERS: dict[str, tuple[str, str, Callable[[TrackedRun], Client]]] = {

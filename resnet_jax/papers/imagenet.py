@@ -1,6 +1,6 @@
 """The papers' tables on ImageNet; see papers.py."""
 
-from resnet_jax.experiments.tables import Row, Table
+from resnet_jax.papers.table import Row, Table
 
 IMAGENET: dict[str, Table] = {
     'he2015_imagenet': Table(

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from resnet_jax.experiments.tables import Table
+from resnet_jax.papers.table import Table
 
 Fields = Mapping[str, Any]
 

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from resnet_jax.data import ImageFile, Preprocessing, decode_image
 from resnet_jax.data.workers import usable_cores
-from resnet_jax.models.errors import InputError
+from resnet_jax.errors import InputError
+from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.training.compilation import jit
-from resnet_jax.training.workdir import TrainedModel
 
 BATCH_SIZE = 64
 AHEAD = 2 * BATCH_SIZE  # images decoded before the device is ready for them, at most

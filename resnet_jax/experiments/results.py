@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from resnet_jax.errors import InputError
 from resnet_jax.experiments.failures import read_failure
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.models.counting import count
-from resnet_jax.models.errors import InputError
+from resnet_jax.records.writers import read_metrics
 from resnet_jax.training import workdir as runs
 from resnet_jax.training.summary import read_summary
-from resnet_jax.training.writers import read_metrics
 
 SPLITS = {'test': 'eval', 'train': 'train'}  # as people say -> in metrics.jsonl
 Curve = list[tuple[int, float]]  # (step, error in %)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from resnet_jax import data, models
 from resnet_jax.data import Preprocessing
+from resnet_jax.errors import InputError
+from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.models.errors import InputError
 from resnet_jax.models.registry import model_row
-from resnet_jax.training.workdir import TrainedModel
 
 
 @dataclasses.dataclass(frozen=True)

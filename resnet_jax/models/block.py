@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.errors import InputError
 from resnet_jax.models import layers
-from resnet_jax.models.blocks import (
+from resnet_jax.models.convolution import MakeConv
+from resnet_jax.models.design import (
     ACTIVATIONS,
     GATES,
     SHORTCUTS,
@@ -15,8 +17,6 @@ from resnet_jax.models.blocks import (
     kind_of,
     operations,
 )
-from resnet_jax.models.convolution import MakeConv
-from resnet_jax.models.errors import InputError
 from resnet_jax.models.norms import MakeNorm
 
 Array = jax.Array

@@ -6,10 +6,10 @@ is better) unless the table says otherwise. None of them was measured here.
 
 from typing import Any
 
-from resnet_jax.experiments.papers_imagenet import IMAGENET
-from resnet_jax.experiments.tables import Row, Table
+from resnet_jax.errors import unknown_name
 from resnet_jax.models import ResNet, create_model
-from resnet_jax.models.errors import unknown_name
+from resnet_jax.papers.imagenet import IMAGENET
+from resnet_jax.papers.table import Row, Table
 
 
 def find_table(name: str) -> Table:

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import data, models
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.models.errors import InputError, unknown_name
 from resnet_jax.training import metrics, optim, step, workdir
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step

@@ -14,8 +14,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.models import layers
-from resnet_jax.models.errors import InputError, unknown_name
 
 Array = jax.Array
 

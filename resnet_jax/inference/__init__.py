@@ -1,0 +1,1 @@
+"""Trained and published models: loading them, predictions, and pictures of these."""

@@ -1,0 +1,1 @@
+"""What XLA for a CPU runs faster when it is written differently."""

@@ -1,0 +1,1 @@
+"""Published tables and the recipes behind them, as data."""
