@@ -107,7 +107,7 @@ def test_models_need_only_jax_and_flax():
         ('from resnet_jax import data', {'data'}),
         ('from resnet_jax import create_model', {'__init__.py'}),
         ('def f():\n    from resnet_jax.training import config', {'training'}),
-        ('from resnet_jax.errors import InputError', set()),
+        ('from resnet_jax.models.design import BlockDesign', set()),
     ],
 )
 def test_the_reader_of_imports_sees_every_way_of_writing_them(tmp_path, monkeypatch, source, parts):
