@@ -32,7 +32,7 @@ MAY_IMPORT = {
     for i, layer in enumerate(LAYERS)
     for name in layer
 } | {'__init__.py': {'models', 'data', 'interop', 'training', 'inference', 'errors.py'}}
-MODELS_THIRD_PARTIES = {'jax', 'flax', 'numpy'}
+MODELS_THIRD_PARTIES = {'jax', 'flax', 'numpy', 'jaxtyping'}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 
