@@ -135,11 +135,12 @@ def load_search(
     space = chosen['space']
     if not isinstance(space, Mapping):
         raise InputError(f'{where}: space must be a dict, field -> range or choices')
-    folder = Path(spec.partition('.py:')[0]).parent
+    folder = config_files.find(spec)[0].parent
+    config_files.find(found['base'], folder)
     search = Search(
         **{
             **chosen,
-            'base': str(folder / found['base']),
+            'base': config_files.canonical(found['base'], folder),
             'fields': {**found.get('fields', {}), **dict(overrides)},
             'space': {field: _values(field, given, where) for field, given in space.items()},
         }
