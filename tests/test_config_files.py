@@ -98,6 +98,9 @@ def test_how_a_config_is_written_down(spec, written, elsewhere):
     if spec == written == 'configs/digits.py':  # a copy of one's own
         shutil.copytree(CONFIGS, elsewhere / 'configs')
     assert config_files.canonical(spec) == written
+    named = written.partition(':')[0] in config_files.package_names()
+    anywhere = written if named else str((elsewhere / written).resolve())
+    assert config_files.absolute(spec) == anywhere
 
 
 def test_a_config_anywhere_may_start_from_the_packages(elsewhere):

@@ -351,8 +351,8 @@ def _check_same(old: Sweep, new: Sweep, folder: Path, moved: bool) -> None:
     if changed:
         raise InputError(
             f'workdir {folder} holds another sweep (it differs in {_first(4, changed)}): '
-            f'{_first(4, [*lines])}; use another --workdir, or the same sweep to continue; arms and '
-            'seeds may be added'
+            f'{_first(4, [*lines])}; use another --workdir, or the same sweep to continue; arms '
+            'and seeds may be added'
         )
 
 

@@ -96,6 +96,14 @@ def canonical(spec: str, folder: Path | None = None) -> str:
     return f'{name or path}{ending}'
 
 
+def absolute(spec: str) -> str:
+    """A config as `canonical` writes it down, with an absolute path."""
+    text, variant = _split(canonical(spec))
+    if text not in package_names():
+        text = os.path.abspath(text)
+    return text if variant is None else f'{text}:{variant}'
+
+
 def _package_name(path: Path) -> str | None:
     """The name of a config of the package; None for other files."""
     resolved, folder = path.resolve(), package_folder().resolve()
