@@ -376,7 +376,7 @@ def test_searches_of_the_package_have_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     search = load_search('searches/learning_rate_weight_decay:cifar10')
     assert search.base == 'cifar10' and 'train --config cifar10 ' in search.command({}, tmp_path)
-    with pytest.raises(InputError, match="did you mean 'searches/learning_rate_weight_decay'"):
+    with pytest.raises(InputError, match="or 'searches/learning_rate_weight_decay'"):
         load_search('searches/learning_rate')
 
 
