@@ -16,7 +16,7 @@ from resnet_jax.interop import files, hub, weights
 from resnet_jax.training import metrics, optim, step, workdir
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
-from resnet_jax.training.inputs import Inputs
+from resnet_jax.training.inputs import Inputs, transform_settings, transforms
 from resnet_jax.training.placement import Placement, make_placement
 from resnet_jax.training.step import TrainState
 
@@ -176,16 +176,10 @@ def make_prepare(
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """The device's part of preparing a batch: (uint8 images, step, positions) -> floats."""
     key = step.named_key(seed, 'augment')
-    settings = config.augment
+    names, settings = transforms(config), transform_settings(config)
 
     def prepare(images: jax.Array, number: jax.Array, positions: jax.Array) -> jax.Array:
-        keys = data.example_keys(key, number, positions)
-        return data.augment(
-            preprocessing.normalize(images),
-            keys,
-            pad=settings.pad,
-            pad_mode=settings.pad_mode,
-            flip=settings.flip,
-        )
+        floats = preprocessing.normalize(images)
+        return data.augment(names, settings, key, floats, None, number, positions)[0]
 
     return prepare

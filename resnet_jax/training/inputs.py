@@ -14,7 +14,6 @@ from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.training import processes
 
 NORMALIZE = ('channel', 'pixel')
-PAD_MODES = ('zero', 'reflect')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +69,8 @@ class Inputs:
             last_step=last_step,
             part=processes.part(),
             workers=workers(config),
-            random_resized_crop=config.augment.random_resized_crop,
-            crop_scale=config.augment.crop_scale,
+            transforms=transforms(config),
+            settings=transform_settings(config),
         )
 
     def eval_batches(self, devices: int = 1) -> Iterable[dict[str, np.ndarray]]:
@@ -84,6 +83,27 @@ class Inputs:
         return data.eval_batches(
             self.eval, self.preprocessing, size, workers(self.config), processes.part()
         )
+
+
+def transforms(config: ConfigDict) -> tuple[str, ...]:
+    """The names of the transforms that the fields of config.augment switch on."""
+    settings = config.augment
+    chosen = {
+        'random_resized_crop': settings.random_resized_crop,
+        'pad_crop': settings.pad,
+        'flip': settings.flip,
+    }
+    return tuple(name for name, on in chosen.items() if on)
+
+
+def transform_settings(config: ConfigDict) -> dict[str, Any]:
+    """The fields of config.augment that set how the transforms work."""
+    settings = config.augment
+    return {
+        'pad': settings.pad,
+        'pad_mode': settings.pad_mode,
+        'crop_scale': settings.crop_scale,
+    }
 
 
 def workers(config: ConfigDict) -> int:
@@ -107,15 +127,10 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     Raises:
       InputError: for data that is not there, cannot be read, or does not fit the config.
     """
-    settings, augment = config.data, config.augment
+    settings = config.data
     if settings.normalize not in NORMALIZE:
         raise unknown_name('data.normalize', settings.normalize, NORMALIZE)
-    if augment.pad_mode not in PAD_MODES:
-        raise unknown_name('augment.pad_mode', augment.pad_mode, PAD_MODES)
-    if augment.pad_mode == 'reflect' and augment.pad >= settings.image_size:
-        raise InputError(
-            f'augment.pad {augment.pad} cannot reflect an image of {settings.image_size} pixels'
-        )
+    data.check_transforms(transforms(config), transform_settings(config), settings.image_size)
     train = data.open_source(settings.name, settings.train_split, settings.dir)
     evaluation = data.open_source(settings.name, settings.eval_split, settings.dir)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
@@ -127,7 +142,7 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
         std=(1.0,) * settings.channels,
         class_names=train.class_names,
     )
-    resident = not augment.random_resized_crop and fits_in_memory(train, config)
+    resident = not data.is_streamed(transforms(config)) and fits_in_memory(train, config)
     arrays = data.load_arrays(train, draft, processes.is_first()) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     return Inputs(config, train, evaluation, preprocessing, arrays)
