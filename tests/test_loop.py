@@ -18,7 +18,7 @@ from resnet_jax.training import loop, metrics, step, workdir
 from resnet_jax.training.build import build_run
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.inputs import open_inputs
-from resnet_jax.training.progress import Progress
+from resnet_jax.training.session import Session
 
 STOCHASTIC = {'model.dropout': 0.3, 'augment.pad': 1}
 
@@ -145,13 +145,14 @@ def test_every_example_counts_once_whatever_the_batch(learnt):
     for size in (100, 1, 7, 50, 333):
         batches = data.eval_batches(source, trained.preprocessing, size)
         results.append(evaluate(eval_step, trained.variables, batches))
-    (first, confusion), *others = results
+    (first, sums), *others = results
+    confusion = sums['confusion']
     labels = [source[i]['label'] for i in range(100)]
     assert first['n'] == 100
     np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(labels, minlength=10))
     assert confusion.diagonal().sum() == round(100 * first['top1'])
-    for figures, matrix in others:
-        np.testing.assert_array_equal(matrix, confusion)
+    for figures, sums in others:
+        np.testing.assert_array_equal(sums['confusion'], confusion)
         assert (figures['n'], figures['top1'], figures['top5']) == (
             first['n'], first['top1'], first['top5'],
         )  # fmt: skip
@@ -318,11 +319,11 @@ def test_divergence_of_anything_that_is_saved_is_seen(tmp_path):
         def wait(self):
             pass
 
-    progress = Progress(run, tmp_path, Recorder(), None)
+    session = Session(run, tmp_path, Recorder(), None)
     with pytest.raises(RunError, match='not finite'):
-        progress.save(1, bad, None)
+        session.save(1, bad, None)
     assert saved == []
-    progress.save(1, state, None)
+    session.save(1, state, None)
     assert len(saved) == 1
 
 

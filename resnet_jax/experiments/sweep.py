@@ -18,7 +18,7 @@ from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files
-from resnet_jax.training.workdir import build_model
+from resnet_jax.training.checks import resolve
 
 Fields = Mapping[str, Any]
 # What get_sweep() may return, and what it must.
@@ -73,8 +73,7 @@ def checked_config(base: str, fields: Fields) -> ConfigDict:
       InputError: for a field that does not exist or a value that it refuses.
     """
     config = configs.load_config(base, [(name, str(value)) for name, value in fields.items()])
-    configs.check_values(config)
-    build_model(config.model, 10)
+    resolve(config)
     return config
 
 

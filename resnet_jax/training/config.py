@@ -1,6 +1,7 @@
 """Configs: reading files, overriding fields, and JSON. What a field may hold is in checks.py."""
 
 import ast
+import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,7 +76,8 @@ def read_config_file(spec: str) -> ConfigDict:
 
 def default_config() -> ConfigDict:
     """The package's default config: every field that there is."""
-    config: ConfigDict = config_files.call('default', 'get_config')
+    path = str(importlib.resources.files('resnet_jax') / 'configs' / 'default.py')
+    config: ConfigDict = config_files.call(path, 'get_config')
     return config
 
 
@@ -180,7 +182,9 @@ def from_json(text: str) -> ConfigDict:
             *sections, leaf = field.split('.')
             section = config
             for name in sections:
-                section = section.setdefault(name, ConfigDict())
+                if name not in section:
+                    section[name] = ConfigDict()
+                section = section[name]
             section[leaf] = tuples(value)
     return config.lock()
 

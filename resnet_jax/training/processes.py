@@ -1,7 +1,7 @@
 """Several processes that train one model together, each with its own devices.
 
-All run the same program. `part` says which examples a process reads, `is_first` which of them writes
-and prints; they must have the same config, and they stop after the same step.
+All run the same program. `part` says which examples a process reads, `is_first` which of them
+writes and prints; they must have the same config, and they stop after the same step.
 """
 
 import contextlib

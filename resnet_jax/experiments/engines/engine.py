@@ -16,8 +16,7 @@ from resnet_jax.experiments.failures import FAILED_FILE, write_failure
 from resnet_jax.experiments.seeds import train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.experiments.sweep_json import begin
-from resnet_jax.training.summary import read_summary
-from resnet_jax.training.workdir import is_run
+from resnet_jax.training.workdir import is_run, read_summary
 
 # Trains runs of a sweep that have not ended, shows it, and gives those that failed:
 # (sweep, its workdir, the runs, display) -> failed runs.

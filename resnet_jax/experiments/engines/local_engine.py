@@ -24,7 +24,7 @@ from resnet_jax.experiments.engines.gpus import visible_gpus
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.workdir import read_summary
 
 LOGS = 'logs'  # in the sweep's workdir: what the processes print
 _PATIENCE = 0.2  # seconds between looks at signals and at processes that died

@@ -127,7 +127,6 @@ def probe(folder: Path) -> tuple[Speed, ...]:
     """
     # Not needed, and a second to import, where nothing is timed.
     from resnet_jax.experiments.seeds import seconds_per_step
-    from resnet_jax.training import loop
     from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
 
@@ -139,7 +138,7 @@ def probe(folder: Path) -> tuple[Speed, ...]:
         plan = make_plan(key, 'smoke', folder, [*overrides, ('model.scan_blocks', 'False')])
         config = plan.sweep.config(name, 0)
         run = build_run(config, open_inputs(config))
-        seconds = seconds_per_step([run], loop.alone(run))
+        seconds = seconds_per_step(run)
         multiply_adds = count_blocks(build(table, row), _SIZE[table.data]).multiply_adds
         flops = FLOPS_PER_MULTIPLY_ADD * multiply_adds * batch
         speeds.append(Speed(row.model, multiply_adds, flops / seconds))

@@ -123,7 +123,7 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
     try:
         if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
             raise Stopped  # before a kill
-        summary = loop.train(config, folder, None, display, goes_on)
+        summary = loop.train(config, folder, console=display, on_evaluation=goes_on)
         value = METRICS[search.metric](summary['eval'])
         evaluations = -(-summary['steps'] // every) if every else 1
         study.complete(workdir, number, evaluations, value)
