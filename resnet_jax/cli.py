@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _parse(sys.argv[1:] if arguments is None else list(arguments))
             options.run(options)
-            sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter exits
+            sys.stdout.flush()  # here, so that a closed pipe is noticed before the exit
             return 0
         except InputError as error:
             return supervisor.leave(_complain(error, EXIT_USAGE))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import sys
 from typing import ClassVar
@@ -341,3 +342,108 @@ def test_unreadable_config_file(tmp_path):
     path.write_bytes(b'\xff\xfe\x00')
     with pytest.raises(InputError, match=r'mine\.py'):
         configs.load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'field', 'needed'),
+    [
+        ({'loss.alpha': 0.5}, 'loss.alpha', 'loss.name=focal'),
+        ({'loss.name': 'focal', 'loss.label_smoothing': 0.1}, 'loss.label_smoothing',
+         'loss.name=cross_entropy or binary_cross_entropy'),
+        ({'optim.b1': 0.8}, 'optim.b1', 'optim.name=adam or adamw or lamb'),
+        ({'optim.name': 'adamw', 'optim.momentum': 0.8}, 'optim.momentum', 'optim.name=sgd'),
+        ({'optim.momentum': 0, 'optim.nesterov': True}, 'optim.nesterov', 'optim.momentum'),
+        ({'optim.schedule': 'cosine', 'optim.boundaries': '(3.0,)'}, 'optim.boundaries',
+         'optim.schedule=piecewise'),
+        ({'optim.warmup_start': 0.1}, 'optim.warmup_start', 'optim.warmup=400'),
+        ({'augment.transforms': 'flip', 'augment.pad': 2}, 'augment.pad',
+         'pad_crop in augment.transforms'),
+        ({'augment.crop_scale': '(0.5, 1.0)'}, 'augment.crop_scale',
+         'random_resized_crop in augment.transforms'),
+        ({'data.dir': '/x'}, 'data.dir', 'data.name=tfds:NAME'),
+        ({'init.reset_head': True}, 'init.reset_head', 'init.weights=FILE'),
+        ({'log.project': 'mine'}, 'log.project', 'log.trackers=wandb'),
+        ({'model.norm_groups': 4}, 'model.norm_groups', 'model.norm=group'),
+        ({'model.norm': 'layer', 'model.bn_momentum': 0.8}, 'model.bn_momentum',
+         'model.norm=batch'),
+        ({'model.norm': 'group', 'parallel.batch_norm': 'per_replica'}, 'parallel.batch_norm',
+         'model.norm=batch'),
+        ({'model.gate_bias': -6.0}, 'model.gate_bias', 'model.gate=exclusive or shortcut_only'),
+        ({'model.shortcut': 'none', 'model.shortcut_scale': 0.5}, 'model.shortcut_scale',
+         'model.shortcut'),
+        ({'model.se_place': 'pre'}, 'model.se_place', 'model.se_ratio'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)  # fmt: skip
+def test_a_field_without_effect_is_refused_with_what_it_needs(fields, field, needed):
+    overrides = [(name, str(value)) for name, value in fields.items()]
+    with pytest.raises(InputError) as error:
+        configs.load_config(str(DIGITS), overrides)
+    assert f'config field {field} has no effect without' in str(error.value)
+    assert needed in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'loss.name': 'focal', 'loss.alpha': 0.5, 'loss.gamma': 1.0},
+        {'loss.name': 'focal', 'loss.label_smoothing': 0},  # switched off, not set in vain
+        {'optim.name': 'adamw', 'optim.b1': 0.8, 'optim.momentum': 0},
+        {'model.name': 'cifar_se_resnet20', 'model.se_place': 'pre'},  # the row has the ratio
+        {'model.name': 'cifar_preact_resnet20', 'model.raw_first_shortcut': True},
+        {'model.norm': 'group', 'model.norm_groups': 4},
+        {'augment.transforms': 'random_resized_crop', 'augment.crop_scale': '(0.5, 1.0)'},
+    ],
+)
+def test_a_field_with_effect_is_taken(fields):
+    configs.load_config(str(DIGITS), [(name, str(value)) for name, value in fields.items()])
+
+
+def test_needs_name_fields_that_change_a_run():
+    """Each row of NEEDS lets its field through in some config, and refuses it in another."""
+    digits = configs.load_config(str(DIGITS))
+    every = [
+        {'optim.name': 'adamw', 'optim.schedule': 'piecewise', 'loss.name': 'focal'},
+        {'optim.warmup': 5.0, 'augment.transforms': ('random_resized_crop', 'pad_crop')},
+        {'model.norm': 'group', 'model.placement': 'full_preact', 'model.gate': 'exclusive'},
+        {'model.shortcut': 'none', 'model.norm': 'none', 'augment.transforms': ()},
+        {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
+        {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
+        {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
+    ]
+    settings = [digits, *(configs.changed(digits, fields) for fields in every)]
+    for field in checks.NEEDS:
+        found = {bool(checks.lacking(config, field)) for config in settings}
+        assert found == {True, False}, field
+
+
+def test_a_config_of_an_earlier_version(tmp_path):
+    """Its augmentation was two switches and a padding; it lacks fields that came later."""
+    old = json.loads(configs.to_json(configs.load_config(str(DIGITS))))
+    for section, names in {'optim': ['freeze'], 'train': ['matmul_precision']}.items():
+        for name in names:
+            del old[section][name]
+    del old['task'], old['log']
+    for switches, transforms in (
+        ({'pad': 1, 'flip': False, 'random_resized_crop': False}, ('pad_crop',)),
+        ({'pad': 4, 'flip': True, 'random_resized_crop': False}, ('pad_crop', 'flip')),
+        ({'pad': 0, 'flip': True, 'random_resized_crop': True}, ('random_resized_crop', 'flip')),
+        ({'pad': 0, 'flip': False, 'random_resized_crop': False}, ()),
+    ):
+        old['augment'] = {'pad_mode': 'zero', 'crop_scale': [0.08, 1.0], **switches}
+        config = configs.from_json(json.dumps(old))
+        assert config.augment.transforms == transforms
+        assert 'flip' not in config.augment
+        assert (config.task, config.log.trackers, config.optim.freeze) == ('classification', (), ())
+        checks.resolve(config)
+        # The padding of a crop that is not made makes no difference.
+        new = configs.changed(config, {'augment.pad': config.augment.pad or 4})
+        assert configs.differences(config, new) == []
+
+
+def test_a_config_with_fields_of_its_own_is_kept():
+    config = json.loads(configs.to_json(configs.load_config(str(DIGITS))))
+    config['mine'] = {'x': [1, 2]}
+    again = configs.from_json(json.dumps(config))
+    assert again.mine.x == (1, 2)
+    assert again.is_locked

@@ -238,8 +238,8 @@ def _train_together(
             first = (saved_steps(folders[0]) or [0])[-1]
             console = stack.enter_context(contextlib.closing(Console(first, run.total_steps)))
         sessions = [
-            stack.enter_context(open_session(*pair, folder, console, f'seed {seed}: '))
-            for seed, folder, pair in zip(seeds, folders, prepared, strict=True)
+            stack.enter_context(open_session(one, folder, initial, console, f'seed {seed}: '))
+            for seed, folder, (one, initial) in zip(seeds, folders, prepared, strict=True)
         ]
         console.say(loop.headline(sessions[0], len(sessions)))
         _take_steps(sessions, program, stop_requested, console)
