@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import (
+    TRANSFORMS,
     Preprocessing,
+    Transform,
     batch_indices,
     batch_positions,
     default_workers,
@@ -25,11 +27,13 @@ from resnet_jax.data import (
     open_source,
     train_batches,
 )
+from resnet_jax.data.images import random_resized_crop
 from resnet_jax.errors import InputError
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
 COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())
 STREAM = {'seed': 3, 'batch_size': 7}
+CROP = {'transforms': ('random_resized_crop',), 'settings': {'crop_scale': (0.08, 1.0)}}
 
 
 def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
@@ -43,7 +47,7 @@ def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np
             first_step=first,
             last_step=last,
             workers=workers,
-            random_resized_crop=crop,
+            **(CROP if crop else {}),
         )
     )
 
@@ -127,9 +131,57 @@ def test_random_crops_do_not_depend_on_workers_or_on_where_the_stream_began():
     assert (images[first] != images[second]).any()
 
 
+def test_random_crops_are_those_of_earlier_versions():
+    """Written out as it was before transforms had names."""
+    source = open_source('synthetic', 'train[:20]')
+    indices = np.concatenate([batch_indices(3, s, 7, 20) for s in range(9)])
+    expected = [
+        random_resized_crop(
+            source[int(i)]['image'], 12, np.random.default_rng([3, 2, position]), (0.08, 1.0)
+        )
+        for position, i in enumerate(indices)
+    ]
+    images = np.concatenate([b['image'] for b in stream(0, 9, workers=0, crop=True)])
+    np.testing.assert_array_equal(images, expected)
+
+
+def invert(rng, image, size, settings):
+    return rng.integers(2, dtype=np.uint8) * settings['most'] - image
+
+
+def test_host_transforms_follow_one_another(monkeypatch):
+    """Also in worker processes, which do not have rows that a program adds to the table."""
+    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 11, invert, ('most',)))
+    options = {'seed': 3, 'batch_size': 7, 'first_step': 0, 'last_step': 3}
+    names = ('random_resized_crop', 'invert', 'flip')
+    settings = {'crop_scale': (0.08, 1.0), 'most': 255}
+    source = open_source('synthetic', 'train[:20]')
+    both = [
+        list(
+            train_batches(source, COLOUR, workers=n, transforms=names, settings=settings, **options)
+        )
+        for n in (0, 1)
+    ]
+    assert_same(*both)
+    crops = np.concatenate([batch['image'] for batch in stream(0, 3, workers=0, crop=True)])
+    expected = [
+        invert(np.random.default_rng([3, 11, position]), crop, 12, settings)
+        for position, crop in enumerate(crops)
+    ]
+    np.testing.assert_array_equal(np.concatenate([b['image'] for b in both[0]]), expected)
+
+
+def test_transforms_that_do_not_fit_are_refused():
+    source = open_source('synthetic', 'train[:20]')
+    with pytest.raises(InputError, match="did you mean 'random_resized_crop'"):
+        train_batches(
+            source, COLOUR, **STREAM, first_step=0, last_step=1, transforms=('random_resize_crop',)
+        )
+
+
 def test_the_stream_does_not_depend_on_how_it_is_cut_into_batches():
     source = open_source('synthetic', 'train[:20]')
-    options = {'seed': 3, 'first_step': 0, 'random_resized_crop': True}
+    options = {'seed': 3, 'first_step': 0, **CROP}
     streams = []
     for size in (6, 12):
         steps = 48 // size

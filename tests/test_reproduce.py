@@ -77,7 +77,8 @@ def test_he2015_on_cifar():
     )
     assert (found.data.name, found.data.train_split) == ('tfds:cifar10', 'train[:45000]')
     assert (found.data.eval_split, found.data.normalize) == ('test', 'pixel')
-    assert (found.augment.pad, found.augment.pad_mode, found.augment.flip) == (4, 'zero', True)
+    assert found.augment.transforms == ('pad_crop', 'flip')
+    assert (found.augment.pad, found.augment.pad_mode) == (4, 'zero')
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_imagenet():
     """The common recipe: 90 epochs at batch 256, five of them warm-up; he2015 has none."""
     found = config('senet_imagenet', 'SE-ResNet-50')
     assert (found.train.epochs, found.train.batch_size, found.data.image_size) == (90, 256, 224)
-    assert (found.data.resize, found.augment.random_resized_crop) == (256, True)
+    assert (found.data.resize, found.augment.transforms) == (256, ('random_resized_crop', 'flip'))
     at = [0, 25, 50, 299, 300, 600, 800]
     assert rates(found, 10, at) == pytest.approx([0, 0.05, 0.1, 0.1, 0.01, 1e-3, 1e-4])
     old = config('he2015_imagenet', 'ResNet-34 A')
@@ -222,7 +223,7 @@ def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeyp
     (tmp_path / 'configs' / 'default.py').write_text('')
     monkeypatch.chdir(tmp_path)
     assert find_configs(None) is None
-    assert plan(CHEAPEST).sweep.base == 'cifar10'
+    assert plan(CHEAPEST).sweep.base == 'cifar10:cifar_resnet110'
     with pytest.raises(InputError, match=r'has no default\.py'):
         find_configs(tmp_path)
     shutil.copytree(CONFIGS, tmp_path / 'mine')
@@ -232,7 +233,7 @@ def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeyp
         file.write('    config = default.get_config()\n    config.train.eval_every = 7\n')
         file.write('    return config\n')
     found = make_plan(CHEAPEST, 'full', mine).sweep
-    assert found.base == str(tmp_path / 'mine' / 'cifar10.py')
+    assert found.base == f'{mine}/cifar10.py:cifar_resnet110'
     assert found.config('pre-act ResNet-1001', 0).train.eval_every == 7
 
 

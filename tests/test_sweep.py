@@ -149,7 +149,7 @@ def test_twenty_runs_killed_three_times_give_the_same_table(tmp_path):
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path):
-    arms = {'good': {}, 'bad': {'optim.learning_rate': 1e30}, 'also good': {'optim.b1': 0.8}}
+    arms = {'good': {}, 'bad': {'optim.learning_rate': 1e30}, 'also good': {'optim.momentum': 0.8}}
     file = sweep_file(tmp_path, arms)
     result = command('sweep', '--config', file, '--workdir', tmp_path / 'out')
     last = complains(result, 1, '2 of 6 runs failed: bad seed 0, bad seed 1')
@@ -352,6 +352,10 @@ def test_folder_names_stay_inside():
         ({'a': {'optim.momentun': 0.5}}, "arm 'a': unknown config field 'optim.momentun'"),
         ({'a': {'model.placement': 'preact'}}, "arm 'a': .*placement"),
         ({'a': {'seed': 3}}, "arm 'a' sets seed"),
+        (
+            {'a': {'optim.b1': 0.8}},
+            "arm 'a': config field optim.b1 has no effect without optim.name",
+        ),
         ({'a b': {}, 'a_b': {}}, 'two arms have names that look alike'),
         ({}, 'lacks arms'),
     ],
@@ -389,6 +393,16 @@ def test_bad_options(option, value, message, whole, tmp_path):
     out = tmp_path / 'out'
     complains(command('sweep', '--config', whole[0], '--workdir', out, option, value), 2, message)
     assert not out.exists()
+
+
+def test_a_field_of_all_arms_needs_an_effect_in_one(tmp_path):
+    arms = {'sgd': {}, 'adam': {'optim.name': 'adam'}}
+    momentum = [('optim.momentum', '0.5')]
+    file = sweep_file(tmp_path, arms)
+    assert load_sweep(str(file), momentum).config('adam', 0).optim.momentum == 0.5
+    sweep_file(tmp_path, {**arms, 'sgd': {'optim.momentum': 0.7}})  # sets its own
+    with pytest.raises(InputError, match=r'optim\.momentum has no effect in any arm without optim'):
+        load_sweep(str(file), momentum)
 
 
 def test_seeds_by_hand(whole):

@@ -48,14 +48,14 @@ def run(options: argparse.Namespace) -> None:
             'it on the data that it was trained for'
         )
     with compilation.matmul_precision(trained.matmul_precision):
-        figures, confusion = evaluate.evaluate(
+        figures, sums = evaluate.evaluate(
             evaluate.make_eval_step(trained.model, trained.preprocessing),
             trained.variables,
             data.eval_batches(source, trained.preprocessing, batch_size, workers),
         )
     result: dict[str, Any] = {**trained.origin, 'data': spec, 'split': split, **figures}
     if options.per_class:
-        result |= _per_class(options.workdir or Path('.'), split, trained, confusion)
+        result |= _per_class(options.workdir or Path('.'), split, trained, sums['confusion'])
     if options.json:
         print(json.dumps(result))
         return

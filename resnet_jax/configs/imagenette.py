@@ -25,9 +25,8 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.data.mean = MEAN
     config.data.std = STD
-    config.augment.random_resized_crop = True
+    config.augment.transforms = ('random_resized_crop', 'flip')
     config.augment.crop_scale = (0.35, 1.0)
-    config.augment.pad = 0
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 20.0

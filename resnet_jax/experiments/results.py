@@ -10,7 +10,8 @@ from resnet_jax.experiments.sweep import Sweep, Unit, units
 from resnet_jax.models.counting import count
 from resnet_jax.records.writers import read_metrics
 from resnet_jax.training import workdir as runs
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.build import build_model
+from resnet_jax.training.workdir import read_summary
 
 SPLITS = {'test': 'eval', 'train': 'train'}  # as people say -> in metrics.jsonl
 Curve = list[tuple[int, float]]  # (step, error in %)
@@ -140,7 +141,7 @@ def multiply_adds(folder: Path) -> int | None:
     """
     try:
         config, preprocessing = runs.read_config(folder), runs.read_preprocessing(folder)
-        model = runs.build_model(config.model, len(preprocessing.class_names))
+        model = build_model(config.model, len(preprocessing.class_names))
     except (InputError, AttributeError, TypeError):
         return None
     size = preprocessing.image_size

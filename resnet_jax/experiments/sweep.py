@@ -21,6 +21,7 @@ from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files, workdir
+from resnet_jax.training.checks import lacking, resolve
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'
@@ -79,15 +80,22 @@ class Unit:
 
 
 def checked_config(base: str, fields: Fields) -> ConfigDict:
-    """A base config with some fields changed; its model is built once to check it.
+    """A base config with some fields changed.
 
     Raises:
       InputError: for a field that does not exist or an invalid value.
     """
-    config = configs.load_config(base, [(name, str(value)) for name, value in fields.items()])
-    configs.check_values(config)
-    workdir.build_model(config.model, 10)
-    return config
+    overrides = [(name, str(value)) for name, value in fields.items()]
+    return resolve(configs.override(configs.read_config_file(base), overrides))
+
+
+def idle_fields(config: ConfigDict, names: Iterable[str]) -> dict[str, str]:
+    """Fields that have no effect with the other settings, and what they need to have one.
+
+    A value that means "off", such as 0 or False, is not among them.
+    """
+    values = configs.flatten(config)
+    return {name: needs for name in names if values[name] and (needs := lacking(config, name))}
 
 
 def units(sweep: Sweep, folder: Path) -> list[Unit]:
@@ -175,11 +183,24 @@ def make_sweep(
         published=found.get('published', {}),
         runs=found.get('runs', {}) if seeds is None else {},
     )
-    for arm, fields in arms.items():
+    _check_fields(sweep, where)
+    return sweep
+
+
+def _check_fields(sweep: Sweep, where: str) -> None:
+    """Makes every arm's config; a shared field must have an effect in one, an arm's own in its."""
+    shared: dict[str, list[str]] = {}
+    for arm, fields in sweep.arms.items():
         if 'seed' in {*sweep.fields, *fields}:
             raise InputError(f'{where}: arm {arm!r} sets seed; the sweep itself varies the seed')
-        sweep.config(arm, chosen[0])
-    return sweep
+        idle = idle_fields(sweep.config(arm, sweep.seeds[0]), {**sweep.fields, **fields})
+        for field, needs in idle.items():
+            if field in fields:
+                raise InputError(f'arm {arm!r}: config field {field} has no effect without {needs}')
+            shared.setdefault(field, []).append(needs)
+    for field, needed in shared.items():
+        if len(needed) == sum(field not in fields for fields in sweep.arms.values()):
+            raise InputError(f'config field {field} has no effect in any arm without {needed[0]}')
 
 
 def check_keys(

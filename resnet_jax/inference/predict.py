@@ -12,8 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from resnet_jax.data import ImageFile, Preprocessing, decode_image
-from resnet_jax.data.workers import usable_cores
+from resnet_jax.data import ImageFile, Preprocessing, decode_image, usable_cores
 from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.training.compilation import jit

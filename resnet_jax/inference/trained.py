@@ -1,12 +1,13 @@
 """The model of a run, ready to evaluate and predict."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from resnet_jax import models
 from resnet_jax.data import Preprocessing
-from resnet_jax.training import workdir
+from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.step import eval_variables
 
@@ -33,7 +34,7 @@ class TrainedModel:
     matmul_precision: str | None = None
 
 
-def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
+def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
     """The model of a run.
 
     Args:
@@ -43,11 +44,12 @@ def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
     Raises:
       InputError: if there is no such run or checkpoint, or it cannot be read.
     """
+    folder = Path(folder)
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
-    model = workdir.build_model(config.model, len(preprocessing.class_names))
+    model = build.build_model(config.model, len(preprocessing.class_names))
     checkpoints = Checkpoints(folder, config.checkpoint, read_only=True)
     step = checkpoints.find(checkpoint)
-    state, _ = checkpoints.restore(workdir.state_template(config, model, preprocessing), step)
+    state, _ = checkpoints.restore(build.state_template(config, model, preprocessing), step)
     checkpoints.close()
     return TrainedModel(
         model,
@@ -55,5 +57,5 @@ def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
         preprocessing,
         {'workdir': str(folder), 'step': step},
         f'{config.model.name}, step {step}',
-        config.train.get('matmul_precision'),  # runs of earlier versions lack it
+        config.train.matmul_precision,
     )

@@ -15,8 +15,7 @@ from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
 from resnet_jax.experiments.failures import FAILED_FILE, write_failure
 from resnet_jax.experiments.seeds import train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
-from resnet_jax.training.summary import read_summary
-from resnet_jax.training.workdir import is_run
+from resnet_jax.training.workdir import is_run, read_summary
 
 # A process's share of a GPU's memory; JAX reads the variable when it starts.
 MEMORY_FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'

@@ -32,7 +32,7 @@ from resnet_jax.experiments.engines.engine import (
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.workdir import read_summary
 
 LOGS = 'logs'  # folder in the sweep's workdir for the output of the processes
 _POLL_SECONDS = 0.2  # between checks for signals and dead processes

@@ -115,7 +115,6 @@ def probe(folder: Path | None = None) -> tuple[Speed, ...]:
     """
     # Takes a second to import, which listing without a probe does not need.
     from resnet_jax.experiments.seeds import seconds_per_step
-    from resnet_jax.training import loop
     from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
 
@@ -126,7 +125,7 @@ def probe(folder: Path | None = None) -> tuple[Speed, ...]:
         plan = make_plan(key, 'smoke', folder, [*overrides, ('model.scan_blocks', 'False')])
         config = plan.sweep.config(name, 0)
         run = build_run(config, open_inputs(config))
-        seconds = seconds_per_step([run], loop.alone(run))
+        seconds = seconds_per_step(run)
         _, multiply_adds = counts_of(key, row)
         flops = FLOPS_PER_MULTIPLY_ADD * multiply_adds * batch
         speeds.append(Speed(row.model, multiply_adds, flops / seconds))

@@ -12,7 +12,7 @@ from resnet_jax.experiments.sweep import Unit, units
 from resnet_jax.papers.table import PAPERS
 from resnet_jax.papers.table import PublishedRow as Row
 from resnet_jax.records.writers import write_atomically
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.workdir import read_summary
 
 RAN, BROKEN = 'ran', 'failed'
 

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError, check_choice
-from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep, source_text
+from resnet_jax.experiments.sweep import (
+    Sweep,
+    checked_config,
+    from_table,
+    idle_fields,
+    make_sweep,
+    source_text,
+)
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.papers.recipes import Recipe, base_of, recipe_of, row_fields, shared_fields
 from resnet_jax.papers.table import PublishedRow, PublishedTable
@@ -21,8 +28,6 @@ SHORT_SEEDS = 3
 # The fields that grow with the length of a run.
 _LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
-# Without effect where there is no warm-up.
-_OF_WARMUP = ('optim.warmup_shape', 'optim.warmup_start')
 # Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
 _HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
 
@@ -144,26 +149,52 @@ def _sweep(
     changed = dict(overrides)
     runs = {row.name: recipe.runs_for(row.name) for row in table.rows}
     most = max(runs.values())
-    base = base_of(recipe)
+    base = base_of(recipe) if folder is None else _in_folder(folder, base_of(recipe))
+    shared = _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed)
+    rows = {row.name: _without(_row_fields(table, row, scale), changed) for row in table.rows}
+    _drop_idle(base, {**shared, **changed}, rows, found['arms'], shared)
     found |= {
-        'base': base if folder is None else _in_folder(base),
-        'fields': _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed),
-        'arms': {
-            row.name: _without(_row_fields(table, row, scale), changed) | found['arms'][row.name]
-            for row in table.rows
-        },
+        'base': base,
+        'fields': shared,
+        'arms': {row: fields | found['arms'][row] for row, fields in rows.items()},
         'seeds': {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale],
         'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
     }
-    sweep = make_sweep(found, f'table {key}', folder, overrides, seeds)
+    sweep = make_sweep(found, f'table {key}', None, overrides, seeds)
     source = source_text(['reproduce', key, '--scale', scale], overrides)
     return dataclasses.replace(sweep, source=source)
 
 
-def _in_folder(name: str) -> str:
-    """The name of a config of the package as the path of a file in another folder of configs."""
+def _drop_idle(
+    base: str,
+    common: Mapping[str, Any],
+    rows: Mapping[str, dict[str, Any]],
+    models: Mapping[str, Mapping[str, Any]],
+    shared: dict[str, Any],
+) -> None:
+    """Drops recipe fields that a scale or an override leaves without effect.
+
+    Args:
+      base: the base config.
+      common: fields of all rows, with the overrides.
+      rows: row -> its own fields; changed in place.
+      models: row -> the fields that select its model.
+      shared: the recipe's fields of all rows; changed in place.
+    """
+    idle_everywhere = set(shared)
+    for row, own in rows.items():
+        config = checked_config(base, {**common, **own, **models[row]})
+        idle_everywhere &= idle_fields(config, shared).keys()
+        for field in idle_fields(config, own):
+            del own[field]
+    for field in idle_everywhere:
+        del shared[field]
+
+
+def _in_folder(folder: Path, name: str) -> str:
+    """The path in another folder of configs for the name of a config of the package."""
     stem, separator, variant = name.partition(':')
-    return f'{stem}.py{separator}{variant}'
+    return f'{folder / stem}.py{separator}{variant}'
 
 
 def _smoke_fields(table: PublishedTable) -> dict[str, Any]:
@@ -206,10 +237,8 @@ def shorter(length: Any) -> Any:
 
 
 def _without(fields: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields except those that others replace or leave without effect."""
+    """Fields except those that others replace; of steps and epochs, one is enough."""
     gone = {*replaced, *(configs.ALTERNATIVES.get(field) for field in replaced)}
-    if 'optim.warmup' in replaced and not configs.parse_value(str(replaced['optim.warmup'])):
-        gone |= set(_OF_WARMUP)
     return {field: value for field, value in fields.items() if field not in gone}
 
 
@@ -285,10 +314,10 @@ def _notes(
     if scale == 'short':
         length = 'another length than published' if own_length else f'1/{SHORTER} of the length'
         notes.append(f'{length}: {only}')
-    boundaries = sweep.fields['optim.boundaries']
+    boundaries = sweep.fields.get('optim.boundaries')
     if own_length and boundaries and overrides.keys().isdisjoint(_SCHEDULE):
         notes.append(
-            'the length was set by hand, the schedule was not: it keeps its boundaries, '
+            'the length was set by hand, but not the schedule, which keeps its boundaries: '
             f'{boundaries} {sweep.fields["optim.schedule_unit"]}'
         )
     if any(change.startswith('data.name:') for change in changes):
@@ -296,12 +325,12 @@ def _notes(
     elif changes:
         notes.append(f"not the paper's recipe ({'; '.join(changes)}): {only}")
     if recipe.differs:
-        notes.append(f"not the paper's recipe in all, see below: {only}")
+        notes.append(f"not the paper's recipe in every respect, see below: {only}")
     few = [row.name for row in table.rows if sweep.runs.get(row.name, len(sweep.seeds)) < 2]
     if few:
         rows = 'every row' if len(few) == len(table.rows) else ', '.join(few)
         notes.append(
-            f'one run of {rows}: nothing tells how much it varies, so without a published spread '
-            'no figure is compared, and any difference counts in the order; --seeds 5 tells'
+            f'one run of {rows}: its spread is unknown, so without a published spread no figure is '
+            'compared, and any difference counts in the order; --seeds 5 measures the spread'
         )
     return tuple(notes)

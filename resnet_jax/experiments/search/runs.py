@@ -125,7 +125,7 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
     try:
         if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
             raise Stopped  # before the process was killed
-        summary = loop.train(config, folder, None, display, should_continue)
+        summary = loop.train(config, folder, console=display, on_evaluation=should_continue)
         value = METRICS[search.metric](summary['eval'])
         evaluations = -(-summary['steps'] // every) if every else 1
         study.complete(workdir, number, evaluations, value)

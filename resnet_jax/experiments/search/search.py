@@ -12,7 +12,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, check_choice
-from resnet_jax.experiments.sweep import Fields, check_keys, checked_config, source_text
+from resnet_jax.experiments.sweep import (
+    Fields,
+    check_keys,
+    checked_config,
+    idle_fields,
+    source_text,
+)
 from resnet_jax.training import config_files
 
 # What get_search() may return, and what it must return.
@@ -96,10 +102,15 @@ class Search:
 
     def command(self, values: Fields, workdir: Path) -> str:
         """The shell command that trains a config with these values."""
-        fields = {**self.fields, **values, 'seed': self.seed}
+        fields = self.effective({**self.fields, **values}) | {'seed': self.seed}
         overrides = [(field, str(value)) for field, value in fields.items()]
         where = ['train', '--config', self.base, '--workdir', str(workdir)]
         return f'resnet-jax {source_text(where, overrides)}'
+
+    def effective(self, values: Fields) -> dict[str, Any]:
+        """The values that have an effect together: a conditional field may have none in a trial."""
+        idle = idle_fields(self.config(values), values)
+        return {field: value for field, value in values.items() if field not in idle}
 
     def described(self) -> dict[str, Any]:
         """The search as JSON data."""
@@ -189,14 +200,19 @@ def _check(search: Search, where: str) -> None:
     if 'seed' in search.space:
         raise InputError(f'{where}: seed cannot be searched; use the sweep command')
     first = {field: values.ends[0] for field, values in search.space.items()}
+    idle = dict.fromkeys([*search.fields, *search.space], '')
     for field, values in search.space.items():
         for end in values.ends:
             try:
                 config = search.config({**first, field: end})
             except InputError as error:
                 raise InputError(f'{where}, with {field} {end}: {error}') from error
+            found = idle_fields(config, idle)
+            idle = {name: found[name] for name in idle if name in found}
             if search.pruner != 'none' and not config.train.eval_every:
                 raise InputError(
                     f'pruner {search.pruner!r} needs evaluations during a run; set '
                     'train.eval_every, or use the pruner none'
                 )
+    for name, needs in idle.items():
+        raise InputError(f'{where}: config field {name} has no effect in any trial without {needs}')

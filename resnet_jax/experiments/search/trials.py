@@ -8,7 +8,7 @@ from typing import Any
 from resnet_jax.experiments.search.search import METRICS, Search
 from resnet_jax.experiments.search.study import Proposal
 from resnet_jax.records.writers import read_metrics
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.workdir import read_summary
 
 STATES = ('complete', 'pruned', 'failed', 'running')
 
