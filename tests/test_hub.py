@@ -92,7 +92,7 @@ def torchvision(server, cache, monkeypatch):
     """torchvision's address with one small file."""
     pytest.importorskip('torch')
     monkeypatch.setattr(hub, 'TORCHVISION_ADDRESS', f'{server.address}/models')
-    monkeypatch.setitem(hub.TORCHVISION, 'resnet18', {'v1': hub.Published(FILE, 'torchvision')})
+    monkeypatch.setitem(hub.TORCHVISION, 'resnet18', {'v1': (FILE, 'torchvision')})
     server.files[f'/models/{FILE}'] = WEIGHTS
     return server
 
@@ -217,11 +217,11 @@ def test_the_table_of_torchvision():
     for name, variants in hub.TORCHVISION.items():
         assert name in list_models()
         assert list(variants) in (['v1'], ['v1', 'v2'])
-        for published in variants.values():
-            file, dash, digits = published.file.rpartition('-')
-            assert (file, dash) == (name, '-')
+        for file, preprocessing in variants.values():
+            stem, dash, digits = file.rpartition('-')
+            assert (stem, dash) == (name, '-')
             assert len(digits.removesuffix('.pth')) == 8
-            assert published.preprocessing in PREPROCESSINGS
+            assert preprocessing in PREPROCESSINGS
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_torchvision_is_fetched_once(torchvision, cache, capfd):
 
 
 def test_the_newest_variant_is_the_default(torchvision, monkeypatch):
-    rows = {'v1': hub.Published('resnet50-00000000.pth', ''), 'v2': hub.Published(FILE, '')}
+    rows = {'v1': ('resnet50-00000000.pth', ''), 'v2': (FILE, '')}
     monkeypatch.setitem(hub.TORCHVISION, 'resnet50', rows)
     assert hub.fetch('torchvision:resnet50').name == FILE
 
