@@ -301,7 +301,7 @@ def test_skipped_is_refused_without_a_listener(trained, folder):
 
 def test_more_images_than_are_decoded_ahead(run, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, 'BATCH_SIZE', 4)
-    monkeypatch.setattr(predict, 'AHEAD', 5)
+    monkeypatch.setattr(predict, 'PREFETCH', 5)
     for i in range(23):
         Image.fromarray(pixels((8, 8), i, 1)).save(tmp_path / f'{i:02d}.png')
     (tmp_path / '07.png').write_bytes(b'')

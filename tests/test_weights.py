@@ -247,6 +247,7 @@ class Harmful:
         return (pathlib.Path.touch, (self.path,))
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')  # PyTorch's, before it refuses
 def test_a_pickle_is_never_run(tmp_path, model):
     torch = pytest.importorskip('torch')
     trace = tmp_path / 'trace'
