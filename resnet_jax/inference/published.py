@@ -63,19 +63,23 @@ def read_published(
         classes than there are names.
     """
     row, changes, overrides = model_row(name), dict(changes or {}), dict(overrides or {})
-    model = models.create_model(name, **overrides)  # before anything is fetched
+    model = models.create_model(name, **overrides)  # fails on bad fields before fetching anything
     tensors = files.read_tensors(hub.fetch(source))
     layout, classes = weights.describe(tensors.arrays, model)
     model = models.create_model(name, classes, **overrides)
     stored = tensors.metadata.get('preprocessing')
     base = Preprocessing.from_json(stored) if stored else None
     known = known or (None if base else hub.preprocessing_of(source))
-    names = tuple(class_names) or (base.class_names if base else ())
-    usual = tuple(data_names) if len(data_names) == model.num_classes else ()
-    names = names or usual or tuple(map(str, range(model.num_classes)))
+    names = (
+        tuple(class_names)
+        or (base.class_names if base else ())
+        or (tuple(data_names) if len(data_names) == model.num_classes else ())
+        or tuple(map(str, range(model.num_classes)))
+    )
     if len(names) != model.num_classes:
         raise InputError(
-            f'{source} has {model.num_classes} classes, but there are {len(names)} class names'
+            f'{source} has {model.num_classes} classes, but there are {len(names)} class names; '
+            'give one name for each class'
         )
     if known:
         base = data.known_preprocessing(known, names)

@@ -9,6 +9,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from resnet_jax.errors import check_choice
 from resnet_jax.interop import layouts, matching
@@ -27,7 +28,7 @@ def load_weights(
     *,
     reset_head: bool = False,
     key: jax.Array | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike | None = jnp.float32,
 ) -> dict[str, Any]:
     """Loads the variables of a model from a file of weights.
 
@@ -62,7 +63,7 @@ def load_weights(
     return variables
 
 
-def _new_head(model: ResNet, channels: int, key: jax.Array) -> Any:
+def _new_head(model: ResNet, channels: int, key: jax.Array) -> dict[str, jax.Array]:
     images = jnp.zeros((1, *(32,) * model.dimensions, channels))
     # Under jit the rest of the model is eliminated as dead code.
     return jax.jit(lambda: model.init(key, images, train=False)['params']['head'])()
