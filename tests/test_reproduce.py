@@ -2,24 +2,26 @@
 
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
 from resnet_jax.errors import Diverged
-from resnet_jax.experiments import sweep_json
 from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.reproduce import costs, outcome
-from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
-from resnet_jax.experiments.reproduce.scales import SCALES
+from resnet_jax.experiments.reproduce.plan import SCALES, find_configs, make_plan
 from resnet_jax.experiments.reproduce.verdicts import Outcome, judge
+from resnet_jax.experiments.sweep import to_json as sweep_to_json
 from resnet_jax.experiments.sweep import units
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
 from resnet_jax.papers.cifar import TABLES, build, find_table
-from resnet_jax.papers.recipes import recipe_of
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.papers.counts import COUNTS
+from resnet_jax.papers.table import PublishedRow as Row
+from resnet_jax.papers.table import PublishedTable as Table
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
 
@@ -27,7 +29,7 @@ CHEAPEST = 'he2016_table4'
 
 
 def plan(key, scale='full', overrides=(), seeds=None):
-    return make_plan(key, scale, CONFIGS, overrides, seeds)
+    return make_plan(key, scale, None, overrides, seeds)
 
 
 def config(key, row, scale='full', overrides=()):
@@ -59,7 +61,9 @@ def test_every_row_is_a_run_of_its_own(key, scale):
     set_here = found.sweep.fields.keys()
     assert set_here & {'train.steps', 'train.epochs'}
     assert {'data.name', 'optim.warmup', 'train.batch_size', 'optim.weight_decay'} <= set_here
-    assert {'optim.boundaries', 'optim.learning_rate', 'optim.nesterov'} <= set_here
+    assert {'optim.boundaries', 'optim.learning_rate'} <= set_here
+    # Nesterov's momentum is SGD's.
+    assert ('optim.nesterov' in set_here) == (found.sweep.fields['optim.name'] == 'sgd')
 
 
 def test_he2015_on_cifar():
@@ -212,14 +216,24 @@ def test_what_rows_are_cannot_be_overridden():
         plan('rsb_imagenet', overrides=same.items())
 
 
-def test_configs_are_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_configs(None) == CONFIGS  # beside the package
-    with pytest.raises(InputError, match=r'has no default\.py'):
-        find_configs(tmp_path)
+def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeypatch):
+    """A folder `configs` where the command happens to run is not."""
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'default.py').write_text('')
-    assert find_configs(None) == tmp_path / 'configs'
+    monkeypatch.chdir(tmp_path)
+    assert find_configs(None) is None
+    assert plan(CHEAPEST).sweep.base == 'cifar10'
+    with pytest.raises(InputError, match=r'has no default\.py'):
+        find_configs(tmp_path)
+    shutil.copytree(CONFIGS, tmp_path / 'mine')
+    mine = find_configs(tmp_path / 'mine')
+    with (tmp_path / 'mine' / 'cifar10.py').open('a') as file:
+        file.write("\n\ndef get_config(model='cifar_resnet20'):\n")
+        file.write('    config = default.get_config()\n    config.train.eval_every = 7\n')
+        file.write('    return config\n')
+    found = make_plan(CHEAPEST, 'full', mine).sweep
+    assert found.base == str(tmp_path / 'mine' / 'cifar10.py')
+    assert found.config('pre-act ResNet-1001', 0).train.eval_every == 7
 
 
 # Verdicts
@@ -303,7 +317,7 @@ def ended(folder, error):
 def by_hand(found, workdir, errors):
     """A sweep's folder with these errors in %, a list for each row."""
     workdir.mkdir()
-    (workdir / 'sweep.json').write_text(sweep_json.to_json(found.sweep))
+    (workdir / 'sweep.json').write_text(sweep_to_json(found.sweep))
     for unit in units(found.sweep, workdir):
         values = errors.get(unit.arm, [])
         if unit.seed < len(values):
@@ -366,11 +380,24 @@ def test_costs_of_resnet_20():
 def test_images_seen():
     def images(key, number):
         table = find_table(key)
-        return costs.images_seen(table, recipe_of(table), table.rows[number])
+        return costs.images_seen(table, table.rows[number])
 
     assert images('stochastic_depth', 0) == 500 * 45_000
     assert images('wrn_cifar10', 0) == 200 * 50_000
     assert images('rsb_imagenet', 2) == 100 * 1_281_167
+
+
+def count_blocks(model, image_size):
+    """`counting.count` of a net of many blocks: a stage's later blocks are alike, so one counts."""
+    sizes, shape = model.stage_sizes, (image_size, image_size, 3)
+    few = tuple(min(n, 2) for n in sizes)
+    base = count(model.clone(stage_sizes=few), shape)
+    found = np.array(base)
+    for i, n in enumerate(sizes):
+        if n > few[i]:
+            more = tuple(f + (i == j) for j, f in enumerate(few))
+            found += (n - few[i]) * (np.array(count(model.clone(stage_sizes=more), shape)) - base)
+    return tuple(found.tolist())
 
 
 @pytest.mark.parametrize(
@@ -378,10 +405,33 @@ def test_images_seen():
 )
 def test_counting_a_few_blocks_is_exact(name, size):
     model = create_model(name)
-    assert costs.count_blocks(model, size) == count(model, (size, size, 3))
+    assert count_blocks(model, size) == count(model, (size, size, 3))
     gated = build(find_table('he2016_table1'), find_table('he2016_table1').rows[4])
     gated = gated.clone(stage_sizes=(5, 4, 3))
-    assert costs.count_blocks(gated, 32) == count(gated, (32, 32, 3))
+    assert count_blocks(gated, 32) == count(gated, (32, 32, 3))
+
+
+def assert_counts_are_exact(key):
+    table = TABLES[key]
+    counted = {row.name: count_blocks(build(table, row), table.image_size) for row in table.rows}
+    assert COUNTS.get(key) == counted, f'write these into papers/counts.py: {counted}'
+
+
+def test_stored_counts_of_one_table_are_exact():
+    assert COUNTS.keys() == TABLES.keys()
+    assert_counts_are_exact('wrn_blocks')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('key', TABLES)
+def test_stored_counts_are_exact(key):
+    assert_counts_are_exact(key)
+
+
+def test_counts_that_are_not_stored_are_traced(monkeypatch):
+    stored = costs.cost_of('wrn_blocks')
+    monkeypatch.delitem(COUNTS, 'wrn_blocks')
+    assert costs.cost_of('wrn_blocks') == stored
 
 
 def test_speeds_between_the_probed_ones():
@@ -397,6 +447,12 @@ def test_list(ask):
     assert found['probe'] == []
     text = command('reproduce', '--list', 'he2016_table4')
     assert text.returncode == 0 and '10,327,706 parameters' in text.stdout
+
+
+def test_listing_all_tables_traces_no_model(ask, monkeypatch):
+    monkeypatch.setattr('resnet_jax.models.counting.count', None)
+    found = ask('reproduce', '--list')
+    assert [table['table'] for table in found['tables']] == list(TABLES)
 
 
 # The command

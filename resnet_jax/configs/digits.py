@@ -4,7 +4,7 @@
 split into 1,437 for training and 360 held out. One-cycle SGD (arXiv 1708.07120), no paper's recipe.
 
     make demo
-    resnet-jax train --config configs/digits.py --workdir runs/digits
+    resnet-jax train --config digits --workdir runs/digits
 """
 
 import default

@@ -3,7 +3,7 @@
 A short run with the common ImageNet augmentation: random resized crop and flip, cosine schedule
 after half an epoch of warm-up; evaluation on the centre crop. No paper's recipe.
 
-    resnet-jax train --config configs/imagenette.py --config.data.dir=DIR --workdir runs/imagenette
+    resnet-jax train --config imagenette --config.data.dir=DIR --workdir runs/imagenette
 
 Hardware: any; about two minutes an epoch on a 2-core CPU. Result: see README.md for one epoch; the
 20 epochs are not yet run.

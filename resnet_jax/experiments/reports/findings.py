@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError
-from resnet_jax.experiments import results, sweep_json
+from resnet_jax.experiments import results
 from resnet_jax.experiments import statistics as comparison
 from resnet_jax.experiments.results import SPLITS, Curve, Result
 from resnet_jax.experiments.statistics import Difference, Estimate
-from resnet_jax.experiments.sweep import Sweep
+from resnet_jax.experiments.sweep import Sweep, read_sweep
 from resnet_jax.training import workdir as runs
 
 MOST_POINTS = 400  # of a curve; a longer one is thinned evenly
@@ -98,7 +98,7 @@ def find(workdir: Path) -> Findings:
     Raises:
       InputError: if it holds no sweep, if nothing of it has ended, or files cannot be understood.
     """
-    sweep = sweep_json.read_sweep(workdir)
+    sweep = read_sweep(workdir)
     every = results.read_results(sweep, workdir)
     if not any(run.final for run in every):
         raise InputError(_nothing(workdir, every))

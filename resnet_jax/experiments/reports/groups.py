@@ -10,7 +10,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.experiments import statistics as comparison
 from resnet_jax.experiments.results import Final, read_final
 from resnet_jax.experiments.statistics import Difference, Estimate
-from resnet_jax.experiments.sweep_json import SWEEP_FILE
+from resnet_jax.experiments.sweep import SWEEP_FILE
 from resnet_jax.training import workdir
 from resnet_jax.training.config import FREE_FIELDS, flatten
 

@@ -9,7 +9,8 @@ from resnet_jax.experiments.failures import Failure, read_failure
 from resnet_jax.experiments.reproduce.plan import Plan
 from resnet_jax.experiments.reproduce.verdicts import NOT_RUN, Outcome, judge
 from resnet_jax.experiments.sweep import Unit, units
-from resnet_jax.papers.table import PAPERS, Row
+from resnet_jax.papers.table import PAPERS
+from resnet_jax.papers.table import PublishedRow as Row
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training.workdir import read_summary
 

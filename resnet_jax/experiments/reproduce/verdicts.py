@@ -5,7 +5,8 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.papers.table import PublishedRow as Row
+from resnet_jax.papers.table import PublishedTable as Table
 
 WITHIN = 'within published spread'
 SAME_ORDER = 'same order'

@@ -13,6 +13,7 @@ from resnet_jax.experiments.search.figure import write_figure
 from resnet_jax.experiments.search.search import Search
 from resnet_jax.experiments.search.trials import STATES, Trial, ranked
 from resnet_jax.records.writers import write_atomically
+from resnet_jax.training import config_files
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'
 BEST_FILE, CONFIRM_FILE = 'best.json', 'confirm.py'
@@ -109,7 +110,7 @@ def _confirm(search: Search, workdir: Path, best: Sequence[Trial]) -> str:
     names = [f'trial {trial.number}' for trial in best]
     sweep = {
         'title': f'the best of: {search.title}',
-        'base': str(Path(search.base).resolve()),
+        'base': config_files.absolute(search.base),
         'fields': {k: v for k, v in search.fields.items() if k not in _SPLITS},
         'arms': {name: dict(t.values) for name, t in zip(names, best, strict=True)},
         'baseline': names[0],
