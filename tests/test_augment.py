@@ -124,7 +124,7 @@ def test_what_is_off_costs_nothing():
     assert 'gather' in no_flip and 'rev' not in no_flip
     no_crop = str(jaxpr(('pad_crop', 'flip'), pad=0))
     assert 'rev' in no_crop and 'gather' not in no_crop
-    # Without a user the keys go, too.
+    # The compiler drops the unused keys.
     off = jax.jit(program(('pad_crop',), pad=0)).lower(IMAGES, POSITIONS)
     assert 'xor' not in off.compile().as_text()
     np.testing.assert_array_equal(augmented(('pad_crop',), pad=0), IMAGES)
@@ -132,7 +132,7 @@ def test_what_is_off_costs_nothing():
 
 @pytest.mark.parametrize('mode', ['zero', 'reflect'])
 def test_random_numbers_are_those_of_earlier_versions(mode):
-    """Written out as it was when crop and flip took the halves of one key."""
+    """The same computation as when crop and flip split one key, written out."""
 
     def one(image, key):
         crop_key, flip_key = jax.random.split(key)
@@ -148,7 +148,7 @@ def test_random_numbers_are_those_of_earlier_versions(mode):
 
 
 def test_crops_and_flips_are_the_recorded_ones():
-    """From a run of an earlier version: what a resumed run goes on with."""
+    """Recorded with an earlier version, whose runs may be resumed."""
     corners = jnp.arange(64.0).reshape(1, 8, 8, 1).repeat(6, axis=0) + 1
     out = augmented(images=corners, positions=jnp.arange(6))
     recorded = [[34, 35], [18, 19], [21, 22], [10, 11], [29, 30], [37, 38]]
@@ -164,7 +164,7 @@ def test_transforms_apply_in_the_order_of_their_names():
 
 
 def mix(key, images, targets, settings):
-    """What a batch transform such as mixup looks like."""
+    """A batch transform in the manner of mixup."""
     weight = settings['weight'] * jax.random.uniform(key)
     return tuple(weight * x + (1 - weight) * x[::-1] for x in (images, targets))
 
@@ -190,7 +190,7 @@ def test_a_batch_transform_changes_images_and_targets_together(monkeypatch):
     expected = weight * crops + (1 - weight) * crops[::-1]
     expected = jax.vmap(lambda i, k: random_flip(jax.random.split(k)[1], i))(expected, KEYS)
     np.testing.assert_allclose(images, expected, rtol=1e-6)
-    # Drawn anew in every step, whatever the other transforms are, and not from an example's key.
+    # Drawn anew in every step, independent of the other transforms and of every example's key.
     assert float(run(names, step=8)[1][0, 0]) != weight
     assert float(run(('mix',))[1][0, 0]) == weight
     drawn = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 9)))(KEYS)
@@ -231,7 +231,7 @@ def test_transforms_that_fit_are_accepted():
 def test_random_numbers_of_transforms_are_kept_apart():
     streams = [transform.stream for transform in TRANSFORMS.values()]
     assert len(set(streams)) == len(streams)
-    # What runs of earlier versions are resumed with; 1 on the host is the order of examples.
+    # Fixed, so that runs of earlier versions resume; the host's 1 is the order of examples.
     names = ('pad_crop', 'flip', 'random_resized_crop')
     assert [TRANSFORMS[name].stream for name in names] == [0, 1, 2]
 

@@ -37,7 +37,7 @@ CROP = {'transforms': ('random_resized_crop',), 'settings': {'crop_scale': (0.08
 
 
 def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
-    """Batches of a stream over 20 synthetic images, so that it runs through several epochs."""
+    """Batches of a stream over 20 synthetic images, several epochs long."""
     source = open_source('synthetic', 'train[:20]')
     return list(
         train_batches(
@@ -59,7 +59,7 @@ def assert_same(batches, others) -> None:
             np.testing.assert_array_equal(batch[name], other[name], strict=True)
 
 
-def test_epoch_order_is_a_permutation_of_its_own():
+def test_each_epoch_has_its_own_permutation():
     orders = {(s, e): tuple(epoch_order(s, e, 100)) for s in range(3) for e in range(4)}
     assert len(set(orders.values())) == 12
     for order in orders.values():
@@ -132,7 +132,7 @@ def test_random_crops_do_not_depend_on_workers_or_on_where_the_stream_began():
 
 
 def test_random_crops_are_those_of_earlier_versions():
-    """Written out as it was before transforms had names."""
+    """The same computation as before transforms had names, written out."""
     source = open_source('synthetic', 'train[:20]')
     indices = np.concatenate([batch_indices(3, s, 7, 20) for s in range(9)])
     expected = [
@@ -150,7 +150,7 @@ def invert(rng, image, size, settings):
 
 
 def test_host_transforms_follow_one_another(monkeypatch):
-    """Also in worker processes, which do not have rows that a program adds to the table."""
+    """Also in worker processes, which lack the rows that a program adds to the table."""
     monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 11, invert, ('most',)))
     options = {'seed': 3, 'batch_size': 7, 'first_step': 0, 'last_step': 3}
     names = ('random_resized_crop', 'invert', 'flip')
@@ -222,7 +222,7 @@ def broken_folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_bad_image_ends_the_stream_with_its_name(broken_folder, workers):
+def test_a_bad_image_ends_the_stream_and_is_named(broken_folder, workers):
     source = open_source(f'folder:{broken_folder}', 'train')
     batches = train_batches(
         source, COLOUR, seed=0, batch_size=2, first_step=0, last_step=4, workers=workers
@@ -233,12 +233,12 @@ def test_a_bad_image_ends_the_stream_with_its_name(broken_folder, workers):
     assert not multiprocessing.active_children()
 
 
-def test_a_bad_image_ends_loading_with_its_name(broken_folder):
+def test_a_bad_image_ends_loading_and_is_named(broken_folder):
     with pytest.raises(InputError, match=r'5\.png: not an image'):
         load_arrays(open_source(f'folder:{broken_folder}', 'train'), COLOUR)
 
 
-def test_dropping_the_stream_half_way_ends_its_processes():
+def test_dropping_the_stream_ends_its_processes():
     jnp.ones(3).block_until_ready()  # JAX's threads run, so forking would be unsafe
     source = open_source('synthetic', 'train')
     batches = train_batches(
@@ -256,7 +256,7 @@ PROGRAM = """
     from resnet_jax.data import Preprocessing, open_source, train_batches
 
     if __name__ == '__main__':
-        # A shell that starts the tests in the background has them ignore it.
+        # A shell that starts the tests in the background makes them ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         jnp.ones(3).block_until_ready()
         batches = train_batches(
@@ -267,7 +267,7 @@ PROGRAM = """
         while True:
             next(batches)
             time.sleep(0.01)
-"""  # `batches` is a global: nothing drops it before the interpreter ends
+"""  # `batches` is a global: it lives until the interpreter exits
 
 
 def running(pid: int) -> bool:

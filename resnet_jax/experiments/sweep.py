@@ -21,7 +21,7 @@ from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files, workdir
-from resnet_jax.training.checks import lacking, resolve
+from resnet_jax.training.checks import refuse_without_effect, resolve
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'
@@ -80,22 +80,14 @@ class Unit:
 
 
 def checked_config(base: str, fields: Fields) -> ConfigDict:
-    """A base config with some fields changed.
+    """A base config with some fields changed, checked.
 
     Raises:
       InputError: for a field that does not exist or an invalid value.
     """
-    overrides = [(name, str(value)) for name, value in fields.items()]
-    return resolve(configs.override(configs.read_config_file(base), overrides))
-
-
-def idle_fields(config: ConfigDict, names: Iterable[str]) -> dict[str, str]:
-    """Fields that have no effect with the other settings, and what they need to have one.
-
-    A value that means "off", such as 0 or False, is not among them.
-    """
-    values = configs.flatten(config)
-    return {name: needs for name in names if values[name] and (needs := lacking(config, name))}
+    config = configs.read_config_file(base)
+    configs.override(config, [(name, str(value)) for name, value in fields.items()])
+    return resolve(config)
 
 
 def units(sweep: Sweep, folder: Path) -> list[Unit]:
@@ -139,7 +131,22 @@ def load_sweep(
     found = config_files.call(spec, 'get_sweep')
     folder = config_files.find(spec)[0].parent
     sweep = make_sweep(found, f'sweep file {spec}', folder, overrides, seeds)
+    refuse_shared_without_effect(sweep, sweep.fields)
+    for arm, fields in sweep.arms.items():
+        try:
+            refuse_without_effect([sweep.config(arm, sweep.seeds[0])], fields)
+        except InputError as error:
+            raise InputError(f'arm {arm!r}: {error}') from error
     return dataclasses.replace(sweep, source=source_text(['sweep', '--config', spec], overrides))
+
+
+def refuse_shared_without_effect(sweep: Sweep, fields: Iterable[str]) -> None:
+    """Refuses fields of all arms that change nothing in any of them.
+
+    Raises:
+      InputError: naming the first such field and what it needs.
+    """
+    refuse_without_effect([sweep.config(arm, sweep.seeds[0]) for arm in sweep.arms], fields)
 
 
 def make_sweep(
@@ -176,31 +183,18 @@ def make_sweep(
     sweep = Sweep(
         title=_title(found['title'], overrides),
         base=config_files.canonical(found['base'], folder),
-        fields={**found.get('fields', {}), **dict(overrides)},
+        fields=_overridden(found.get('fields', {}), dict(overrides)),
         arms=arms,
         seeds=chosen,
         baseline=baseline,
         published=found.get('published', {}),
         runs=found.get('runs', {}) if seeds is None else {},
     )
-    _check_fields(sweep, where)
-    return sweep
-
-
-def _check_fields(sweep: Sweep, where: str) -> None:
-    """Makes every arm's config; a shared field must have an effect in one, an arm's own in its."""
-    shared: dict[str, list[str]] = {}
-    for arm, fields in sweep.arms.items():
+    for arm, fields in arms.items():
         if 'seed' in {*sweep.fields, *fields}:
             raise InputError(f'{where}: arm {arm!r} sets seed; the sweep itself varies the seed')
-        idle = idle_fields(sweep.config(arm, sweep.seeds[0]), {**sweep.fields, **fields})
-        for field, needs in idle.items():
-            if field in fields:
-                raise InputError(f'arm {arm!r}: config field {field} has no effect without {needs}')
-            shared.setdefault(field, []).append(needs)
-    for field, needed in shared.items():
-        if len(needed) == sum(field not in fields for fields in sweep.arms.values()):
-            raise InputError(f'config field {field} has no effect in any arm without {needed[0]}')
+        sweep.config(arm, chosen[0])
+    return sweep
 
 
 def check_keys(
@@ -218,6 +212,12 @@ def check_keys(
     missing = [key for key in required if not found.get(key)]
     if missing:
         raise InputError(f'{where} lacks {", ".join(missing)}')
+
+
+def _overridden(fields: Fields, overrides: Fields) -> Fields:
+    """Fields with others on top, which replace an alternative too: steps for epochs."""
+    replaced = {configs.ALTERNATIVES.get(field) for field in overrides}
+    return {**{k: v for k, v in fields.items() if k not in replaced}, **overrides}
 
 
 def _title(title: str, overrides: Sequence[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""The model of a run, ready to evaluate and predict."""
+"""Load the model of a run, ready to evaluate and predict."""
 
 import dataclasses
 import os
@@ -14,20 +14,19 @@ from resnet_jax.training.step import eval_variables
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """All that evaluation and prediction need.
+    """A model with everything that evaluation and prediction need.
 
     Attributes:
       model: the module.
-      variables: `params` and `batch_stats`, the averaged ones where the run keeps them.
-      preprocessing: what the model was trained with, class names included.
-      origin: where it comes from, for the JSON of a command: {'workdir', 'step'} or {'model',
-        'weights'}.
-      title: the same for people.
-      matmul_precision: of `compilation.matmul_precision`, as in training; None: JAX's own.
+      variables: `params` and `batch_stats`; the averaged ones if the run keeps them.
+      preprocessing: of the training, with the class names.
+      origin: the source of the model, for JSON output: {'workdir', 'step'} or {'model', 'weights'}.
+      title: the source of the model, for people to read.
+      matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
     """
 
     model: models.ResNet
-    variables: Any
+    variables: dict[str, Any]
     preprocessing: Preprocessing
     origin: dict[str, Any]
     title: str
@@ -35,7 +34,7 @@ class TrainedModel:
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
-    """The model of a run.
+    """Loads the model of a run.
 
     Args:
       folder: the workdir of the run.

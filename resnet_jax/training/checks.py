@@ -5,7 +5,7 @@ these are known.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -181,18 +181,24 @@ def check_dtype(name: str, field: str) -> None:
     check_choice(field, name, DTYPES)
 
 
-def refuse_without_effect(config: ConfigDict, given: Sequence[str]) -> None:
+def refuse_without_effect(configs: Sequence[ConfigDict], given: Iterable[str]) -> None:
     """Refuses fields that the user set and that change nothing with the other settings.
 
     A value that means "off", such as 0 or False, is never refused.
 
+    Args:
+      configs: of the runs that the fields were set for, at least one; an effect in one is enough.
+      given: dotted fields.
+
     Raises:
       InputError: naming the first such field and what it needs.
     """
-    fields = flatten_dict(config.to_dict(), sep='.')
+    flat = [flatten_dict(config.to_dict(), sep='.') for config in configs]
     for field in given:
-        if fields[field] and (needed := lacking(config, field)):
-            raise InputError(f'config field {field} has no effect without {needed}')
+        if all(fields[field] for fields in flat):
+            needed = [lacking(config, field) for config in configs]
+            if all(needed):
+                raise InputError(f'config field {field} has no effect without {needed[0]}')
 
 
 def lacking(config: ConfigDict, field: str) -> str:

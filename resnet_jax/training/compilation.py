@@ -28,9 +28,14 @@ CPU_OPTIONS = {
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
 
 
-def compiler_options() -> dict[str, str]:
-    """For the `compiler_options` of `jax.jit`, on the platform that JAX uses here."""
-    return CPU_OPTIONS if jax.default_backend() == 'cpu' else {}
+def compiler_options(level: int | None = None) -> dict[str, str]:
+    """The `compiler_options` of `jax.jit` for the platform that JAX uses here.
+
+    Args:
+      level: XLA's optimisation level, 0 to 3; None leaves XLA's own setting.
+    """
+    options = CPU_OPTIONS if jax.default_backend() == 'cpu' else {}
+    return options if level is None else {**options, 'xla_backend_optimization_level': str(level)}
 
 
 def _silence_false_alarm() -> None:
@@ -51,10 +56,10 @@ def _silence_false_alarm() -> None:
         config.update('jax_logging_level', 'NOTSET')
 
 
-def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
-    """`jax.jit` with this platform's options."""
+def jit(function: Callable[..., Any], level: int | None = None, **kwargs: Any) -> Any:
+    """`jax.jit` with `compiler_options(level)`."""
     _silence_false_alarm()
-    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
+    return jax.jit(function, compiler_options=compiler_options(level), **kwargs)
 
 
 def check_matmul_precision(name: str | None) -> None:

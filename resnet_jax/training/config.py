@@ -1,7 +1,6 @@
 """Configs: reading files, overriding fields, and JSON. What a field may hold is in checks.py."""
 
 import ast
-import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +53,7 @@ def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
     """
     config = override(read_config_file(spec), overrides)
     resolve(config)
-    refuse_without_effect(config, [field for field, _ in overrides])
+    refuse_without_effect([config], [field for field, _ in overrides])
     return config
 
 
@@ -76,8 +75,8 @@ def read_config_file(spec: str) -> ConfigDict:
 
 def default_config() -> ConfigDict:
     """The package's default config: every field that there is."""
-    path = str(importlib.resources.files('resnet_jax') / 'configs' / 'default.py')
-    config: ConfigDict = config_files.call(path, 'get_config')
+    path = config_files.package_folder() / 'default.py'
+    config: ConfigDict = config_files.call(str(path), 'get_config')
     return config
 
 

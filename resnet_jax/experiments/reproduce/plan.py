@@ -8,10 +8,9 @@ from typing import Any
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.experiments.sweep import (
     Sweep,
-    checked_config,
     from_table,
-    idle_fields,
     make_sweep,
+    refuse_shared_without_effect,
     source_text,
 )
 from resnet_jax.papers.cifar import find_table
@@ -150,45 +149,20 @@ def _sweep(
     runs = {row.name: recipe.runs_for(row.name) for row in table.rows}
     most = max(runs.values())
     base = base_of(recipe) if folder is None else _in_folder(folder, base_of(recipe))
-    shared = _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed)
-    rows = {row.name: _without(_row_fields(table, row, scale), changed) for row in table.rows}
-    _drop_idle(base, {**shared, **changed}, rows, found['arms'], shared)
     found |= {
         'base': base,
-        'fields': shared,
-        'arms': {row: fields | found['arms'][row] for row, fields in rows.items()},
+        'fields': _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed),
+        'arms': {
+            row.name: _without(_row_fields(table, row, scale), changed) | found['arms'][row.name]
+            for row in table.rows
+        },
         'seeds': {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale],
         'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
     }
     sweep = make_sweep(found, f'table {key}', None, overrides, seeds)
+    refuse_shared_without_effect(sweep, dict(overrides))
     source = source_text(['reproduce', key, '--scale', scale], overrides)
     return dataclasses.replace(sweep, source=source)
-
-
-def _drop_idle(
-    base: str,
-    common: Mapping[str, Any],
-    rows: Mapping[str, dict[str, Any]],
-    models: Mapping[str, Mapping[str, Any]],
-    shared: dict[str, Any],
-) -> None:
-    """Drops recipe fields that a scale or an override leaves without effect.
-
-    Args:
-      base: the base config.
-      common: fields of all rows, with the overrides.
-      rows: row -> its own fields; changed in place.
-      models: row -> the fields that select its model.
-      shared: the recipe's fields of all rows; changed in place.
-    """
-    idle_everywhere = set(shared)
-    for row, own in rows.items():
-        config = checked_config(base, {**common, **own, **models[row]})
-        idle_everywhere &= idle_fields(config, shared).keys()
-        for field in idle_fields(config, own):
-            del own[field]
-    for field in idle_everywhere:
-        del shared[field]
 
 
 def _in_folder(folder: Path, name: str) -> str:

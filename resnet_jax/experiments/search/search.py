@@ -16,10 +16,10 @@ from resnet_jax.experiments.sweep import (
     Fields,
     check_keys,
     checked_config,
-    idle_fields,
     source_text,
 )
 from resnet_jax.training import config_files
+from resnet_jax.training.checks import lacking, refuse_without_effect
 
 # What get_search() may return, and what it must return.
 _KEYS = (
@@ -109,8 +109,8 @@ class Search:
 
     def effective(self, values: Fields) -> dict[str, Any]:
         """The values that have an effect together: a conditional field may have none in a trial."""
-        idle = idle_fields(self.config(values), values)
-        return {field: value for field, value in values.items() if field not in idle}
+        config = self.config(values)
+        return {field: value for field, value in values.items() if not lacking(config, field)}
 
     def described(self) -> dict[str, Any]:
         """The search as JSON data."""
@@ -199,20 +199,18 @@ def _check(search: Search, where: str) -> None:
             raise InputError(f'{where}: {field} {whose}; it cannot be set as well')
     if 'seed' in search.space:
         raise InputError(f'{where}: seed cannot be searched; use the sweep command')
+    tried = []
     first = {field: values.ends[0] for field, values in search.space.items()}
-    idle = dict.fromkeys([*search.fields, *search.space], '')
     for field, values in search.space.items():
         for end in values.ends:
             try:
                 config = search.config({**first, field: end})
             except InputError as error:
                 raise InputError(f'{where}, with {field} {end}: {error}') from error
-            found = idle_fields(config, idle)
-            idle = {name: found[name] for name in idle if name in found}
+            tried.append(config)
             if search.pruner != 'none' and not config.train.eval_every:
                 raise InputError(
                     f'pruner {search.pruner!r} needs evaluations during a run; set '
                     'train.eval_every, or use the pruner none'
                 )
-    for name, needs in idle.items():
-        raise InputError(f'{where}: config field {name} has no effect in any trial without {needs}')
+    refuse_without_effect(tried, [*search.fields, *search.space])
