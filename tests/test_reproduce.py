@@ -182,6 +182,7 @@ def test_smoke_is_two_steps_on_synthetic_images():
             settings = found.sweep.config(arm, 0)
             assert (settings.data.name, settings.train.steps) == ('synthetic', 2)
             assert (settings.data.image_size, settings.train.epochs) == (size, None)
+            assert settings.train.xla_optimization_level == 0
         assert not found.figures and 'no verdict' in found.notes[0]
 
 

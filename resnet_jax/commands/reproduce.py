@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--shard', default='1/1', metavar='I/N', help='only this part of the runs')
     parser.add_argument(
-        '--configs', type=Path, metavar='DIR', help="./configs if not given, else the checkout's"
+        '--configs', type=Path, metavar='DIR', help="configs used instead of the package's"
     )
     parser.add_argument(
         '--list', action='store_true', help='the tables, or one, and what they cost; runs nothing'
@@ -77,10 +76,6 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.overrides,
         parse_seeds(options.seeds),
     )
-    if plan.scale == 'smoke':
-        # Its time is that of compiling. What the environment says comes later and counts.
-        level = '--xla_backend_optimization_level=0'
-        os.environ['XLA_FLAGS'] = f'{level} {os.environ.get("XLA_FLAGS", "")}'.strip()
     shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(plan.sweep, options.workdir, shard, engine)

@@ -157,8 +157,9 @@ def together(run: Run, count: int, devices: int) -> Program:
         parts = [jax.tree.map(operator.itemgetter(i), held) for i in range(count)]
         return [run.placement.put_whole(part) for part in parts]
 
+    options = compiler_options(run.inputs.config.train.xla_optimization_level)
     return Program(
-        step=jax.jit(many, donate_argnums=(1, 2), compiler_options=compiler_options()),
+        step=jax.jit(many, donate_argnums=(1, 2), compiler_options=options),
         pack=pack,
         unpack=unpack,
         put_whole=lambda tree: jax.device_put(tree, NamedSharding(mesh, whole)),

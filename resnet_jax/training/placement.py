@@ -120,12 +120,13 @@ class Placement:
         }
         return jax.device_put(parts, NamedSharding(here, _SHARE))
 
-    def compile(self, step: Callable[..., Any], template: Any) -> Any:
+    def compile(self, step: Callable[..., Any], template: Any, level: int | None = None) -> Any:
         """Makes the step run on the devices.
 
         Args:
           step: (seed, state, totals, arrays, batches) -> (state, totals), reducing over `axis`.
           template: of the state.
+          level: XLA's optimisation level; None leaves its own. `jax.pmap` cannot set it.
 
         Returns:
           The same function of what `put_state`, `put_whole` and `put_train_batches` give; state and
@@ -153,7 +154,7 @@ class Placement:
             step,
             donate_argnums=(1, 2),
             out_shardings=(self.state_sharding(template), self.everywhere),
-            compiler_options=compiler_options(),
+            compiler_options=compiler_options(level),
         )
 
     def _global(self, mapped: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,6 +41,7 @@ _SMOKE: dict[str, Any] = {
     'train.log_every': 1,
     'train.eval_every': 0,
     'train.eval_batch_size': 4,
+    'train.xla_optimization_level': 0,  # two steps take less time than compiling them
     'optim.learning_rate': 1e-3,
     'optim.scale_by_batch': 0,
     'optim.warmup': 0.0,  # often longer than the two steps
