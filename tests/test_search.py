@@ -325,6 +325,8 @@ def test_what_the_command_line_sets(tmp_path):
     assert search.config({'optim.learning_rate': GOOD}).train.steps == 8
     with pytest.raises(InputError, match='learning_rate is searched'):
         load_search(file, [('optim.learning_rate', '0.3')])
+    epochs = load_search(file, [('train.epochs', '2')]).config({'optim.learning_rate': GOOD})
+    assert (epochs.train.steps, epochs.train.epochs) == (None, 2)  # the file sets the steps
 
 
 def refused(capsys, file, out, *options):

@@ -183,7 +183,7 @@ def make_sweep(
     sweep = Sweep(
         title=_title(found['title'], overrides),
         base=config_files.canonical(found['base'], folder),
-        fields=_overridden(found.get('fields', {}), dict(overrides)),
+        fields=overridden(found.get('fields', {}), dict(overrides)),
         arms=arms,
         seeds=chosen,
         baseline=baseline,
@@ -214,8 +214,8 @@ def check_keys(
         raise InputError(f'{where} lacks {", ".join(missing)}')
 
 
-def _overridden(fields: Fields, overrides: Fields) -> Fields:
-    """Fields with others on top, which replace an alternative too: steps for epochs."""
+def overridden(fields: Fields, overrides: Fields) -> Fields:
+    """Fields with overrides, which also replace alternatives: train.steps replaces train.epochs."""
     replaced = {configs.ALTERNATIVES.get(field) for field in overrides}
     return {**{k: v for k, v in fields.items() if k not in replaced}, **overrides}
 

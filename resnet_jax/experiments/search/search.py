@@ -16,6 +16,7 @@ from resnet_jax.experiments.sweep import (
     Fields,
     check_keys,
     checked_config,
+    overridden,
     source_text,
 )
 from resnet_jax.training import config_files
@@ -153,7 +154,7 @@ def load_search(
         **{
             **chosen,
             'base': config_files.canonical(found['base'], folder),
-            'fields': {**found.get('fields', {}), **dict(overrides)},
+            'fields': overridden(found.get('fields', {}), dict(overrides)),
             'space': {field: _values(field, given, where) for field, given in space.items()},
         }
     )
