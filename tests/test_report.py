@@ -241,7 +241,7 @@ def test_long_curves_are_thinned(tmp_path):
     lines = [{'step': i, 'split': 'eval', 'top1': 0.5} for i in range(1, 1002)]
     run = folder / 'runs' / 'base' / 'seed0' / 'metrics.jsonl'
     run.write_text('\n'.join(map(json.dumps, lines)))
-    curve = findings.curves(findings.find(folder))[0]
+    curve = findings.curves(findings.find(folder).arms)[0]
     points = curve['seeds'][0]['points']
     assert 300 < len(points) <= findings.MOST_POINTS
     assert points[0] == [1, 50.0] and points[-1] == [1001, 50.0]

@@ -9,11 +9,11 @@ from running import CONFIGS, ROOT, command
 from resnet_jax.cli import main
 from resnet_jax.errors import Diverged
 from resnet_jax.experiments import sweep_json
-from resnet_jax.experiments.failures import write_failure
 from resnet_jax.experiments.reproduce import costs, outcome
 from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
 from resnet_jax.experiments.reproduce.scales import SCALES
 from resnet_jax.experiments.reproduce.verdicts import Outcome, judge
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import units
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count

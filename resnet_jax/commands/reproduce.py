@@ -66,9 +66,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from resnet_jax.experiments.engines.engine import run_sweep
-    from resnet_jax.experiments.failures import read_failure
     from resnet_jax.experiments.reproduce import outcome
     from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
+    from resnet_jax.experiments.results import read_failure
 
     plan = make_plan(
         options.table,

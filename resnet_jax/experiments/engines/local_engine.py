@@ -21,7 +21,7 @@ from typing import Any
 from resnet_jax.experiments.engines.display import SweepConsole
 from resnet_jax.experiments.engines.engine import check_all_ended, in_this_process, stop_signals
 from resnet_jax.experiments.engines.gpus import visible_gpus
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
 from resnet_jax.training.summary import read_summary

@@ -20,7 +20,7 @@ from resnet_jax.errors import InputError, RunError, first_line
 from resnet_jax.experiments.engines import archives, ray_task
 from resnet_jax.experiments.engines.display import SweepConsole
 from resnet_jax.experiments.engines.engine import Engine, check_all_ended, stop_signals
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.config import to_json

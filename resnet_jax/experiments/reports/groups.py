@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_jax.errors import InputError
 from resnet_jax.experiments import statistics as comparison
-from resnet_jax.experiments.results import Final, read_final
+from resnet_jax.experiments.results import read_run
 from resnet_jax.experiments.statistics import Difference, Estimate
 from resnet_jax.experiments.sweep_json import SWEEP_FILE
 from resnet_jax.training import workdir
@@ -31,7 +31,7 @@ class Single:
     folder: Path
     seed: int
     config: Mapping[str, Any]
-    final: Final | None
+    final: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _read(folder: Path) -> Single:
         )
     config = flatten(workdir.read_config(folder))
     kept = {k: v for k, v in config.items() if k not in FREE_FIELDS and k != 'seed'}
-    return Single(folder, config.get('seed', 0), kept, read_final(folder))
+    return Single(folder, config.get('seed', 0), kept, read_run(folder).final)
 
 
 def _name(number: int) -> str:
@@ -143,7 +143,7 @@ def to_json(groups: Sequence[Group]) -> dict[str, Any]:
             {
                 'name': group.name,
                 'error': group.error and dataclasses.asdict(group.error),
-                'difference': group.difference and comparison.to_json(group.difference),
+                'difference': group.difference and comparison.difference_json(group.difference),
                 'parameters': group.median('parameters'),
                 'images_per_second': group.median('images_per_second'),
                 'runs': [_run_json(run) for run in group.runs],

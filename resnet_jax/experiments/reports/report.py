@@ -43,8 +43,10 @@ def write_report(workdir: Path) -> Report:
       InputError: if the workdir holds no sweep, nothing has ended, or it cannot be written.
     """
     findings = found.find(workdir)
-    says, curves = statement(findings), found.curves(findings)
-    content = found.to_json(findings, says)
+    if not findings.runs('ended'):
+        raise InputError(_nothing(findings))
+    says, curves = statement(findings), found.curves(findings.arms)
+    content = found.to_json(findings, says, '')
     try:
         figures = write_figures(findings, curves, workdir)
         texts = {
@@ -59,3 +61,14 @@ def write_report(workdir: Path) -> Report:
     except OSError as error:
         raise InputError(f'cannot write the report in {workdir}: {error.strerror}') from error
     return Report(findings, says, content, [*(workdir / name for name in texts), *figures])
+
+
+def _nothing(findings: Findings) -> str:
+    failed, every = findings.runs('failed'), findings.runs()
+    begun = len(findings.runs('unfinished'))
+    text = f'nothing to report: none of the {len(every)} runs in {findings.workdir} has ended'
+    if failed:
+        name = next(arm.name for arm in findings.arms if failed[0] in arm.runs)
+        why = failed[0].failure
+        text += f'; {len(failed)} failed ({name} seed {failed[0].seed}: {why and why.error})'
+    return f'{text}; {begun} have begun; `resnet-jax sweep` resumes them' if begun else text

@@ -93,7 +93,7 @@ def _arm_notes(findings: Findings, published: bool) -> list[str]:
         "Interval: of the mean, Student's t over seeds. Multiply-adds: of one image's forward "
         f'pass. images/s and wall s: medians over seeds, on {", ".join(devices)}.'
     ]
-    together = max(run.final.together for run in findings.runs() if run.final)
+    together = max((run.final.together for run in findings.runs() if run.final), default=1)
     if together > 1:
         notes.append(
             f'Up to {together} runs shared each training step: images/s is that of one of them.'
@@ -134,12 +134,18 @@ def runs_listing(findings: Findings) -> Listing | None:
     """The runs that have not ended well, and why; None if there are none."""
     rows = tuple(
         (
-            run.unit.arm,
-            str(run.unit.seed),
+            arm.name,
+            str(run.seed),
             run.state,
-            run.failure or (f'at step {run.last_step:,}' if run.last_step else NOTHING),
+            run.failure.error
+            if run.failure
+            else f'at step {run.last_step:,}'
+            if run.last_step
+            else NOTHING,
         )
-        for run in findings.runs('failed', 'unfinished', 'not begun')
+        for arm in findings.arms
+        for run in arm.runs
+        if run.state != 'ended'
     )
     return (
         Listing('Failed and unfinished runs', ('arm', 'seed', 'state', 'why'), rows)

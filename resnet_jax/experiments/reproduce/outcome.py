@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.failures import Failure, read_failure
 from resnet_jax.experiments.reproduce.plan import Plan
 from resnet_jax.experiments.reproduce.verdicts import NOT_RUN, Outcome, judge
+from resnet_jax.experiments.results import Failure, read_failure
 from resnet_jax.experiments.sweep import Unit, units
 from resnet_jax.papers.table import PAPERS, Row
 from resnet_jax.records.writers import write_atomically

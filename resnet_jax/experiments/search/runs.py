@@ -8,7 +8,7 @@ from typing import Any
 from resnet_jax import data
 from resnet_jax.errors import Diverged, InputError, Stopped
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.search import results, study
 from resnet_jax.experiments.search.results import SEARCH_FILE
 from resnet_jax.experiments.search.search import METRICS, Search
