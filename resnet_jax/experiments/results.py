@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_jax.errors import Diverged, InputError
-from resnet_jax.models.counting import count
+from resnet_jax.models.counting import Counts, count
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.config import flatten
 from resnet_jax.training.summary import read_summary
@@ -51,6 +51,8 @@ class FinalFigures:
         of which is compilation; None if the summary does not say.
       versions: package -> version.
       git_commit: of the code, with '+' if it had changes; None outside a checkout.
+      memory: 'step_bytes', what the compiler says a step needs, and 'device_peak_bytes', what the
+        device has used at most; None if unknown.
     """
 
     error: float
@@ -65,6 +67,7 @@ class FinalFigures:
     first_step_seconds: float | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     git_commit: str | None = None
+    memory: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
 
     @property
     def training_seconds(self) -> float:
@@ -189,6 +192,7 @@ def _read_final(folder: Path) -> FinalFigures | None:
             first_step_seconds=summary.get('first_step_seconds'),
             versions=dict(summary.get('versions') or {}),
             git_commit=summary.get('git_commit'),
+            memory=dict(summary.get('memory') or {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
@@ -235,8 +239,8 @@ def provenance(runs: Iterable[RunResult]) -> dict[str, Any]:
     }
 
 
-def multiply_adds(folder: Path) -> int | None:
-    """Multiply-adds of one image's forward pass in a run's model; None if its files do not say.
+def model_counts(folder: Path) -> Counts | None:
+    """Parameters of a run's model and multiply-adds of one image; None if its files do not say.
 
     The model is traced, not computed: under a second for most, ten for a thousand layers.
     """
@@ -248,4 +252,4 @@ def multiply_adds(folder: Path) -> int | None:
     size = preprocessing.image_size
     # A scanned block is traced once, and would be counted once.
     plain = model.clone(scan_blocks=False, remat=False)
-    return count(plain, (size, size, preprocessing.channels)).multiply_adds
+    return count(plain, (size, size, preprocessing.channels))

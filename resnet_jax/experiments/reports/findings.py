@@ -10,7 +10,7 @@ from resnet_jax.experiments.results import (
     SPLITS,
     Curve,
     RunResult,
-    multiply_adds,
+    model_counts,
     provenance,
     read_run,
 )
@@ -144,11 +144,12 @@ def find(workdir: Path) -> Findings:
     arms = []
     for arm in make_arms(by_arm, sweep.baseline):
         begun = [run.folder for run in arm.runs if run.config]
+        counts = model_counts(begun[0]) if begun else None
         arms.append(
             dataclasses.replace(
                 arm,
                 published=sweep.published.get(arm.name),
-                multiply_adds=multiply_adds(begun[0]) if begun else None,
+                multiply_adds=counts and counts.multiply_adds,
             )
         )
     return Findings(sweep, workdir, tuple(arms), _settings(by_arm))
