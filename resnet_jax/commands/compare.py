@@ -42,13 +42,11 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({**to_json(comparison), 'files': [str(path) for path in files]}))
         return
-    if len(comparison.groups) == 1:
-        print('The configs are the same but for the seed.\n')
-    shown = [
+    parts = [
         f'{table.title}\n{text.aligned(table.header, table.rows)}' for table in tables(comparison)
     ]
-    print('\n\n'.join(shown))
-    for sentence in comparison.statement:
-        print(f'\n- {sentence}')
-    for path in files:
-        print(f'\n{path}' if path is files[0] else path)
+    if len(comparison.groups) == 1:
+        parts.insert(0, 'The configs are the same but for the seed.')
+    parts.append('\n'.join(f'- {sentence}' for sentence in comparison.statement))
+    parts.append('\n'.join(map(str, files)))
+    print('\n\n'.join(filter(None, parts)))

@@ -18,12 +18,17 @@ def arms_table(arms: Sequence[Arm], title: str = 'Arms', budget: str = '') -> Ta
     """
     published = any(arm.published is not None for arm in arms)
     incomplete = any(run.final is None for arm in arms for run in arm.runs)
-    header = ['arm', 'mean error %', 'sd', 'n', '95 % interval', 'parameters', 'multiply-adds']
-    header += ['images/s', 'training s', *['published error %'] * published]
+    counted = any(arm.multiply_adds is not None for arm in arms)
+    header = ['arm', 'mean error %', 'sd', 'n', '95 % interval', 'parameters']
+    header += [*['multiply-adds'] * counted, 'images/s', 'training s']
+    header += ['published error %'] * published
     header += ['failed', 'unfinished'] * incomplete
     rows = []
     for arm in arms:
-        row = [arm.name, *_error_cells(arm.error), *_size_cells(arm)]
+        row = [arm.name, *_error_cells(arm.error), number(arm.median('parameters'), ',.0f')]
+        row += [_millions(arm.multiply_adds)] * counted
+        row += [number(arm.median('images_per_second'), ',.0f')]
+        row += [number(arm.median('training_seconds'), ',.1f')]
         row += [number(arm.published, '.2f')] * published
         left = arm.count('unfinished') + arm.count('not begun')
         row += [str(arm.count('failed')), str(left)] * incomplete
@@ -41,14 +46,8 @@ def _error_cells(error: Estimate | None) -> tuple[str, str, str, str]:
     return f'{error.mean:.2f}', number(error.sd, '.2f'), str(error.n), between
 
 
-def _size_cells(arm: Arm) -> tuple[str, str, str, str]:
-    adds = arm.multiply_adds
-    return (
-        number(arm.median('parameters'), ',.0f'),
-        NOTHING if adds is None else f'{adds / 1e6:,.1f} M',
-        number(arm.median('images_per_second'), ',.0f'),
-        number(arm.median('training_seconds'), ',.1f'),
-    )
+def _millions(count: int | None) -> str:
+    return NOTHING if count is None else f'{count / 1e6:,.1f} M'
 
 
 def _arm_notes(arms: Sequence[Arm]) -> list[str]:

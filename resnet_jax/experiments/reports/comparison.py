@@ -138,8 +138,8 @@ def _plain(value: Any) -> Any:
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields that do not have the same value everywhere."""
-    fields = dict.fromkeys(field for each in settings for field in each)
+    """The fields that do not have the same value everywhere, the model's name first."""
+    fields = dict.fromkeys(['model.name', *(field for each in settings for field in each)])
     first = settings[0]
     return [f for f in fields if any(s.get(f, ABSENT) != first.get(f, ABSENT) for s in settings)]
 
@@ -150,10 +150,12 @@ def _names(
     """Names of groups: the fields in which they differ, or folders if that gets too long."""
     if len(members) == 1:
         return ['all runs']
-    # What follows from another model's row alone is not worth naming.
+    # Leave out fields that differ only because the registered models do.
     chosen = [f for f in fields if any(runs[0].config.get(f) is not None for _, runs in members)]
-    names = [', '.join(f'{f}={own.get(f, ABSENT)}' for f in chosen) for own, _ in members]
-    if max(map(len, names)) > _LONGEST_NAME or len(set(names)) < len(names):
+    names = [
+        ', '.join(f'{f}={own[f]}' for f in chosen if own.get(f) is not None) for own, _ in members
+    ]
+    if not all(0 < len(name) <= _LONGEST_NAME for name in names) or len(set(names)) < len(names):
         names = [_folder_name(runs[0].folder) for _, runs in members]
     if len(set(names)) < len(names):
         names = [str(runs[0].folder) for _, runs in members]

@@ -26,7 +26,7 @@ class Document:
       tables: in order; the first two are the gist.
       facts: (name, value) of how and when the figures came about.
       lists: (title, items) of further sections.
-      commands: (what it does, command line) that make the figures again.
+      blocks: (caption, text) of commands and the like, shown as they are.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Document:
     tables: Sequence[Table]
     facts: Sequence[tuple[str, str]]
     lists: Sequence[tuple[str, Sequence[str]]] = ()
-    commands: Sequence[tuple[str, str]] = ()
+    blocks: Sequence[tuple[str, str]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +100,8 @@ def to_markdown(document: Document, figures: Iterable[Path] = ()) -> str:
         parts += [f'## {escape(title)}', '\n'.join(f'- {escape(item)}' for item in items)]
     facts = '\n'.join(f'- {name}: {escape(value)}' for name, value in document.facts)
     parts += ['## How it was made', facts]
-    for purpose, command in document.commands:
-        parts += [f'{escape(purpose)}:', f'```\n{command}\n```']
+    for caption, block in document.blocks:
+        parts += [f'{escape(caption)}:', f'```\n{block}\n```']
     return '\n\n'.join(filter(None, parts)) + '\n'
 
 
@@ -129,9 +129,9 @@ def to_html(
             f'<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>'
             for name, value in document.facts
         ),
-        'commands': '\n'.join(
-            f'<p>{html.escape(purpose)}:</p>\n<pre>{html.escape(command)}</pre>'
-            for purpose, command in document.commands
+        'blocks': '\n'.join(
+            f'<p>{html.escape(caption)}:</p>\n<pre>{html.escape(block)}</pre>'
+            for caption, block in document.blocks
         ),
         'data': embedded({**charts, 'finals': finals}),
     }
@@ -153,7 +153,8 @@ def _list(title: str, items: Iterable[str]) -> str:
 
 
 def _table(table: Table) -> str:
-    kinds = [' class="number"' if table.is_numeric(i) else '' for i in range(len(table.header))]
+    columns = range(1, len(table.header))
+    kinds = ['', *(' class="number"' if table.is_numeric(i) else '' for i in columns)]
     head = ''.join(
         f'<th scope="col"{kind}>{html.escape(name)}</th>'
         for name, kind in zip(table.header, kinds, strict=True)

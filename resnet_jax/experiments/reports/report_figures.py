@@ -79,7 +79,7 @@ def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, A
     looks = styles(arms)
     legend_rows = -(-len(arms) // 3)
     figure = _figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), title)
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, split in zip(panels, ('train', 'test'), strict=True):
         for curve in (curve for curve in curves if curve['split'] == split and curve['mean']):
             steps, mean, low, high = zip(*curve['mean'], strict=True)
@@ -124,6 +124,7 @@ def _line(
 
 def _label(axes: Any, name: str) -> None:
     axes.set_xlabel('training step')
+    axes.set_xlim(left=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)

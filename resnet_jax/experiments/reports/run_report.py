@@ -14,7 +14,6 @@ from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.document import (
     Document,
     WrittenReport,
-    provenance_facts,
     timestamp,
     to_html,
     to_markdown,
@@ -93,7 +92,10 @@ def write_run_report(workdir: Path, now: datetime.datetime | None = None) -> Wri
     texts = {
         'report.md': to_markdown(document, shown),
         'report.html': to_html(
-            document, _charts(curves), ('Figures over the steps', _CURVES_NOTE), finals=False
+            document,
+            _charts(curves, run.seed),
+            ('Figures over the steps', _CURVES_NOTE),
+            finals=False,
         ),
         'report.json': json.dumps({**content, 'curves': curves}, indent=1) + '\n',
     }
@@ -166,7 +168,7 @@ def _by_label(curves: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _charts(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _charts(curves: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """What the page's script draws: the lines are training and evaluation."""
     looks = styles(['training', 'evaluation'])
     return {
@@ -182,9 +184,12 @@ def _charts(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             for name, (colour, dashes) in looks.items()
         ],
         'curves': [
-            {'arm': _line_name(c['split']), 'seeds': [], 'mean': [[*p, p[1], p[1]] for p in points]}
+            {
+                'arm': _line_name(c['split']),
+                'seeds': [{'seed': seed, 'points': c['points']}],
+                'mean': [],
+            }
             for c in curves
-            for points in [c['points']]
         ],
         'panels': [
             {
@@ -204,17 +209,16 @@ def _statement(run: RunResult, evaluation: Mapping[str, Any]) -> list[str]:
     errors = run.curve('test')
     found = []
     if run.final is not None:
-        images = f' of {run.final.images:,} images' if run.final.images else ''
+        images = f'the {run.final.images:,} images of ' if run.final.images else ''
         found.append(
-            f'The run has finished: after {run.final.steps:,} steps its top-1 error on {split}'
-            f'{images} is {run.final.error:.2f} %.'
+            f'The run has finished: after {run.final.steps:,} steps its top-1 error on {images}'
+            f'{split} is {run.final.error:.2f} %.'
         )
     else:
-        length = _length(run)
-        of = f' of {length}' if length else ''
+        planned = f' (planned: {length})' if (length := _length(run)) else ''
         if run.failure is not None:
             found.append(f'The run failed: {run.failure.error}.')
-        at = f'; its last figures are of step {run.last_step:,}{of}' if run.last_step else ''
+        at = f'; its last figures are of step {run.last_step:,}{planned}' if run.last_step else ''
         found.append(f'The run has not finished{at}.')
         if errors:
             found.append(
@@ -224,6 +228,11 @@ def _statement(run: RunResult, evaluation: Mapping[str, Any]) -> list[str]:
     best = min(errors, key=lambda point: point[1], default=None)
     if best and best[1] < errors[-1][1]:
         found.append(f'Its best evaluation was after {best[0]:,} steps: {best[1]:.2f} %.')
+    if 'step' in evaluation and run.final is None and evaluation['top1'] is not None:
+        found.append(
+            f'Its last checkpoint, of step {evaluation["step"]:,}, has a top-1 error of '
+            f'{100 * (1 - evaluation["top1"]):.2f} % on {split}.'
+        )
     if 'missing' in evaluation:
         found.append(f'There is no confusion matrix: {evaluation["missing"]}.')
     return found
@@ -243,13 +252,16 @@ def _document(run: RunResult, content: Mapping[str, Any]) -> Document:
     if 'confusion' in evaluation:
         tables.append(_confusion_table(evaluation))
     workdir = shlex.quote(str(run.folder))
+    config = '\n'.join(f'{k} = {v}' for k, v in run.config.items() if v is not None)
     return Document(
         title=content['title'],
         statement=content['statement'],
         tables=tables,
-        facts=[('state', run.state), *provenance_facts(content)],
-        lists=[('Config', [f'{k} = {v}' for k, v in run.config.items() if v is not None])],
-        commands=[('Its figures again', f'resnet-jax eval --workdir {workdir}')],
+        facts=[('state', run.state), ('written', content['written'])],
+        blocks=[
+            ('Its figures again', f'resnet-jax eval --workdir {workdir}'),
+            ('Its config, without fields that are not set', config),
+        ],
     )
 
 

@@ -48,7 +48,7 @@ def verdict(name: str, base: str, difference: Difference | None) -> str:
     """
     if difference is None or difference.estimate.n == 1:
         shared = 'no seed' if difference is None else 'only one seed'
-        return f'{name} cannot be compared with {base}: {shared} has finished in both arms.'
+        return f'{name} cannot be compared with {base}: {shared} has finished in both.'
     seeds, mean = difference.estimate.n, difference.estimate.mean
     if difference.corrected is None:
         if abs(mean) < 0.005:

@@ -142,7 +142,7 @@ def _document(
         tables=[*tables, *(table for table in own if table.rows)],
         facts=[*_facts(findings), *provenance_facts(content)],
         lists=[(title, items) for title, items in lists if items],
-        commands=commands(findings),
+        blocks=_commands(findings),
     )
 
 
@@ -200,7 +200,7 @@ def _facts(findings: Findings) -> list[tuple[str, str]]:
     ]
 
 
-def commands(findings: Findings) -> list[tuple[str, str]]:
+def _commands(findings: Findings) -> list[tuple[str, str]]:
     """The command that made the sweep, and the one that trains the baseline's first run alone."""
     sweep, workdir = findings.sweep, shlex.quote(str(findings.workdir))
     seeds = ','.join(map(str, sweep.seeds))

@@ -209,8 +209,6 @@ def write_sweep_or_reproduction(
         found = {'figures': False, **json.loads(path.read_text())}  # earlier versions lack it
         table = find_table(found['table'])
         found['rows'] = _rows(found, table, sweep, workdir)
-        if found['scale'] == 'smoke':
-            return write_report(workdir, now)
         return _write_report(found, workdir, now)
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
