@@ -1,6 +1,7 @@
 """Reports of sweeps and comparisons of runs, mostly of run folders written by hand."""
 
 import csv
+import datetime
 import html.parser
 import json
 import re
@@ -207,6 +208,81 @@ def test_curves_are_those_of_the_runs(evil):
     # The mean is of the two that have ended; the others are there too.
     half = next(c for c in found if (c['arm'], c['split']) == ('half', 'test'))
     assert len(half['seeds']) == 4 and half['mean'][-1] == [30, 9.25, 9.0, 9.5]
+
+
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def add_to_summary(run, **fields):
+    path = run / 'summary.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_report_tells_when_where_and_with_what(tmp_path):
+    """Distinct values of the runs; what no run knows is unknown."""
+    folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, 10.0)})
+    facts = dict(write_report(folder, NOW).document.facts)
+    assert (facts['versions'], facts['git commit']) == ('unknown', 'unknown')
+    runs = folder / 'runs'
+    add_to_summary(runs / 'base' / 'seed0', versions={'python': '3.11.7', 'jax': '0.10.1'})
+    add_to_summary(runs / 'new' / 'seed0', versions={'python': '3.11.7', 'jax': '0.9'})
+    add_to_summary(runs / 'new' / 'seed0', git_commit='abc+', device='TPU v4')
+    add_to_summary(runs / 'new' / 'seed1', git_commit='abc')
+    report = write_report(folder, NOW)
+    assert dict(report.document.facts) | {
+        'hardware': 'TPU v4, cpu',
+        'versions': 'python 3.11.7, jax 0.10.1 or 0.9',
+        'git commit': 'abc, abc+',
+        'written': '2026-01-02T03:04:05+00:00',
+    } == dict(report.document.facts)
+    found = json.loads((folder / 'report.json').read_text())
+    assert found['devices'] == ['TPU v4', 'cpu'] and found['git_commits'] == ['abc', 'abc+']
+    assert found['versions'] == {'python': ['3.11.7'], 'jax': ['0.10.1', '0.9']}
+    for name in ('report.md', 'report.html', 'report.json'):
+        text = (folder / name).read_text()
+        assert text.count('2026-01-02T03:04:05+00:00') == 1 and 'TPU v4' in text
+
+
+def test_a_report_depends_on_the_runs_and_the_time_alone(tmp_path):
+    folder = write_sweep(tmp_path, {'base': BASE, 'new': BETTER})
+    once, again = (
+        {path.name: path.read_bytes() for path in write_report(folder, NOW).files} for _ in range(2)
+    )
+    assert once == again
+    later = {path.name: path.read_bytes() for path in write_report(folder).files}
+    changed = [name for name in once if once[name] != later[name]]
+    assert changed == ['report.md', 'report.html', 'report.json']
+    for name in changed:
+        pairs = zip(once[name].splitlines(), later[name].splitlines(), strict=True)
+        assert sum(one != other for one, other in pairs) == 1
+
+
+def test_time_without_compilation(tmp_path):
+    """Seconds 2.5 + seed, of which the first step took 2; the files keep both."""
+    folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, 10.0)})
+    for seed in (0, 1):
+        add_to_summary(folder / 'runs' / 'base' / f'seed{seed}', first_step_seconds=2.0)
+    table = write_report(folder).document.tables[0]
+    column = table.header.index('training s')
+    assert [row[column] for row in table.rows] == ['1.0', '3.0']
+    assert any('compilation' in note for note in table.notes)
+    assert 'For 2 of 4 runs that time is unknown and included.' in table.notes
+    found = json.loads((folder / 'report.json').read_text())
+    run = found['runs'][1]
+    assert (run['seconds'], run['first_step_seconds'], run['training_seconds']) == (3.5, 2.0, 1.5)
+    assert (found['arms'][0]['seconds'], found['arms'][0]['training_seconds']) == (3.0, 1.0)
+    with (folder / 'runs.csv').open(newline='') as file:
+        first = next(csv.DictReader(file))
+    assert (first['seconds'], first['training_seconds']) == ('2.5', '0.5')
+
+
+def test_intervals_of_errors_stay_between_0_and_100(tmp_path):
+    arms = {'base': (1.0, 9.0), 'new': (99.0, 91.0)}
+    report = write_report(write_sweep(tmp_path, arms))
+    base, new = report.json['arms']
+    assert (base['error']['low'], new['error']['high']) == (0, 100)
+    assert new['difference']['high'] > 100  # a difference is not clipped
+    assert any('clipped' in note for note in report.document.tables[0].notes)
 
 
 def test_long_curves_are_thinned(tmp_path):
