@@ -6,13 +6,12 @@ import html.parser
 import json
 import re
 import shlex
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import probe
 from PIL import Image
 from run_folders import BASE, BETTER, SIMILAR, write_run, write_sweep
 from running import DIGITS, tiny
@@ -377,7 +376,6 @@ def test_page_is_accessible(page):
 # In a browser
 
 PROBE = """
-const found = {};
 const count = (what) => document.querySelectorAll(what).length;
 const arms = [...document.querySelectorAll('[name=arm]')];
 const curves = document.getElementById('curves');
@@ -412,41 +410,11 @@ found.none = [count('g.curve'), curves.textContent.includes('no curve chosen')];
 found.bold = count('b');
 found.bad = [...document.querySelectorAll('svg *')].filter((node) =>
   [...node.attributes].some((a) => /NaN|undefined|Infinity/.test(a.value))).length;
-found.errors = window.errors;
-document.body.append(Object.assign(document.createElement('pre'),
-  { id: 'probe', textContent: JSON.stringify(found) }));
 """
 
 
-def browser():
-    for name in ('chromium', 'google-chrome', 'chromium-browser'):
-        if path := shutil.which(name):
-            return path
-    pytest.skip('no chromium or google-chrome here: the page was not opened in a browser')
-
-
 def test_page_in_a_browser(page, tmp_path):
-    watch = (
-        '<script>window.errors = [];'
-        "addEventListener('error', (e) => errors.push(e.message));"
-        "addEventListener('securitypolicyviolation', (e) => errors.push(e.blockedURI));</script>"
-    )
-    probed = page.replace('<head>', f'<head>{watch}', 1)
-    probed = probed.replace('</body>', f'<script>{PROBE}</script></body>', 1)
-    (tmp_path / 'page.html').write_text(probed)
-    done = subprocess.run(
-        [
-            *(browser(), '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom'),
-            *(f'--user-data-dir={tmp_path / "profile"}', '--window-size=1000,900'),
-            (tmp_path / 'page.html').as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    shown = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert shown, done.stderr[-2000:] + done.stdout[-2000:]
-    found = json.loads(html.unescape(shown[1]))
+    found = probe(page, PROBE, tmp_path)
     assert found['errors'] == [] and found['bad'] == 0 and found['bold'] == 0
     assert found['arms'] == ['base', EVIL, 'half', 'lost']
     assert found['test'] == [4, 4, 4]  # those that failed have curves too

@@ -3,10 +3,12 @@
 import datetime
 import html.parser
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
+from pages import probe
 from PIL import Image
 from run_folders import write_run
 from running import tiny
@@ -91,6 +93,39 @@ def test_page_of_a_run(run):
     parser = html.parser.HTMLParser()
     parser.feed(page)
     assert report.document.title in page and 'model.width = 4' in page
+
+
+SCRIPT = """
+const curves = document.getElementById('curves');
+const labels = () => [...curves.querySelectorAll(':scope > text')].map((t) => t.textContent);
+const shown = () => [...curves.querySelectorAll('g.curve')].map((g) => g.dataset.arm);
+const step = () => curves.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight' }));
+const bad = () => [...document.querySelectorAll('svg *')].filter((node) =>
+  [...node.attributes].some((a) => /NaN|undefined|Infinity/.test(a.value))).length;
+const read = () => document.getElementById('readout').textContent;
+found.loss = [shown(), labels().includes('loss (nats)')];
+step();
+found.first = read();
+document.querySelector('[value=error]').click();
+found.error = [shown(), labels().includes('error, top-1 (%)')];
+step();
+found.percent = read();
+document.querySelector('[value=learning_rate]').click();
+document.querySelector('[name=log]').click();
+found.rate = [shown(), labels().includes('learning rate'), bad()];
+found.hidden = ['several', 'finals'].map((id) => document.getElementById(id).checkVisibility());
+"""
+
+
+def test_page_of_a_run_in_a_browser(run, tmp_path):
+    folder, _ = run
+    found = probe((folder / 'report.html').read_text(), SCRIPT, tmp_path)
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    assert found['errors'] == [] and found['hidden'] == [False, False]
+    assert found['loss'] == [['training', 'evaluation'], True] == found['error']
+    assert found['rate'] == [['training'], True, 0]
+    assert re.fullmatch(r'training, seed 0, step 4: [\d.]+', found['first'])
+    assert found['percent'] == f'training, seed 0, step 4: {100 * (1 - lines[0]["top1"]):.2f} %'
 
 
 def test_the_report_depends_on_the_run_and_the_time_alone(run):

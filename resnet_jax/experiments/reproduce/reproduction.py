@@ -206,7 +206,8 @@ def write_sweep_or_reproduction(
         return write_report(workdir, now)
     sweep = read_sweep(workdir)
     try:
-        found = {'figures': False, **json.loads(path.read_text())}  # earlier versions lack it
+        found = json.loads(path.read_text())
+        found.setdefault('figures', False)  # earlier versions lack it
         table = find_table(found['table'])
         found['rows'] = _rows(found, table, sweep, workdir)
         return _write_report(found, workdir, now)
