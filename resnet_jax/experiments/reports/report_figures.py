@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.findings import Arm
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Look = tuple[str, tuple[int, ...]]  # colour and dashes of a line
 # Distinguishable on white and on black, and with most kinds of colour blindness.
 COLOURS = (
     *('#3b7dd8', '#e07b22', '#2f9e55', '#c94f7c', '#8a63d2', '#b8860b', '#1b9aaa', '#8c7565'),
@@ -16,7 +21,7 @@ DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 2), (6, 2, 1, 2))
 _INCHES = (9.0, 4.2)
 
 
-def styles(names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def styles(names: Sequence[str]) -> dict[str, Look]:
     """Name of a line -> its colour and dashes."""
     rounds = len(COLOURS)
     return {
@@ -25,7 +30,7 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
     }
 
 
-def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_figures(figures: 'Mapping[str, Figure]', folder: Path) -> list[Path]:
     """Writes Matplotlib figures as PNG and SVG.
 
     Args:
@@ -53,7 +58,7 @@ def write_figures(figures: Mapping[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _figure(size: tuple[float, float], title: str) -> Any:
+def _figure(size: tuple[float, float], title: str) -> 'Figure':
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -68,7 +73,7 @@ def _plain(text: str) -> str:
     return text.replace('$', r'\$')
 
 
-def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> Any:
+def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> 'Figure':
     """The errors over the steps: a line for each arm, with a band from its best to its worst seed.
 
     Args:
@@ -94,7 +99,7 @@ def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, A
     return figure
 
 
-def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Any:
+def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> 'Figure':
     """The figures of one run over its steps, side by side.
 
     Args:
@@ -115,24 +120,22 @@ def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[flo
     return figure
 
 
-def _line(
-    axes: Any, steps: Sequence[float], values: Sequence[float], look: tuple[str, tuple[int, ...]]
-) -> None:
+def _line(axes: 'Axes', steps: Sequence[float], values: Sequence[float], look: Look) -> None:
     marker = '.' if len(steps) < 30 else ''
     axes.plot(steps, values, color=look[0], dashes=look[1], marker=marker, linewidth=1.5)
 
 
-def _label(axes: Any, name: str) -> None:
+def _label(axes: 'Axes', name: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel('training step')
     axes.set_xlim(left=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
 
 
-def _legend(
-    figure: Any, looks: Mapping[str, tuple[str, tuple[int, ...]]], title: str | None = None
-) -> None:
+def _legend(figure: 'Figure', looks: Mapping[str, Look], title: str | None = None) -> None:
     """A legend below the panels, of all lines, including those without points."""
     from matplotlib.lines import Line2D
 
@@ -155,7 +158,7 @@ def _short(text: str, limit: int = 44) -> str:
     return text if len(text) <= limit else f'{text[: limit - 1]}…'
 
 
-def draw_final_errors(title: str, arms: Sequence[Arm]) -> Any:
+def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
     """The final errors, an arm below the other: a dot for each seed, the mean and its interval."""
     figure = _figure((_INCHES[0], 1.6 + 0.42 * len(arms)), title)
     axes = figure.subplots()
@@ -179,7 +182,7 @@ def draw_final_errors(title: str, arms: Sequence[Arm]) -> Any:
     return figure
 
 
-def _final_row(axes: Any, place: int, arm: Arm, colour: str) -> None:
+def _final_row(axes: 'Axes', place: int, arm: Arm, colour: str) -> None:
     if arm.published is not None:
         axes.plot(arm.published, place - 0.22, 'x', color='black', markersize=7)
     if arm.error is None:

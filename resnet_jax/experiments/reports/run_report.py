@@ -173,14 +173,7 @@ def _charts(curves: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     looks = styles(['training', 'evaluation'])
     return {
         'arms': [
-            {
-                'name': name,
-                'colour': colour,
-                'dashes': list(dashes),
-                'error': None,
-                'errors': [],
-                'published': None,
-            }
+            {'name': name, 'colour': colour, 'dashes': list(dashes)}
             for name, (colour, dashes) in looks.items()
         ],
         'curves': [
