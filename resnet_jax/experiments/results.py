@@ -51,8 +51,8 @@ class FinalFigures:
         of which is compilation; None if the summary does not say.
       versions: package -> version.
       git_commit: of the code, with '+' if it had changes; None outside a checkout.
-      memory: 'step_bytes', what the compiler says a step needs, and 'device_peak_bytes', what the
-        device has used at most; None if unknown.
+      memory: in bytes: 'step_bytes', the compiler's estimate for a step, and 'device_peak_bytes',
+        the peak use of the device; None if unknown.
     """
 
     error: float
@@ -203,7 +203,7 @@ def _read_final(folder: Path) -> FinalFigures | None:
 
 
 def write_failure(folder: Path, error: Exception | str) -> None:
-    """Writes failed.json, which says why a run failed, into the run's folder."""
+    """Writes failed.json, the reason why a run failed, into the run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     failure = Failure(str(error), isinstance(error, Diverged))
     write_atomically(folder / FAILED_FILE, json.dumps(failure._asdict(), indent=2) + '\n')

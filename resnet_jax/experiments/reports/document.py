@@ -18,7 +18,7 @@ TEMPLATE = Path(__file__).with_name('report.html.template')
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """What a report says, whatever it is written as.
+    """The content of a report, independent of its format.
 
     Attributes:
       title: of the report.
@@ -42,7 +42,7 @@ class WrittenReport:
     """A report in its folder.
 
     Attributes:
-      document: what it says.
+      document: its content.
       json: the same for programs, without curves.
       files: all files that were written, report.md first.
     """
