@@ -107,6 +107,8 @@ def _in_one_line(where: Callable[[Any], Any]) -> Callable[[Any], None]:
 
     def report_exception(report: Any) -> None:
         error = ' '.join(str(report.exc_value).split())
+        if error == 'Event loop is closed':
+            return  # of Orbax's other reads, after one has failed and was reported
         kind = getattr(report.exc_type, '__name__', report.exc_type)
         print(f'in the background, {where(report)}: {kind}: {error}'[:300], file=sys.stderr)
 
