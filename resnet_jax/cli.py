@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (failed), 2 (bad usage or input), 128 + n (stopped by signal n).
     """
-    with _process_settings():
+    with process_settings():
         try:
             options = _parse(sys.argv[1:] if arguments is None else list(arguments))
             options.run(options)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _process_settings() -> Iterator[None]:
+def process_settings() -> Iterator[None]:
     """What a command changes in its process beyond itself, all of it here, undone at the end."""
     levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
     added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
@@ -107,6 +107,8 @@ def _in_one_line(where: Callable[[Any], Any]) -> Callable[[Any], None]:
 
     def report_exception(report: Any) -> None:
         error = ' '.join(str(report.exc_value).split())
+        if error == 'Event loop is closed':
+            return  # of Orbax's other reads, after one has failed and was reported
         kind = getattr(report.exc_type, '__name__', report.exc_type)
         print(f'in the background, {where(report)}: {kind}: {error}'[:300], file=sys.stderr)
 

@@ -18,7 +18,6 @@ from running import ROOT, TINY, checkpoint_steps, command, complains, start
 
 from resnet_jax.cli import _parse, main
 from resnet_jax.experiments.search import study
-from resnet_jax.experiments.search.results import write_tables
 from resnet_jax.experiments.search.search import (
     PRUNERS,
     SAMPLERS,
@@ -27,6 +26,7 @@ from resnet_jax.experiments.search.search import (
     Search,
     load_search,
 )
+from resnet_jax.experiments.search.search_report import write_tables
 from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.models import InputError
 from resnet_jax.training.config import load_config, to_json

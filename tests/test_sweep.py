@@ -149,7 +149,11 @@ def test_twenty_runs_killed_three_times_give_the_same_table(tmp_path):
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path):
-    arms = {'good': {}, 'bad': {'optim.learning_rate': 1e30}, 'also good': {'optim.momentum': 0.8}}
+    arms = {
+        'good': {},
+        'bad': {'optim.learning_rate': 1e30},
+        'also good': {'optim.weight_decay': 4e-4},
+    }
     file = sweep_file(tmp_path, arms)
     result = command('sweep', '--config', file, '--workdir', tmp_path / 'out')
     last = complains(result, 1, '2 of 6 runs failed: bad seed 0, bad seed 1')

@@ -14,7 +14,7 @@ import time
 import pytest
 from running import checkpoint_steps, flags, free_port, start, tiny
 
-from resnet_jax.cli import main
+from resnet_jax.cli import main, process_settings
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.inference.trained import load_trained
 from resnet_jax.training import config as configs
@@ -43,6 +43,12 @@ def nothing_leaves_this_machine(monkeypatch):
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')  # for the reading here
     monkeypatch.setenv('WANDB_MODE', 'offline')
     monkeypatch.setenv('WANDB_ERROR_REPORTING', 'false')
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_command():
+    with process_settings():
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -366,6 +372,6 @@ def test_names():
     assert config.log.trackers == ('wandb', 'mlflow')
     assert tiny({'log.trackers': "('mlflow',)"}).log.trackers == ('mlflow',)
     assert tiny({'log.trackers': '()'}).log.trackers == ()
-    assert configs.differences(config, tiny({'log.project': 'other'})) == []
+    assert configs.differences(config, tiny({'log.trackers': 'mlflow', 'log.project': 'x'})) == []
     with pytest.raises(InputError, match=r"unknown tracker .* 'mlfow'; did you mean 'mlflow'"):
         resolve(tiny({'log.trackers': 'mlfow'}))

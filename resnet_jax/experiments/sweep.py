@@ -267,7 +267,12 @@ def from_table(name: str) -> dict[str, Any]:
             name: {'model.name': row.model, **{f'model.{k}': v for k, v in row.overrides.items()}}
             for name, row in rows.items()
         },
-        'published': {name: row.value for name, row in rows.items() if row.value is not None},
+        'published': {
+            # Sweeps compare errors; a few tables report accuracies.
+            name: round(100 - row.value, 4) if 'accuracy' in table.metric else row.value
+            for name, row in rows.items()
+            if row.value is not None
+        },
     }
 
 

@@ -27,8 +27,7 @@ DEFAULT_PROJECT = 'resnet-jax'
 ID_FILE = 'tracking_id'  # in the workdir: identifies the run's record when the run is resumed
 _RETRY = 60  # seconds after which a tracker that failed is tried again
 _PATIENCE = 30  # seconds that the end of a run waits for a tracker
-# The most that MLflow takes in a call.
-_PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000
+_PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000  # the most that MLflow takes in a call
 _WANDB_TIMEOUT = 30  # seconds, to begin and to end
 _ID_TAG = 'tracking_id'
 Line = Mapping[str, Any]

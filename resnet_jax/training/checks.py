@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.errors import InputError, check_choice
+from resnet_jax.models import create_model
 from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import optim, placement
 from resnet_jax.training.build import build_model
@@ -206,11 +207,21 @@ def lacking(config: ConfigDict, field: str) -> str:
     """What a field needs to have an effect and the config lacks; '' if the field has an effect."""
     if field not in NEEDS:
         return ''
-    fields = flatten_dict(config.to_dict(), sep='.')
-    model = build_model(config.model, 10)
-    for name in config.model:
-        if fields[f'model.{name}'] is None:
-            owner = model.block if hasattr(model.block, name) else model
-            fields[f'model.{name}'] = getattr(owner, name)
     needed, has_effect = NEEDS[field]
-    return '' if has_effect(fields) else needed
+    return '' if has_effect(effective_fields(flatten_dict(config.to_dict(), sep='.'))) else needed
+
+
+def effective_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened fields of a config, in which model fields that are not set hold their row's value.
+
+    Raises:
+      InputError: if there is no such model.
+    """
+    model = create_model(fields['model.name'])
+    found = dict(fields)
+    for field, value in fields.items():
+        section, _, name = field.partition('.')
+        if section == 'model' and value is None:
+            owner = model if hasattr(model, name) else model.block
+            found[field] = getattr(owner, name, None)
+    return found

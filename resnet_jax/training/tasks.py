@@ -6,7 +6,7 @@ Models and the training step know nothing of labels: they ask the task. A new ta
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import choose
 from resnet_jax.training import metrics
 
-Targets = PyTree[Array]
+Targets: TypeAlias = PyTree[Array]
 Sums = dict[str, Any]
 Loss = Callable[[Array, Targets], Float[Array, ' n']]
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import platform
 import statistics
 import subprocess
 from collections.abc import Iterator
@@ -157,7 +158,10 @@ def write_summary(
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
         'device': jax.devices()[0].device_kind,
-        'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+        'versions': {
+            'python': platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
         'git_commit': git_commit(),
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')

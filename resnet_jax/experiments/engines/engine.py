@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, Interrupted, RunError
 from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
-from resnet_jax.experiments.failures import FAILED_FILE, write_failure
+from resnet_jax.experiments.results import FAILED_FILE, write_failure
 from resnet_jax.experiments.seeds import train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
 from resnet_jax.training.workdir import is_run, read_summary

@@ -29,7 +29,7 @@ from resnet_jax.experiments.engines.engine import (
     in_this_process,
     stop_signals,
 )
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
 from resnet_jax.training.workdir import read_summary

@@ -31,7 +31,7 @@ from resnet_jax.experiments.engines.engine import (
     stop_signals,
     train_runs,
 )
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training import compilation
 from resnet_jax.training.checkpoint import saved_steps

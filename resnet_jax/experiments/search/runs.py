@@ -8,12 +8,12 @@ from typing import Any
 from resnet_jax import data
 from resnet_jax.errors import Diverged, InputError, Stopped
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.search import results, study
-from resnet_jax.experiments.search.results import SEARCH_FILE
+from resnet_jax.experiments.results import write_failure
+from resnet_jax.experiments.search import search_report, study
 from resnet_jax.experiments.search.search import METRICS, Search
+from resnet_jax.experiments.search.search_report import SEARCH_FILE
 from resnet_jax.experiments.search.study import Proposal
-from resnet_jax.experiments.search.trials import Trial, outcome, trial_folder
+from resnet_jax.experiments.search.trials import Trial, read_trial, trial_folder
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config_files, loop
 from resnet_jax.training import workdir as workdirs
@@ -54,7 +54,7 @@ def run_search(search: Search, workdir: Path) -> list[Trial]:
     _check_data(search)
     with workdirs.locked(workdir):
         trials = {trial.number: trial for trial in trials_so_far(search, workdir)}
-        results.write_tables(search, workdir, list(trials.values()))
+        search_report.write_tables(search, workdir, list(trials.values()))
         ended = sum(trial.state != 'running' for trial in trials.values())
         display = SearchConsole(max(search.trials, ended), ended)
         try:
@@ -62,18 +62,18 @@ def run_search(search: Search, workdir: Path) -> list[Trial]:
                 proposal = study.propose(search, workdir)
                 trial = trials[proposal.number] = _run(search, workdir, proposal, display)
                 ended += 1
-                display.ended(trial.folder, results.in_words(search, trial))
-                results.write_tables(search, workdir, list(trials.values()))
+                display.ended(trial.run.folder, search_report.in_words(search, trial))
+                search_report.write_tables(search, workdir, list(trials.values()))
         finally:
             display.close()
             found = trials_so_far(search, workdir)
-            results.write(search, workdir, found)
+            search_report.write_search_report(search, workdir, found)
     return found
 
 
 def trials_so_far(search: Search, workdir: Path) -> list[Trial]:
     """All trials proposed so far, by number."""
-    return [outcome(search, workdir, one) for one in study.proposals(workdir)]
+    return [read_trial(search, workdir, one) for one in study.proposals(workdir)]
 
 
 def _check_folder(search: Search, workdir: Path) -> None:
@@ -145,4 +145,4 @@ def _failed(search: Search, workdir: Path, number: int, error: Exception) -> Tri
 
 
 def _ended(search: Search, workdir: Path, number: int) -> Trial:
-    return outcome(search, workdir, study.proposals(workdir)[number])
+    return read_trial(search, workdir, study.proposals(workdir)[number])
