@@ -6,17 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import (
-    FORMULAS,
-    Formula,
-    assert_close,
-    make_block,
-    random_images,
-    random_variables,
-    relu,
-    sigmoid,
-    strides_of,
-)
+from formulas import FORMULAS, Formula, relu, sigmoid, strides_of
+from random_models import assert_close, make_block, random_images, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign

@@ -9,19 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import (
-    EPSILON,
-    FORMULAS,
-    Formula,
-    assert_close,
-    convolve,
-    fast_jit,
-    make_block,
-    normalise,
-    random_images,
-    random_variables,
-    relu,
-)
+from formulas import EPSILON, FORMULAS, Formula, convolve, normalise, relu
+from random_models import assert_close, fast_jit, make_block, random_images, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.convolution import convolution

@@ -19,12 +19,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, RunError, unknown_name
+from resnet_jax.models.cpu.compiler import compiler_options
 from resnet_jax.records.writers import Console
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
-from resnet_jax.training.compilation import compiler_options, matmul_precision
+from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.loop import Stepper
 from resnet_jax.training.opening import opened, prepare

@@ -13,24 +13,10 @@ from typing import Any
 import jax
 
 from resnet_jax.errors import unknown_name
+from resnet_jax.models.cpu.compiler import compiler_options
 
-CPU_OPTIONS = {
-    # From jax 0.10.2 on, XLA for CPU hands some sums to a library that returns wrong numbers or
-    # dies: NaN logits from a finite bfloat16 network with 0.12.0.1; see also jax-ml/jax#39103 and
-    # #39257. An empty list hands it nothing.
-    'xla_cpu_experimental_ynn_fusion_type': '',
-    # It also drops the barriers around what `jax.checkpoint` computes again, finds it computed
-    # already, and keeps that: remat without scan_blocks would take more memory instead of less; and
-    # the one before a convolution, see models/convolution.py.
-    'xla_disable_hlo_passes': 'cse_barrier_expander',
-}
 # Of products and convolutions in float32. JAX's other values are of products alone.
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
-
-
-def compiler_options() -> dict[str, str]:
-    """For the `compiler_options` of `jax.jit`, on the platform that JAX uses here."""
-    return CPU_OPTIONS if jax.default_backend() == 'cpu' else {}
 
 
 def _silence_false_alarm() -> None:

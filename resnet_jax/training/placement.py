@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.training.compilation import compiler_options
+from resnet_jax.models.cpu.compiler import compiler_options
 
 AXIS = 'data'
 MODES = ('jit', 'shard_map', 'pmap')

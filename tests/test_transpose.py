@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.cpu.transpose import linear
+from resnet_jax.models.cpu.transpose import linear_with_transpose
 
 RESIDUAL, A, B = np.array([1.0, -2.0, 3.0]), np.array([0.5, 1.0, 2.0]), np.arange(4.0)
 CHANGES = (np.cos(RESIDUAL), np.sin(A), np.cos(B))
@@ -21,7 +21,7 @@ def transposed(residual, first, second):
 
 
 def by_hand(residual, a, b):
-    return linear(plain, transposed, residual, a, b)
+    return linear_with_transpose(plain, transposed, residual, a, b)
 
 
 def loss(function):
@@ -77,6 +77,8 @@ def test_the_gradient_is_what_the_transpose_says():
     def wrong(residual, first, second):
         return jnp.full(3, 7.0), jnp.full(4, 5.0)
 
-    gradients = jax.grad(loss(lambda *a: linear(plain, wrong, *a)), (1, 2))(RESIDUAL, A, B)
+    gradients = jax.grad(loss(lambda *a: linear_with_transpose(plain, wrong, *a)), (1, 2))(
+        RESIDUAL, A, B
+    )
     np.testing.assert_array_equal(gradients[0], jnp.full(3, 7.0))
     np.testing.assert_array_equal(gradients[1], jnp.full(4, 5.0))
