@@ -65,8 +65,8 @@ def test_a_trace_without_the_forms_holds_nothing_of_them(name):
         found, evaluated = traced(MODELS[name])
     assert not PRIMITIVES & set(+(found + evaluated))
     if name == 'looped':
-        # Eight convolutions (stem, six in blocks, a projection) with two gradients each, but for the
-        # first with one; the head's product with two.
+        # Eight convolutions (stem, six in blocks, a projection), two gradients each but for the
+        # first, one; the head's product with two.
         assert (found['conv_general_dilated'], found['dot_general']) == (8 * 3 - 1, 3)
     found, evaluated = traced(MODELS[name])
     assert {'linear_with_transpose', 'optimization_barrier'} <= set(found), 'the test can tell'
