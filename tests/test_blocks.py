@@ -166,7 +166,8 @@ def test_zero_init_last_makes_the_block_an_identity_that_learns(design, placemen
     else:
         np.testing.assert_array_equal(out, x)
         np.testing.assert_array_equal(evaluated, x)
-    kind = 'norm' if placement in ('original', 'relu_only_preact') else 'conv'
+    # What the last convolution comes with ends the branch: its norm or itself.
+    *_, kind = PLACEMENTS[placement].split('|')[1].split()
     leaf = gradient[f'{kind}{len(design.kernels)}']['scale' if kind == 'norm' else 'kernel']
     assert jnp.all(leaf != 0), 'the zero weight must receive a gradient'
 
