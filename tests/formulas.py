@@ -20,7 +20,7 @@ def sigmoid(x):
 
 
 def convolve(x, kernel, stride=1, dilation=1):
-    """Sums over the kernel's taps; zeros around, half the kernel on each side."""
+    """Sums over the kernel's taps; zero padding of half the kernel on each side."""
     dims, size = x.ndim - 2, kernel.shape[0]
     pad = dilation * (size // 2)
     outputs = [(n - 1) // stride + 1 for n in x.shape[1:-1]]
@@ -111,7 +111,7 @@ def original(f, x, strides, kind, channels):
 
 
 def bn_after_add(f, x, strides, kind, channels):
-    """he2016, figure 4(b): the last norm moves behind the addition."""
+    """he2016, figure 4(b): the last norm moves after the addition."""
     n, stride, h = len(strides), max(strides), x
     for i in range(1, n):
         h = relu(f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1])))

@@ -29,7 +29,7 @@ def make_block(design, width=4, stride=1, first=False, dimensions=2, norm='batch
 
 
 def randomised(variables, seed=0):
-    """A tree of these shapes with random weights, scales, shifts and statistics."""
+    """A tree of the same shapes with random weights, scales, biases and statistics."""
     leaves, tree = jax.tree.flatten_with_path(variables)
     rng = np.random.default_rng(seed)
     new = []
@@ -52,7 +52,7 @@ def random_images(shape, seed=1):
 
 
 def assert_close(actual, expected, tolerance=1e-5):
-    """Equal but for the rounding of float32, relative to the largest entry."""
+    """Equal up to float32 rounding, relative to the largest entry."""
     expected = np.asarray(expected)
     assert actual.shape == expected.shape
     atol = tolerance * max(1.0, np.abs(expected).max())
@@ -64,7 +64,7 @@ def replace(design=BASIC, **fields):
 
 
 def loss_and_all(model, variables, images, **rngs):
-    """Loss, batch statistics after it, logits and gradients of one training forward."""
+    """Loss, (new batch statistics, logits) and gradients of one training step."""
 
     def loss(params):
         logits, state = model.apply(

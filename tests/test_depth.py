@@ -1,4 +1,4 @@
-"""Scanned stages: the function of looped ones, with interchangeable checkpoints; great depth."""
+"""Scanned stages compute the same as looped ones, with convertible variables; great depth."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What a user of a model relies on, over the registry."""
+"""What users of a model rely on, for all kinds of models in the registry."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ KINDS = [
 
 
 def tiny(name, **overrides):
-    """The named design with one block a stage and narrow, so that it runs in no time."""
+    """The named design with one narrow block per stage, which runs fast."""
     settings = MODELS[name].settings
     return create_model(
         name,

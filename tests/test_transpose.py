@@ -1,4 +1,4 @@
-"""A linear function with a transpose written by hand is differentiated and mapped as any other."""
+"""A linear function with a hand-written transpose differentiates and batches like any other."""
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,8 @@ def test_all_derivatives_equal_those_of_the_plain_function(case, jit):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12), *results)
 
 
-def test_the_gradient_is_what_the_transpose_says():
-    """Else the test above could not tell."""
+def test_the_gradient_uses_the_given_transpose():
+    """Otherwise the test above would prove nothing."""
 
     def wrong(residual, first, second):
         return jnp.full(3, 7.0), jnp.full(4, 5.0)

@@ -30,7 +30,7 @@ class Operation:
     Attributes:
       kind: a key of `OPERATIONS`.
       index: its number, from 1, among those of its kind; 0 for kinds that are not `NUMBERED`.
-      starts_at_zero: whether its weight does.
+      starts_at_zero: whether its weight is zero at the start of training.
     """
 
     kind: str
@@ -96,20 +96,20 @@ def _blur_position(kinds: list[str], stride_at: int) -> int:
 
 
 def _norms_to_biases(kinds: list[str]) -> list[str]:
-    """No norms, and a bias before each convolution and activation."""
+    """Without norms, and with a bias before each convolution and activation."""
     new = {'norm': (), 'conv': ('bias', 'conv'), 'act': ('bias', 'act')}
     return [each for kind in kinds for each in new.get(kind, (kind,))]
 
 
 def _numbered(kinds: Iterable[str], counts: collections.Counter[str]) -> Iterable[Operation]:
-    """Numbers operations on from `counts`, which it updates."""
+    """Operations of these kinds, numbered from `counts`, which is updated."""
     for kind in kinds:
         counts[kind] += kind in NUMBERED
         yield Operation(kind, counts[kind])
 
 
 def _zero_at_start(branch: Operations, design: BlockDesign) -> Operations:
-    """The branch with a zero for its last weight, so that it is zero at the start of training."""
+    """The branch with its last weight set to start at zero, and with it the whole branch."""
     kinds = [op.kind for op in branch]
     last = max(i for i, kind in enumerate(kinds) if kind in ('conv', 'norm'))
     if design.zero_init_last and 'act' in kinds[last:]:
@@ -123,14 +123,14 @@ def _zero_at_start(branch: Operations, design: BlockDesign) -> Operations:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the part of a network in which an operation stands gives to it.
+    """What an operation gets from its part of the network: a block, the stem or the tail.
 
     Attributes:
       design: of the network's blocks.
       conv, norm: make a convolution and a norm.
       train: whether to normalise by the batch's own statistics, and to drop out.
       convs: arguments of each convolution: features, kernel_size, strides, ...
-      stride: of the block, which a blurred pooling takes over from the convolution.
+      stride: of the block, for blurred pooling.
       dtype: of the computation.
       prefix: of the names of parameters.
     """
@@ -214,10 +214,10 @@ class ResidualBlock(nn.Module):
         train: bool,
         drop_rate: float | Float[Array, ''] = 0.0,
     ) -> Float[Array, 'n *out c_out']:
-        """The block of x.
+        """The block's output.
 
         Args:
-          x: the sum, or activation, that the previous block returned.
+          x: the previous block's output.
           train: whether to use and update batch statistics, and to drop out.
           drop_rate: probability of stochastic depth; the float 0 costs nothing.
         """

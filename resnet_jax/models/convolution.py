@@ -1,4 +1,4 @@
-"""The convolution of all models: its padding, its initial weights, its standardised weights."""
+"""The convolution of all models: padding, initial weights and weight standardisation."""
 
 import functools
 from collections.abc import Callable, Sequence

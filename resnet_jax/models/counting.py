@@ -33,8 +33,8 @@ def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     products only, positions in the padding included.
 
     Args:
-      model: a module called as `ResNet` is. With scan_blocks=True a deep one takes a fraction of
-        the time.
+      model: a module with the interface of `ResNet`. A deep one is counted in a fraction of the
+        time with scan_blocks=True, and comes out the same.
       image_shape: [H, W, C] in two dimensions.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
@@ -55,7 +55,7 @@ def model_counts(
 ) -> Counts:
     """Counts of a registered model for images of its published size.
 
-    They are looked up in counts.py, or counted, in seconds, if they are not there.
+    Looked up in counts.py; a model that is not stored there is traced, which takes seconds.
 
     Args:
       name: of the model.
@@ -90,7 +90,7 @@ def count_parameters(params: Any) -> int:
 
 
 def _equations(jaxpr: core.Jaxpr) -> Iterator[tuple[core.JaxprEqn, int]]:
-    """All equations, those inside of others too, and how often each is computed."""
+    """All equations, including those inside others, and how often each is computed."""
     for eqn in jaxpr.eqns:
         yield eqn, 1
         times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1

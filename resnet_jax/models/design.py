@@ -83,8 +83,8 @@ class BlockDesign:
         2002.10444, is a learnt branch_scale that starts at 0).
       shortcut_dropout: rate of dropout on the shortcut (he2016, figure 2f).
       branch_dropout: rate of dropout before the last convolution (arXiv 1605.07146, figure 1d).
-      se_ratio, se_place: hidden over all channels of squeeze-and-excitation (0: none), and one of
-        `SE_PLACES`.
+      se_ratio, se_place: the ratio of hidden to all channels in squeeze-and-excitation (0: none),
+        and one of `SE_PLACES`.
       downsample: 'stride'; 'average': an average pool precedes the shortcut's projection (ResNet-D,
         arXiv 1812.01187); 'blur': blurred pooling replaces strides (arXiv 1904.11486).
       activation: a key of `ACTIVATIONS`.

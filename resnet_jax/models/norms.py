@@ -68,8 +68,8 @@ def _batch(
         if cpu.enabled():
             return BatchNormInTraining(**settings)
         if in_scan:
-            # A scan copies what the backward pass needs into a stack: keep only the input, instead
-            # of some four arrays of its size.
+            # A scan copies everything that the backward pass needs into a stack: keep only the
+            # input, instead of about four arrays of its size.
             norm = nn.remat(nn.BatchNorm, prevent_cse=False)
     return norm(use_running_average=not train, axis_name=axis_name, **settings)
 
@@ -149,7 +149,7 @@ class GhostBatchNorm(nn.Module):
 
 
 class BatchNormInTraining(nn.Module):
-    """`nn.BatchNorm` in training, computed for a CPU: the same paths, numbers and statistics.
+    """`nn.BatchNorm` in training in its form for a CPU: the same paths, numbers and statistics.
 
     Attributes:
       momentum, epsilon, dtype, scale_init: of `nn.BatchNorm`.
@@ -183,7 +183,7 @@ def _variables(norm: Any, channels: int) -> tuple[Any, Any, Array, Array]:
 
 
 def _update(norm: Any, running: Any, batch: Any) -> None:
-    """Moves the running statistics towards those of a batch, but for initialisation."""
+    """Moves the running statistics towards those of a batch, except during initialisation."""
     if norm.is_initializing():
         return
     for old, new in zip(running, batch, strict=True):
