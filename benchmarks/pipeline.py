@@ -1,6 +1,7 @@
 """Our own training step as `resnet-jax train` takes it, as a function of n steps."""
 
 import dataclasses
+import operator
 
 import harness
 from cases import Case, Program
@@ -11,7 +12,7 @@ CIFAR_IMAGES = 50_000
 
 def ours(case: Case, mode: str) -> Program:
     """The step of `resnet-jax train`, batch gathering and figures included; no crops, no flips."""
-    return _pipeline(case, mode, {'augment.pad': '0', 'augment.flip': 'False'})
+    return _pipeline(case, mode, {'augment.transforms': ''})
 
 
 def ours_augmented(case: Case, mode: str) -> Program:
@@ -31,8 +32,8 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
     from resnet_jax.experiments import seeds
     from resnet_jax.models.counting import count_parameters
     from resnet_jax.training import config as configs
-    from resnet_jax.training import loop, metrics
-    from resnet_jax.training.build import build_run
+    from resnet_jax.training import metrics
+    from resnet_jax.training.build import build_run, stack
     from resnet_jax.training.inputs import open_inputs
 
     assert mode == 'train', 'in inference ours is the bare model'
@@ -57,23 +58,30 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
         arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
     )
     run = build_run(inputs.config, inputs)
-    stepper = seeds.together(run, case.seeds, devices=1) if several else loop.alone(run)
+    if several:
+        program = seeds.together(run, case.seeds, devices=1)
+        step, pack, put, put_whole = program.step, program.pack, program.pack, program.put_whole
+        last = lambda totals: program.unpack(totals)[-1]  # noqa: E731
+    else:
+        step, put_whole, last = run.train_step, run.placement.put_whole, lambda totals: totals
+        pack = operator.itemgetter(0)
+        put = lambda batches: run.placement.put_train_batches(batches[0])  # noqa: E731
     runs = [
         run.reseeded(configs.changed(inputs.config, {'seed': seed})) for seed in range(case.seeds)
     ]
-    seed = stepper.pack([one.seed for one in runs])
-    arrays = stepper.put_whole(inputs.arrays)
+    seed = pack([one.seed for one in runs])
+    arrays = put_whole(inputs.arrays)
     states = [one.placement.put_state(one.init_state()) for one in runs]
     parameters = count_parameters(states[0].params)
-    carry = [stepper.pack(states), loop.no_totals(runs, stepper)]
+    carry = [pack(states), pack([one.no_totals() for one in runs])]
     streams = [one.inputs.train_batches(0, 10**9) for one in runs]
 
     def steps(n: int) -> float:
         for _ in range(n // case.dispatch):
             batches = [[next(stream) for _ in range(case.dispatch)] for stream in streams]
-            placed = stepper.put([loop.stacked(some) for some in batches])
-            carry[:] = stepper.step(seed, *carry, arrays, placed)
-        sums = jax.device_get(stepper.unpack(carry[1])[-1])
+            placed = put([stack(some) for some in batches])
+            carry[:] = step(seed, *carry, arrays, placed)
+        sums = jax.device_get(last(carry[1]))
         return metrics.averages(sums)['loss']
 
     return Program(parameters, steps)

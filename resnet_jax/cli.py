@@ -1,13 +1,15 @@
 """The command line: parses, calls, prints. See `resnet-jax --help`."""
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from resnet_jax.commands import supervisor
 from resnet_jax.errors import InputError, Interrupted, RunError
@@ -23,6 +25,25 @@ PREFIXES = {
     **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
     **dict.fromkeys(('eval', 'predict', 'convert'), '--model.'),
 }
+# Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
+# failed checkpoint, and the retries of trackers.
+QUIET_LOGGERS = {
+    'absl': logging.CRITICAL,
+    'asyncio': logging.CRITICAL,
+    'mlflow': logging.ERROR,
+    'urllib3.connectionpool': logging.ERROR,
+}
+# Variables of other libraries, set for the command and its workers unless the user has set them.
+ENVIRONMENT = {
+    'WANDB_SILENT': 'true',
+    # MLflow 3.13 and later refuse a folder as the store unless told that it is meant. A folder
+    # needs no database, and can lie on any disk, in any workdir.
+    'MLFLOW_ALLOW_FILE_STORE': 'true',
+    'MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT': 'true',
+    # By default 7 retries of 120 s; here the whole connection is retried instead.
+    'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '2',
+    'MLFLOW_HTTP_REQUEST_TIMEOUT': '20',
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,38 +55,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (failed), 2 (bad usage or input), 128 + n (stopped by signal n).
     """
-    warnings.filterwarnings('ignore', 'Image size .* decompression bomb')  # refused in our words
-    _quiet_background()
-    try:
-        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
-        options.run(options)
-        sys.stdout.flush()  # here, so that a closed pipe is noticed before the interpreter exits
-        return 0
-    except InputError as error:
-        return supervisor.leave(_complain(error, EXIT_USAGE))
-    except RunError as error:
-        return supervisor.leave(_complain(error, EXIT_FAILED))
-    except Interrupted as stop:
-        return _complain(stop, EXIT_SIGNAL + stop.signum)
-    except KeyboardInterrupt:
-        return _complain('interrupted', EXIT_SIGNAL + 2)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor flush into it at exit
-        return 0
+    with process_settings():
+        try:
+            options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+            options.run(options)
+            sys.stdout.flush()  # here, so that a closed pipe is noticed before the exit
+            return 0
+        except InputError as error:
+            return supervisor.leave(_complain(error, EXIT_USAGE))
+        except RunError as error:
+            return supervisor.leave(_complain(error, EXIT_FAILED))
+        except Interrupted as stop:
+            return _complain(stop, EXIT_SIGNAL + stop.signum)
+        except KeyboardInterrupt:
+            return _complain('interrupted', EXIT_SIGNAL + 2)
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            return 0
 
 
-def _quiet_background() -> None:
-    """Keeps Orbax and Grain from printing warnings, and tracebacks beside our one line.
+@contextlib.contextmanager
+def process_settings() -> Iterator[None]:
+    """What a command changes in its process beyond itself, all of it here, undone at the end."""
+    levels = {name: logging.getLogger(name).level for name in QUIET_LOGGERS}
+    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
+    with warnings.catch_warnings():
+        # Refused in words of our own.
+        warnings.filterwarnings('ignore', 'Image size .* decompression bomb')
+        for name, level in QUIET_LOGGERS.items():
+            logging.getLogger(name).setLevel(level)
+        os.environ.update(added)
+        # A failed checkpoint reaches the main thread as an exception, which ends the command with
+        # one line. What background threads raise besides is reported in a line each.
+        if thread_hook is threading.__excepthook__:  # else somebody, such as pytest, listens
+            threading.excepthook = _in_one_line(lambda report: report.thread)
+        if unraisable_hook is sys.__unraisablehook__:
+            sys.unraisablehook = _in_one_line(lambda report: report.object)
+        try:
+            yield
+        finally:
+            threading.excepthook, sys.unraisablehook = thread_hook, unraisable_hook
+            for name in added:
+                os.environ.pop(name, None)
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
 
-    A failed checkpoint reaches the main thread as an exception; what its other threads and
-    coroutines meet after that is of no use to anyone.
-    """
-    for name in ('absl', 'asyncio'):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if threading.excepthook is threading.__excepthook__:  # else somebody, such as pytest, listens
-        threading.excepthook = lambda report: None
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = lambda report: None
+
+def _in_one_line(where: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """A hook that prints an exception outside of the main thread in one line."""
+
+    def report_exception(report: Any) -> None:
+        error = ' '.join(str(report.exc_value).split())
+        if error == 'Event loop is closed':
+            return  # of Orbax's other reads, after one has failed and was reported
+        kind = getattr(report.exc_type, '__name__', report.exc_type)
+        print(f'in the background, {where(report)}: {kind}: {error}'[:300], file=sys.stderr)
+
+    return report_exception
 
 
 def _complain(error: BaseException | str, code: int) -> int:
@@ -76,7 +123,7 @@ def _complain(error: BaseException | str, code: int) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog='resnet-jax',
-        description='Residual networks in JAX: train, evaluate, predict.',
+        description='Residual networks in JAX: train, evaluate, predict, compare.',
         epilog='Each command has its own --help.',
         allow_abbrev=False,
     )

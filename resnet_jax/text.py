@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -67,9 +68,10 @@ def markdown(table: Table) -> str:
 def escape(text: str) -> str:
     """Text that Markdown shows as it is: on one line, without HTML, without ending a cell."""
     plain = ' '.join(text.split()).replace('&', '&amp;').replace('<', '&lt;')
-    for mark in '\\|*_`[]':
+    for mark in '\\|*`[]':
         plain = plain.replace(mark, f'\\{mark}')
-    return plain
+    # Between letters or digits, as in a name, an underscore marks nothing.
+    return re.sub(r'(?<![^\W_])_|_(?![^\W_])', r'\\_', plain)
 
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

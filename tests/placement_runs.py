@@ -28,7 +28,7 @@ FIELDS = {
     'train.steps': '5',
     'data.memory_mib': '1024',
     'augment.pad': '1',
-    'augment.flip': 'True',
+    'augment.transforms': 'pad_crop,flip',
 }
 PER_REPLICA = {'parallel.batch_norm': 'per_replica'}
 GROUPS = {'parallel.batch_norm': 'groups:2'}

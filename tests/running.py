@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.training import workdir
+from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.config import load_config
 from resnet_jax.training.inputs import Inputs, open_inputs
@@ -100,9 +100,9 @@ def load_state(folder: pathlib.Path, which: str = 'latest') -> TrainState:
     """The state in a checkpoint of a run."""
     config = workdir.read_config(folder)
     preprocessing = workdir.read_preprocessing(folder)
-    model = workdir.build_model(config.model, len(preprocessing.class_names))
+    model = build.build_model(config.model, len(preprocessing.class_names))
     checkpoints = Checkpoints(folder, config.checkpoint, read_only=True)
-    template = workdir.state_template(config, model, preprocessing)
+    template = build.state_template(config, model, preprocessing)
     state, _ = checkpoints.restore(template, checkpoints.find(which))
     checkpoints.close()
     return state

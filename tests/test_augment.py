@@ -1,24 +1,46 @@
-import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data import example_keys, random_crop, random_flip
-from resnet_jax.data import transforms as augment
+from resnet_jax.data import (
+    TRANSFORMS,
+    Transform,
+    augment,
+    check_transforms,
+    example_keys,
+    is_streamed,
+    random_crop,
+    random_flip,
+)
+from resnet_jax.errors import InputError
 
-KEYS = example_keys(jax.random.key(0), 7, jnp.arange(64))
+KEY = jax.random.key(0)
+STEP = 7
+POSITIONS = jnp.arange(64)
+KEYS = example_keys(KEY, STEP, POSITIONS)
 IMAGES = jax.random.normal(jax.random.key(1), (64, 8, 8, 3)) + 10  # no zeros but the padding's
+SETTINGS = {'pad': 2, 'pad_mode': 'zero', 'crop_scale': (0.08, 1.0)}
+
+
+def augmented(
+    names=('pad_crop', 'flip'), images=IMAGES, positions=POSITIONS, step=STEP, key=KEY, **settings
+):
+    targets = jnp.arange(len(images))
+    out, same = augment(names, SETTINGS | settings, key, images, targets, step, positions)
+    np.testing.assert_array_equal(same, targets)
+    return out
 
 
 def windows(image: np.ndarray, pad: int, mode: str) -> list[np.ndarray]:
-    """All crops there are, by (top, left)."""
+    """All possible crops, ordered by (top, left)."""
     numpy_mode = {'zero': 'constant', 'reflect': 'reflect'}[mode]
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=numpy_mode)
     size = image.shape[0]
-    places = range(2 * pad + 1)
-    return [padded[t : t + size, left : left + size] for t in places for left in places]
+    offsets = range(2 * pad + 1)
+    return [padded[t : t + size, left : left + size] for t in offsets for left in offsets]
 
 
 @pytest.mark.parametrize('mode', ['zero', 'reflect'])
@@ -43,32 +65,36 @@ def test_a_flip_mirrors_about_half_of_the_images():
     assert 16 < mirrored.sum() < 48
 
 
-def test_an_example_depends_on_its_own_key_alone():
-    run = jax.jit(functools.partial(augment, pad=2, flip=True))
-    whole = run(IMAGES, KEYS)
+def test_an_example_depends_on_its_own_position_alone():
+    run = jax.jit(
+        lambda images, positions: augment(
+            ('pad_crop', 'flip'), SETTINGS, KEY, images, None, STEP, positions
+        )[0]
+    )
+    whole = run(IMAGES, POSITIONS)
     order = np.random.default_rng(0).permutation(64)
-    np.testing.assert_array_equal(run(IMAGES[order], KEYS[order]), whole[order])
-    np.testing.assert_array_equal(run(IMAGES[40:48], KEYS[40:48]), whole[40:48])
-    np.testing.assert_array_equal(augment(IMAGES, KEYS, pad=2, flip=True), whole)
+    np.testing.assert_array_equal(run(IMAGES[order], POSITIONS[order]), whole[order])
+    np.testing.assert_array_equal(run(IMAGES[40:48], POSITIONS[40:48]), whole[40:48])
+    np.testing.assert_array_equal(augmented(), whole)
 
 
 def test_keys_depend_on_step_and_position():
-    key = jax.random.key(0)
     data = jax.random.key_data(
-        jnp.concatenate([example_keys(key, s, jnp.arange(5)) for s in range(3)])
+        jnp.concatenate([example_keys(KEY, s, jnp.arange(5)) for s in range(3)])
     )
     assert len(np.unique(np.asarray(data), axis=0)) == 15
     np.testing.assert_array_equal(
-        jax.random.key_data(example_keys(key, 7, jnp.arange(30, 40))),
+        jax.random.key_data(example_keys(KEY, 7, jnp.arange(30, 40))),
         jax.random.key_data(KEYS[30:40]),
     )
 
 
 def test_every_crop_occurs_flipped_and_not():
     image = IMAGES[0]
-    keys = example_keys(jax.random.key(5), 0, jnp.arange(600))
     batch = jnp.broadcast_to(image[None], (600, *image.shape))
-    out = np.asarray(augment(batch, keys, pad=1, flip=True))
+    out = np.asarray(
+        augmented(images=batch, key=jax.random.key(5), step=0, positions=jnp.arange(600), pad=1)
+    )
     candidates = np.stack(windows(np.asarray(image), 1, 'zero'))
     place = (out[:, None] == candidates[None]).all(axis=(2, 3, 4))
     turned = (out[:, None] == candidates[None, :, :, ::-1]).all(axis=(2, 3, 4))
@@ -79,13 +105,138 @@ def test_every_crop_occurs_flipped_and_not():
 
 @pytest.mark.parametrize('dtype', [jnp.uint8, jnp.float32, jnp.bfloat16])
 def test_dtype_is_kept(dtype):
-    assert augment(IMAGES.astype(dtype), KEYS, pad=2, flip=True).dtype == dtype
+    assert augmented(images=IMAGES.astype(dtype)).dtype == dtype
 
 
 def test_what_is_off_costs_nothing():
-    off = jax.make_jaxpr(functools.partial(augment, pad=0, flip=False))(IMAGES, KEYS)
-    assert not off.eqns
-    no_flip = str(jax.make_jaxpr(functools.partial(augment, pad=2, flip=False))(IMAGES, KEYS))
+    def program(names, **settings):
+        def run(images, positions):
+            return augment(names, SETTINGS | settings, KEY, images, None, STEP, positions)[0]
+
+        return run
+
+    def jaxpr(names, **settings):
+        return jax.make_jaxpr(program(names, **settings))(IMAGES, POSITIONS)
+
+    assert not jaxpr(()).eqns
+    assert not jaxpr(('random_resized_crop',)).eqns  # the host's
+    no_flip = str(jaxpr(('pad_crop',)))
     assert 'gather' in no_flip and 'rev' not in no_flip
-    no_crop = str(jax.make_jaxpr(functools.partial(augment, pad=0, flip=True))(IMAGES, KEYS))
+    no_crop = str(jaxpr(('pad_crop', 'flip'), pad=0))
     assert 'rev' in no_crop and 'gather' not in no_crop
+    # The compiler drops the unused keys.
+    off = jax.jit(program(('pad_crop',), pad=0)).lower(IMAGES, POSITIONS)
+    assert 'xor' not in off.compile().as_text()
+    np.testing.assert_array_equal(augmented(('pad_crop',), pad=0), IMAGES)
+
+
+@pytest.mark.parametrize('mode', ['zero', 'reflect'])
+def test_random_numbers_are_those_of_earlier_versions(mode):
+    """The same computation as when crop and flip split one key, written out."""
+
+    def one(image, key):
+        crop_key, flip_key = jax.random.split(key)
+        return random_flip(flip_key, random_crop(crop_key, image, 2, mode))
+
+    expected = jax.vmap(one)(IMAGES, KEYS)
+    np.testing.assert_array_equal(augmented(pad_mode=mode), expected)
+    crops = jax.vmap(lambda i, k: random_crop(jax.random.split(k)[0], i, 2, mode))(IMAGES, KEYS)
+    np.testing.assert_array_equal(augmented(('pad_crop',), pad_mode=mode), crops)
+    flips = jax.vmap(lambda i, k: random_flip(jax.random.split(k)[1], i))(IMAGES, KEYS)
+    np.testing.assert_array_equal(augmented(('flip',)), flips)
+    np.testing.assert_array_equal(augmented(('pad_crop', 'flip'), pad=0), flips)
+
+
+def test_crops_and_flips_are_the_recorded_ones():
+    """Recorded with an earlier version, whose runs may be resumed."""
+    corners = jnp.arange(64.0).reshape(1, 8, 8, 1).repeat(6, axis=0) + 1
+    out = augmented(images=corners, positions=jnp.arange(6))
+    recorded = [[34, 35], [18, 19], [21, 22], [10, 11], [29, 30], [37, 38]]
+    assert np.asarray(out)[:, 3, 3:5, 0].astype(int).tolist() == recorded
+
+
+def test_transforms_apply_in_the_order_of_their_names():
+    first, second = (augmented(names) for names in (('pad_crop', 'flip'), ('flip', 'pad_crop')))
+    assert (first != second).any()
+    flipped = jax.vmap(lambda i, k: random_flip(jax.random.fold_in(k, 1), i))(IMAGES, KEYS)
+    cropped = jax.vmap(lambda i, k: random_crop(jax.random.fold_in(k, 0), i, 2))(flipped, KEYS)
+    np.testing.assert_array_equal(second, cropped)
+
+
+def mix(key, images, targets, settings):
+    """A batch transform in the manner of mixup."""
+    weight = settings['weight'] * jax.random.uniform(key)
+    return tuple(weight * x + (1 - weight) * x[::-1] for x in (images, targets))
+
+
+def test_a_batch_transform_changes_images_and_targets_together(monkeypatch):
+    monkeypatch.setitem(TRANSFORMS, 'mix', Transform('device', 'batch', 9, mix, ('weight',)))
+    settings = SETTINGS | {'weight': 0.5}
+    targets = jax.nn.one_hot(POSITIONS % 10, 10)
+
+    def run(names, step=STEP, settings=settings):
+        return augment(names, settings, KEY, IMAGES, targets, step, POSITIONS)
+
+    names = ('pad_crop', 'mix', 'flip')
+    check_transforms(names, settings, 8)
+    with pytest.raises(InputError, match=r'augment\.weight is not set'):
+        check_transforms(names, SETTINGS, 8)
+    images, mixed = run(names)
+    # The weight can be read off the targets.
+    weight = float(mixed[0, 0])
+    assert 0 < weight < 0.5
+    np.testing.assert_allclose(mixed, weight * targets + (1 - weight) * targets[::-1], rtol=1e-6)
+    crops = augmented(('pad_crop',))
+    expected = weight * crops + (1 - weight) * crops[::-1]
+    expected = jax.vmap(lambda i, k: random_flip(jax.random.split(k)[1], i))(expected, KEYS)
+    np.testing.assert_allclose(images, expected, rtol=1e-6)
+    # Drawn anew in every step, independent of the other transforms and of every example's key.
+    assert float(run(names, step=8)[1][0, 0]) != weight
+    assert float(run(('mix',))[1][0, 0]) == weight
+    drawn = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 9)))(KEYS)
+    drawn = np.concatenate([drawn, jax.vmap(jax.random.uniform)(KEYS)])
+    assert not np.isclose(0.5 * drawn, weight, rtol=1e-6).any()
+
+
+@pytest.mark.parametrize(
+    ('names', 'settings', 'words'),
+    [
+        (('pad_cop',), {}, "unknown transform 'pad_cop'; did you mean 'pad_crop'?"),
+        (('flip', 'pad_crop', 'flip'), {}, "'flip' is listed twice"),
+        (('flip', 'random_resized_crop'), {}, "list 'random_resized_crop' first"),
+        (('pad_crop',), {'pad_mode': 'zeros'}, "did you mean 'zero'?"),
+        (('pad_crop',), {'pad_mode': 'reflect', 'pad': 8}, 'cannot reflect an image of 8 pixels'),
+        ((), {'crop_scale': (0.5,)}, 'augment.crop_scale must be two'),
+        ((), {'crop_scale': (0.6, 0.5)}, 'augment.crop_scale must be two'),
+        ((), {'crop_scale': (0.0, 0.5)}, 'augment.crop_scale must be two'),
+        ((), {'crop_scale': (0.5, 1.5)}, 'augment.crop_scale must be two'),
+        ((), {'crop_scale': (math.nan, 1.0)}, 'augment.crop_scale must be two'),
+    ],
+)
+def test_transforms_that_do_not_fit_are_refused(names, settings, words):
+    with pytest.raises(InputError) as caught:
+        check_transforms(names, SETTINGS | settings, 8)
+    assert words in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+def test_transforms_that_fit_are_accepted():
+    check_transforms((), {}, 8)
+    check_transforms(('flip',), {}, 8)
+    check_transforms(tuple(TRANSFORMS), SETTINGS, 8)
+    check_transforms(('pad_crop',), {'pad': 7, 'pad_mode': 'reflect'}, 8)
+    check_transforms(('flip',), {'pad': 8, 'pad_mode': 'reflect'}, 8)
+
+
+def test_random_numbers_of_transforms_are_kept_apart():
+    streams = [transform.stream for transform in TRANSFORMS.values()]
+    assert len(set(streams)) == len(streams)
+    # Fixed, so that runs of earlier versions resume; the host's 1 is the order of examples.
+    names = ('pad_crop', 'flip', 'random_resized_crop')
+    assert [TRANSFORMS[name].stream for name in names] == [0, 1, 2]
+
+
+def test_host_transforms_make_the_training_set_stream():
+    assert not is_streamed(())
+    assert not is_streamed(('pad_crop', 'flip'))
+    assert is_streamed(('random_resized_crop', 'flip'))

@@ -2,20 +2,26 @@
 
 import dataclasses
 import importlib.util
+import json
 import pathlib
 import sys
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
 
+from resnet_jax import data
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.training import build, checks, loop, optim
 from resnet_jax.training import config as configs
-from resnet_jax.training import loop, metrics, optim, workdir
+from resnet_jax.training.checks import resolve
+from resnet_jax.training.tasks import TASKS
 
 DEFAULT = CONFIGS / 'default.py'
 FILES = sorted(CONFIGS.glob('*.py'))
@@ -39,8 +45,8 @@ class Recording(ConfigDict):
 
     seen: ClassVar[set[tuple[int, str]]] = set()
 
-    def __getattr__(self, name):
-        value = super().__getattr__(name)
+    def __getitem__(self, name):  # also what `config.name` calls
+        value = super().__getitem__(name)
         Recording.seen.add((id(self), name))
         return value
 
@@ -64,11 +70,17 @@ def test_every_field_is_read(tmp_path):
     names = recorded(config)
     Recording.seen.clear()
     loop.train(config, tmp_path / 'run')
+    for transform in data.TRANSFORMS.values():
+        image = np.zeros((8, 8, 1), np.uint8)
+        if transform.where == 'host':
+            transform.apply(np.random.default_rng(0), image, 8, config.augment)
+        else:
+            transform.apply(jax.random.key(0), jnp.asarray(image), config.augment)
     for schedule in optim.SCHEDULES.values():
         schedule(config.optim, 0.1, 1.0, 0, 10)
     for optimizer in optim.OPTIMIZERS.values():
         optimizer(config.optim, lambda step: 0.1, None)
-    for loss in metrics.LOSSES.values():
+    for loss in TASKS['classification'].losses.values():
         loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss)
     read = {names[key] for key in Recording.seen if key in names}
     # The model's overrides are passed on together; the next test is theirs.
@@ -87,7 +99,7 @@ def test_model_fields_are_those_of_the_model():
 
 def test_model_overrides_reach_the_model():
     config = tiny({'model.placement': 'full_preact', 'model.dropout': 0.25, 'model.stem_width': 7})
-    model = workdir.build_model(config.model, 3)
+    model = build.build_model(config.model, 3)
     assert (model.stage_sizes, model.width, model.stem_width) == ((1,), 4, 7)
     assert (model.block.placement, model.dropout, model.num_classes) == ('full_preact', 0.25, 3)
     assert model.bn_momentum == create_model('cifar_resnet8').bn_momentum  # not set: the row's
@@ -96,11 +108,11 @@ def test_model_overrides_reach_the_model():
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
 def test_every_config_loads(path):
     config = configs.load_config(str(path))
-    configs.check_values(config)
+    resolve(config)
     assert (
         configs.flatten(config).keys() == configs.flatten(configs.load_config(str(DEFAULT))).keys()
     )
-    workdir.build_model(config.model, 10)
+    build.build_model(config.model, 10)
     optim.make_optimizer(
         config.optim,
         optim.make_schedule(config.optim, batch_size=8, total_steps=10**6, steps_per_epoch=100.0),
@@ -165,7 +177,7 @@ def test_an_optional_field_that_a_config_sets_can_be_unset():
         ('train.batch_size', '1.5', 'train.batch_size takes int'),
         ('train.epochs', 'two', 'train.epochs takes float'),
         ('model.stage_sizes', '3', 'model.stage_sizes takes tuple'),
-        ('augment.flip', 'maybe', 'augment.flip takes bool'),
+        ('optim.nesterov', 'maybe', 'optim.nesterov takes bool'),
         ('optim.learning_rate', 'None', 'optim.learning_rate cannot be unset; it is 0.1'),
         ('optim.name', 'None', 'optim.name cannot be unset'),
     ],
@@ -192,9 +204,8 @@ def test_bad_override(field, text, words):
 )
 def test_values_that_make_no_sense(field, value, words):
     fields = {key: text for key, text in TINY.items() if key != 'train.steps'}
-    config = configs.load_config(str(DIGITS), [*fields.items(), (field, str(value))])
     with pytest.raises(InputError) as error:
-        configs.check_values(config)
+        configs.load_config(str(DIGITS), [*fields.items(), (field, str(value))])
     assert words in str(error.value)
 
 
@@ -242,7 +253,15 @@ def test_differences_names_what_matters():
 
 def test_named_fields_exist():
     fields = set(configs.flatten(configs.load_config(str(DEFAULT))))
-    for names in (configs.FREE_FIELDS, configs.ALTERNATIVES, configs._AT_LEAST, configs._FRACTIONS):
+    for names in (
+        configs.FREE_FIELDS,
+        configs.ALTERNATIVES,
+        configs.NAME_LISTS,
+        checks.AT_LEAST,
+        checks.FRACTIONS,
+        checks.CHOICES,
+        checks.NEEDS,
+    ):
         assert set(names) <= fields
 
 
@@ -292,7 +311,7 @@ def test_packages_below_the_config_stay_imported(tmp_path, monkeypatch):
         (['def get_config():', '    return 1 / 0'], 'ZeroDivisionError: division by zero'),
         (['import no_such_module'], "No module named 'no_such_module'"),
         (['def get_config():', '    from ml_collections import ConfigDict as C', '    return C()'],
-         'lacks the fields augment.pad'),
+         'lacks the fields augment.crop_scale'),
     ],
 )  # fmt: skip
 def test_bad_config_file(tmp_path, lines, words):
@@ -323,3 +342,108 @@ def test_unreadable_config_file(tmp_path):
     path.write_bytes(b'\xff\xfe\x00')
     with pytest.raises(InputError, match=r'mine\.py'):
         configs.load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'field', 'needed'),
+    [
+        ({'loss.alpha': 0.5}, 'loss.alpha', 'loss.name=focal'),
+        ({'loss.name': 'focal', 'loss.label_smoothing': 0.1}, 'loss.label_smoothing',
+         'loss.name=cross_entropy or binary_cross_entropy'),
+        ({'optim.b1': 0.8}, 'optim.b1', 'optim.name=adam or adamw or lamb'),
+        ({'optim.name': 'adamw', 'optim.momentum': 0.8}, 'optim.momentum', 'optim.name=sgd'),
+        ({'optim.momentum': 0, 'optim.nesterov': True}, 'optim.nesterov', 'optim.momentum'),
+        ({'optim.schedule': 'cosine', 'optim.boundaries': '(3.0,)'}, 'optim.boundaries',
+         'optim.schedule=piecewise'),
+        ({'optim.warmup_start': 0.1}, 'optim.warmup_start', 'optim.warmup=400'),
+        ({'augment.transforms': 'flip', 'augment.pad': 2}, 'augment.pad',
+         'pad_crop in augment.transforms'),
+        ({'augment.crop_scale': '(0.5, 1.0)'}, 'augment.crop_scale',
+         'random_resized_crop in augment.transforms'),
+        ({'data.dir': '/x'}, 'data.dir', 'data.name=tfds:NAME'),
+        ({'init.reset_head': True}, 'init.reset_head', 'init.weights=FILE'),
+        ({'log.project': 'mine'}, 'log.project', 'log.trackers=wandb'),
+        ({'model.norm_groups': 4}, 'model.norm_groups', 'model.norm=group'),
+        ({'model.norm': 'layer', 'model.bn_momentum': 0.8}, 'model.bn_momentum',
+         'model.norm=batch'),
+        ({'model.norm': 'group', 'parallel.batch_norm': 'per_replica'}, 'parallel.batch_norm',
+         'model.norm=batch'),
+        ({'model.gate_bias': -6.0}, 'model.gate_bias', 'model.gate=exclusive or shortcut_only'),
+        ({'model.shortcut': 'none', 'model.shortcut_scale': 0.5}, 'model.shortcut_scale',
+         'model.shortcut'),
+        ({'model.se_place': 'pre'}, 'model.se_place', 'model.se_ratio'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)  # fmt: skip
+def test_a_field_without_effect_is_refused_with_what_it_needs(fields, field, needed):
+    overrides = [(name, str(value)) for name, value in fields.items()]
+    with pytest.raises(InputError) as error:
+        configs.load_config(str(DIGITS), overrides)
+    assert f'config field {field} has no effect without' in str(error.value)
+    assert needed in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'loss.name': 'focal', 'loss.alpha': 0.5, 'loss.gamma': 1.0},
+        {'loss.name': 'focal', 'loss.label_smoothing': 0},  # switched off, not set in vain
+        {'optim.name': 'adamw', 'optim.b1': 0.8, 'optim.momentum': 0},
+        {'model.name': 'cifar_se_resnet20', 'model.se_place': 'pre'},  # the row has the ratio
+        {'model.name': 'cifar_preact_resnet20', 'model.raw_first_shortcut': True},
+        {'model.norm': 'group', 'model.norm_groups': 4},
+        {'augment.transforms': 'random_resized_crop', 'augment.crop_scale': '(0.5, 1.0)'},
+    ],
+)
+def test_a_field_with_effect_is_taken(fields):
+    configs.load_config(str(DIGITS), [(name, str(value)) for name, value in fields.items()])
+
+
+def test_needs_name_fields_that_change_a_run():
+    """Each row of NEEDS lets its field through in some config, and refuses it in another."""
+    digits = configs.load_config(str(DIGITS))
+    every = [
+        {'optim.name': 'adamw', 'optim.schedule': 'piecewise', 'loss.name': 'focal'},
+        {'optim.warmup': 5.0, 'augment.transforms': ('random_resized_crop', 'pad_crop')},
+        {'model.norm': 'group', 'model.placement': 'full_preact', 'model.gate': 'exclusive'},
+        {'model.shortcut': 'none', 'model.norm': 'none', 'augment.transforms': ()},
+        {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
+        {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
+        {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
+    ]
+    settings = [digits, *(configs.changed(digits, fields) for fields in every)]
+    for field in checks.NEEDS:
+        found = {bool(checks.lacking(config, field)) for config in settings}
+        assert found == {True, False}, field
+
+
+def test_a_config_of_an_earlier_version(tmp_path):
+    """Its augmentation was two switches and a padding; it lacks fields that came later."""
+    old = json.loads(configs.to_json(configs.load_config(str(DIGITS))))
+    for section, names in {'optim': ['freeze'], 'train': ['matmul_precision']}.items():
+        for name in names:
+            del old[section][name]
+    del old['task'], old['log']
+    for switches, transforms in (
+        ({'pad': 1, 'flip': False, 'random_resized_crop': False}, ('pad_crop',)),
+        ({'pad': 4, 'flip': True, 'random_resized_crop': False}, ('pad_crop', 'flip')),
+        ({'pad': 0, 'flip': True, 'random_resized_crop': True}, ('random_resized_crop', 'flip')),
+        ({'pad': 0, 'flip': False, 'random_resized_crop': False}, ()),
+    ):
+        old['augment'] = {'pad_mode': 'zero', 'crop_scale': [0.08, 1.0], **switches}
+        config = configs.from_json(json.dumps(old))
+        assert config.augment.transforms == transforms
+        assert 'flip' not in config.augment
+        assert (config.task, config.log.trackers, config.optim.freeze) == ('classification', (), ())
+        checks.resolve(config)
+        # The padding of a crop that is not made makes no difference.
+        new = configs.changed(config, {'augment.pad': config.augment.pad or 4})
+        assert configs.differences(config, new) == []
+
+
+def test_a_config_with_fields_of_its_own_is_kept():
+    config = json.loads(configs.to_json(configs.load_config(str(DIGITS))))
+    config['mine'] = {'x': [1, 2]}
+    again = configs.from_json(json.dumps(config))
+    assert again.mine.x == (1, 2)
+    assert again.is_locked

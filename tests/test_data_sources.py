@@ -22,7 +22,7 @@ def png(value: int, shape: tuple[int, ...] = (4, 5, 3)) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Two splits; the value of each image's pixels tells it."""
+    """Two splits; the pixel value identifies each image."""
     for i, name in enumerate(['train/dog/b.PNG', 'train/dog/a.png', 'train/cat/c.Jpeg']):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(png(10 * i))
@@ -35,10 +35,10 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data set that TFDS itself wrote, without TensorFlow, with one label outside the classes."""
+    """A data set written by TFDS itself, without TensorFlow; one label is outside the classes."""
     import tensorflow_datasets as tfds
 
-    # Not registered, so that TFDS knows it from its files alone.
+    # Not registered, so that TFDS finds it only by its files.
     class TinyPictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version('1.0.0')
 
@@ -68,7 +68,7 @@ def tfds_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def line(*args: str) -> str:
-    """The one line that opening a source with these arguments fails with."""
+    """The one-line error of opening a source with these arguments."""
     with pytest.raises(InputError) as caught:
         open_source(*args)
     assert '\n' not in str(caught.value)

@@ -13,13 +13,23 @@ import time
 import uuid
 
 import pytest
-from running import checkpoint_steps, command, complains, differing, free_port, load_state, start
+from running import (
+    ROOT,
+    checkpoint_steps,
+    command,
+    complains,
+    differing,
+    free_port,
+    load_state,
+    start,
+)
 from test_sweep import ARMS, summaries, sweep_file
 
 from resnet_jax.cli import main
 from resnet_jax.errors import RunError
-from resnet_jax.experiments.engines import archives, gpus
+from resnet_jax.experiments.engines import ray_engine
 from resnet_jax.experiments.engines.engine import run_sweep
+from resnet_jax.experiments.engines.local_engine import visible_gpus
 from resnet_jax.experiments.sweep import load_sweep
 
 WORKERS = ('--workers', 2)
@@ -244,18 +254,18 @@ def two_gpus(tmp_path, monkeypatch):
 
 
 def test_gpus_are_counted_without_jax(two_gpus, monkeypatch):
-    assert gpus.visible_gpus() == ['GPU-aa', 'GPU-bb']
+    assert visible_gpus() == ['GPU-aa', 'GPU-bb']
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3, 5,-1,6')  # CUDA stops at what is none
-    assert gpus.visible_gpus() == ['3', '5']
+    assert visible_gpus() == ['3', '5']
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert gpus.visible_gpus() == []
+    assert visible_gpus() == []
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-    assert gpus.visible_gpus() == []
+    assert visible_gpus() == []
     monkeypatch.setenv('JAX_PLATFORMS', 'cuda,cpu')
-    assert len(gpus.visible_gpus()) == 2
+    assert len(visible_gpus()) == 2
     (two_gpus / 'site' / 'fake_cuda-1.dist-info' / 'entry_points.txt').unlink()
-    assert gpus.visible_gpus() == []  # JAX would not use them
+    assert visible_gpus() == []  # JAX would not use them
 
 
 @pytest.mark.slow
@@ -354,7 +364,7 @@ def test_a_folder_travels_but_for_its_lock(tmp_path):
     (there / '.lock').touch()
     here.mkdir()
     (here / 'old').touch()
-    archives.unpack(archives.pack(there), here)
+    ray_engine.unpack(ray_engine.pack(there), here)
     assert (here / 'checkpoints' / '4' / 'data').read_bytes() == b'\0\1'
     assert {p.name for p in here.iterdir()} == {'checkpoints'}
     assert {p.name for p in tmp_path.iterdir()} == {'there', 'here'}
@@ -385,15 +395,15 @@ def test_nothing_lands_outside_a_folder(name, kind, tmp_path):
     folder.mkdir()
     (folder / 'config.json').write_text('{}')
     with pytest.raises(RunError, match='cannot be unpacked'):
-        archives.unpack(archive_of(name, kind), folder)
+        ray_engine.unpack(archive_of(name, kind), folder)
     with pytest.raises(RunError, match='cannot be unpacked'):
-        archives.unpack(b'no archive', folder)
+        ray_engine.unpack(b'no archive', folder)
     assert (folder / 'config.json').read_text() == '{}'
     assert [p.name for p in tmp_path.iterdir()] == ['run']
 
 
 def test_an_absolute_path_lands_inside(tmp_path):
-    archives.unpack(archive_of(f'{tmp_path}/outside'), tmp_path / 'run')
+    ray_engine.unpack(archive_of(f'{tmp_path}/outside'), tmp_path / 'run')
     assert [p.name for p in tmp_path.iterdir()] == ['run']
 
 
@@ -422,6 +432,26 @@ def test_bad_options(name, options, message, tmp_path, capsys):
     assert main([name, *what, '--workdir', str(out), *options]) == 2
     assert capsys.readouterr().err.startswith(f'resnet-jax: {message}')
     assert not out.exists()
+
+
+def test_what_a_ray_worker_runs_is_found_by_name():
+    """It is pickled by reference, so a worker imports it; importing it does not need Ray."""
+    code = (
+        'import pickle, sys; sys.modules["ray"] = None\n'
+        'from resnet_jax.experiments.engines import ray_engine\n'
+        'assert pickle.loads(pickle.dumps(ray_engine.train)) is ray_engine.train'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
+
+
+def test_variables_that_ray_needs_to_start_are_unset_afterwards(monkeypatch):
+    monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '1')
+    monkeypatch.delenv('RAY_ENABLE_UV_RUN_RUNTIME_ENV', raising=False)
+    before = dict(os.environ)
+    with ray_engine._default_environment(ray_engine._RAY_ENVIRONMENT):
+        assert os.environ['RAY_USAGE_STATS_ENABLED'] == '1'
+        assert os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] == '0'
+    assert dict(os.environ) == before
 
 
 def test_without_ray(whole, tmp_path, capsys, monkeypatch):

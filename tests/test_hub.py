@@ -1,4 +1,4 @@
-"""Weights fetched by name: the real clients, with a server of this process in place of the net."""
+"""Fetching weights by name: the real clients against a server in this process."""
 
 import collections
 import functools
@@ -26,7 +26,7 @@ COMMIT = 'c0ffee' * 6 + 'abcd'
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` (path -> body or status) and counts what is asked of it."""
+    """Serves `files` (path -> body or status) and counts the requests."""
 
     daemon_threads = True
 
@@ -75,7 +75,7 @@ def server():
 
 @pytest.fixture
 def closed():
-    """An address at which nobody listens."""
+    """An address without a server."""
     with socket.socket() as held:
         held.bind(('127.0.0.1', 0))
         yield f'http://127.0.0.1:{held.getsockname()[1]}'
@@ -92,7 +92,7 @@ def torchvision(server, cache, monkeypatch):
     """torchvision's address with one small file."""
     pytest.importorskip('torch')
     monkeypatch.setattr(hub, 'TORCHVISION_ADDRESS', f'{server.address}/models')
-    monkeypatch.setitem(hub.TORCHVISION, 'resnet18', {'v1': hub.Published(FILE, 'torchvision')})
+    monkeypatch.setitem(hub.TORCHVISION, 'resnet18', {'v1': (FILE, 'torchvision')})
     server.files[f'/models/{FILE}'] = WEIGHTS
     return server
 
@@ -129,14 +129,14 @@ def put_repository(server, *files, revision='main'):
 
 
 def bodies(server):
-    """How many files were sent."""
+    """Counts the files that were sent."""
     return sum(
         n for (verb, path), n in server.requests.items() if verb == 'GET' and '/api/' not in path
     )
 
 
 def complaint(spec):
-    """The line that a text is answered with."""
+    """The one-line error for a spec."""
     with pytest.raises(InputError) as caught:
         hub.fetch(spec)
     message = str(caught.value)
@@ -149,7 +149,7 @@ def files_in(folder):
     return [path for path in pathlib.Path(folder).rglob('*') if path.is_file()]
 
 
-def test_a_path_is_itself(tmp_path, monkeypatch):
+def test_a_path_is_returned_unchanged(tmp_path, monkeypatch):
     path = tmp_path / 'weights.pth'
     path.write_bytes(b'x')
     assert hub.fetch(path) == hub.fetch(str(path)) == path
@@ -208,7 +208,7 @@ def test_bad_names_of_hugging_face(hugging_face, tmp_path, name):
     assert not files_in(tmp_path)
 
 
-def test_what_hugging_face_calls_a_bad_name(hugging_face):
+def test_names_that_hugging_face_rejects(hugging_face):
     assert 'cannot read hf:a b/c' in complaint('hf:a b/c')
     assert not hugging_face.requests
 
@@ -217,11 +217,11 @@ def test_the_table_of_torchvision():
     for name, variants in hub.TORCHVISION.items():
         assert name in list_models()
         assert list(variants) in (['v1'], ['v1', 'v2'])
-        for published in variants.values():
-            file, dash, digits = published.file.rpartition('-')
-            assert (file, dash) == (name, '-')
+        for file, preprocessing in variants.values():
+            stem, dash, digits = file.rpartition('-')
+            assert (stem, dash) == (name, '-')
             assert len(digits.removesuffix('.pth')) == 8
-            assert published.preprocessing in PREPROCESSINGS
+            assert preprocessing in PREPROCESSINGS
 
 
 @pytest.mark.parametrize(
@@ -247,23 +247,23 @@ def test_torchvision_is_fetched_once(torchvision, cache, capfd):
     assert hub.fetch('torchvision:resnet18:v1') == path
     assert torchvision.requests == {('GET', f'/models/{FILE}'): 1}
     assert files_in(cache) == [path]
-    assert capfd.readouterr() == ('', '')  # no bar where there is no terminal
+    assert capfd.readouterr() == ('', '')  # no progress bar without a terminal
 
 
 def test_the_newest_variant_is_the_default(torchvision, monkeypatch):
-    rows = {'v1': hub.Published('resnet50-00000000.pth', ''), 'v2': hub.Published(FILE, '')}
+    rows = {'v1': ('resnet50-00000000.pth', ''), 'v2': (FILE, '')}
     monkeypatch.setitem(hub.TORCHVISION, 'resnet50', rows)
     assert hub.fetch('torchvision:resnet50').name == FILE
 
 
-def test_a_cached_file_needs_neither_net_nor_torch(torchvision, closed, monkeypatch):
+def test_a_cached_file_needs_neither_network_nor_torch(torchvision, closed, monkeypatch):
     path = hub.fetch('torchvision:resnet18')
     monkeypatch.setattr(hub, 'TORCHVISION_ADDRESS', closed)
     monkeypatch.setitem(sys.modules, 'torch.hub', None)
     assert hub.fetch('torchvision:resnet18') == path
 
 
-def test_a_spoilt_file_is_fetched_anew(torchvision, cache):
+def test_a_corrupt_cached_file_is_fetched_again(torchvision, cache):
     cache.mkdir(parents=True)
     (cache / FILE).write_bytes(WEIGHTS[:-1])
     assert hub.fetch('torchvision:resnet18').read_bytes() == WEIGHTS
@@ -272,7 +272,7 @@ def test_a_spoilt_file_is_fetched_anew(torchvision, cache):
 
 @pytest.mark.parametrize('before', [None, b'spoilt'])
 @pytest.mark.parametrize('fault', ['other', 'cut', 404, 503])
-def test_what_is_not_whole_is_not_kept(torchvision, cache, fault, before):
+def test_incomplete_downloads_are_not_kept(torchvision, cache, fault, before):
     path = f'/models/{FILE}'
     if fault == 'other':
         torchvision.files[path] = b'<html>log in to this hotel</html>'
@@ -341,7 +341,7 @@ def test_hugging_face_is_fetched_once(hugging_face, tmp_path, spec, file):
     assert listings == 2
 
 
-def test_the_second_name_where_there_is_no_first(hugging_face):
+def test_the_second_file_name_is_the_fallback(hugging_face):
     put_repository(hugging_face, 'pytorch_model.bin', 'README.md')
     assert hub.fetch('hf:owner/net').name == 'pytorch_model.bin'
 
@@ -370,7 +370,7 @@ def test_a_file_that_is_not_in_the_repository(hugging_face):
 
 
 def test_a_gated_file(hugging_face):
-    """Its repository's list is public."""
+    """The list of files of its repository is public."""
     path = '/owner/net/resolve/main/model.safetensors'
     hugging_face.files[path] = 403
     hugging_face.headers[path] = {'X-Error-Code': 'GatedRepo'}
@@ -389,7 +389,7 @@ def test_a_gated_file(hugging_face):
         ('hf:owner/net', 'GatedRepo', 'asks for consent'),
     ],
 )
-def test_what_hugging_face_refuses(hugging_face, tmp_path, spec, code, words):
+def test_errors_of_hugging_face(hugging_face, tmp_path, spec, code, words):
     """The header X-Error-Code is how the hub tells them apart."""
     for path in ('/api/models/owner/net', '/api/models/owner/net/revision/v9'):
         hugging_face.files[path] = 403 if code == 'GatedRepo' else 404
@@ -430,4 +430,4 @@ def test_the_environment_of_hugging_face_counts(hugging_face, tmp_path):
     path = pathlib.Path(result.stdout.strip())
     assert path.is_relative_to(tmp_path / 'home')
     assert path.read_bytes() == body_of('model.safetensors')
-    assert result.stderr == ''  # no bar where there is no terminal
+    assert result.stderr == ''  # no progress bar without a terminal

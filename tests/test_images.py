@@ -33,7 +33,7 @@ def test_png_is_decoded_exactly_from_bytes_and_from_a_path(tmp_path):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_grey_and_colour_come_with_the_channels_asked_for(channels):
+def test_grey_and_colour_are_converted_to_the_requested_channels(channels):
     grey = noise(4, 6)
     decoded = decode_image(encode(Image.fromarray(grey)), channels)
     np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], channels, axis=2))
@@ -82,7 +82,7 @@ def test_one_bit_image():
 def test_exif_orientation_is_applied():
     pixels = noise(4, 6, 3)
     exif = Image.Exif()
-    exif[ORIENTATION_TAG] = 6  # to be turned a quarter clockwise for display
+    exif[ORIENTATION_TAG] = 6  # rotate by 90 degrees clockwise for display
     decoded = decode_image(encode(Image.fromarray(pixels), exif=exif))
     np.testing.assert_array_equal(decoded, np.rot90(pixels, -1))
 
@@ -120,7 +120,7 @@ def test_huge_images_are_refused(monkeypatch, limit):
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_resize_and_crop_leaves_the_right_size_alone(channels):
+def test_resize_and_crop_keeps_an_image_of_the_right_size(channels):
     image = noise(8, 8, channels)
     np.testing.assert_array_equal(resize_and_crop(image, 8), image)
     np.testing.assert_array_equal(resize_and_crop(image, 8, 8), image)
@@ -143,7 +143,7 @@ def test_shrinking_is_antialiased():
 
 
 @pytest.mark.parametrize('name', ['bilinear', 'bicubic'])
-@pytest.mark.parametrize('shape', [(90, 61, 3), (31, 40, 1)])  # made smaller, made larger
+@pytest.mark.parametrize('shape', [(90, 61, 3), (31, 40, 1)])  # shrunk, enlarged
 def test_resampling_is_pillows_own(name, shape):
     image = noise(*shape)
     pillow = Image.fromarray(image.squeeze(2) if shape[2] == 1 else image)
@@ -187,8 +187,8 @@ def test_random_resized_crop_of_everything_is_a_resize():
     np.testing.assert_array_equal(box, resize_and_crop(image, 16))
 
 
-def test_random_resized_crop_boxes_have_the_area_and_ratio_asked_for():
-    # Each pixel's value is its place, so the corners of the crop tell its box.
+def test_random_resized_crop_boxes_have_the_requested_area_and_ratio():
+    # The value of each pixel is its position, so the corners of the crop give its box.
     rows, columns = np.indices((200, 250))
     image = np.stack([rows, columns, rows], axis=2).astype(np.uint8)
     rng = np.random.default_rng(0)

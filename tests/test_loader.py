@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import (
+    TRANSFORMS,
     Preprocessing,
+    Transform,
     batch_indices,
     batch_positions,
     default_workers,
@@ -25,15 +27,17 @@ from resnet_jax.data import (
     open_source,
     train_batches,
 )
+from resnet_jax.data.images import random_resized_crop
 from resnet_jax.errors import InputError
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
 COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())
 STREAM = {'seed': 3, 'batch_size': 7}
+CROP = {'transforms': ('random_resized_crop',), 'settings': {'crop_scale': (0.08, 1.0)}}
 
 
 def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
-    """Batches of a stream over 20 synthetic images, so that it runs through several epochs."""
+    """Batches of a stream over 20 synthetic images, several epochs long."""
     source = open_source('synthetic', 'train[:20]')
     return list(
         train_batches(
@@ -43,7 +47,7 @@ def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np
             first_step=first,
             last_step=last,
             workers=workers,
-            random_resized_crop=crop,
+            **(CROP if crop else {}),
         )
     )
 
@@ -55,7 +59,7 @@ def assert_same(batches, others) -> None:
             np.testing.assert_array_equal(batch[name], other[name], strict=True)
 
 
-def test_epoch_order_is_a_permutation_of_its_own():
+def test_each_epoch_has_its_own_permutation():
     orders = {(s, e): tuple(epoch_order(s, e, 100)) for s in range(3) for e in range(4)}
     assert len(set(orders.values())) == 12
     for order in orders.values():
@@ -127,9 +131,57 @@ def test_random_crops_do_not_depend_on_workers_or_on_where_the_stream_began():
     assert (images[first] != images[second]).any()
 
 
+def test_random_crops_are_those_of_earlier_versions():
+    """The same computation as before transforms had names, written out."""
+    source = open_source('synthetic', 'train[:20]')
+    indices = np.concatenate([batch_indices(3, s, 7, 20) for s in range(9)])
+    expected = [
+        random_resized_crop(
+            source[int(i)]['image'], 12, np.random.default_rng([3, 2, position]), (0.08, 1.0)
+        )
+        for position, i in enumerate(indices)
+    ]
+    images = np.concatenate([b['image'] for b in stream(0, 9, workers=0, crop=True)])
+    np.testing.assert_array_equal(images, expected)
+
+
+def invert(rng, image, size, settings):
+    return rng.integers(2, dtype=np.uint8) * settings['most'] - image
+
+
+def test_host_transforms_follow_one_another(monkeypatch):
+    """Also in worker processes, which lack the rows that a program adds to the table."""
+    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 11, invert, ('most',)))
+    options = {'seed': 3, 'batch_size': 7, 'first_step': 0, 'last_step': 3}
+    names = ('random_resized_crop', 'invert', 'flip')
+    settings = {'crop_scale': (0.08, 1.0), 'most': 255}
+    source = open_source('synthetic', 'train[:20]')
+    both = [
+        list(
+            train_batches(source, COLOUR, workers=n, transforms=names, settings=settings, **options)
+        )
+        for n in (0, 1)
+    ]
+    assert_same(*both)
+    crops = np.concatenate([batch['image'] for batch in stream(0, 3, workers=0, crop=True)])
+    expected = [
+        invert(np.random.default_rng([3, 11, position]), crop, 12, settings)
+        for position, crop in enumerate(crops)
+    ]
+    np.testing.assert_array_equal(np.concatenate([b['image'] for b in both[0]]), expected)
+
+
+def test_transforms_that_do_not_fit_are_refused():
+    source = open_source('synthetic', 'train[:20]')
+    with pytest.raises(InputError, match="did you mean 'random_resized_crop'"):
+        train_batches(
+            source, COLOUR, **STREAM, first_step=0, last_step=1, transforms=('random_resize_crop',)
+        )
+
+
 def test_the_stream_does_not_depend_on_how_it_is_cut_into_batches():
     source = open_source('synthetic', 'train[:20]')
-    options = {'seed': 3, 'first_step': 0, 'random_resized_crop': True}
+    options = {'seed': 3, 'first_step': 0, **CROP}
     streams = []
     for size in (6, 12):
         steps = 48 // size
@@ -170,7 +222,7 @@ def broken_folder(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_bad_image_ends_the_stream_with_its_name(broken_folder, workers):
+def test_a_bad_image_ends_the_stream_and_is_named(broken_folder, workers):
     source = open_source(f'folder:{broken_folder}', 'train')
     batches = train_batches(
         source, COLOUR, seed=0, batch_size=2, first_step=0, last_step=4, workers=workers
@@ -181,12 +233,12 @@ def test_a_bad_image_ends_the_stream_with_its_name(broken_folder, workers):
     assert not multiprocessing.active_children()
 
 
-def test_a_bad_image_ends_loading_with_its_name(broken_folder):
+def test_a_bad_image_ends_loading_and_is_named(broken_folder):
     with pytest.raises(InputError, match=r'5\.png: not an image'):
         load_arrays(open_source(f'folder:{broken_folder}', 'train'), COLOUR)
 
 
-def test_dropping_the_stream_half_way_ends_its_processes():
+def test_dropping_the_stream_ends_its_processes():
     jnp.ones(3).block_until_ready()  # JAX's threads run, so forking would be unsafe
     source = open_source('synthetic', 'train')
     batches = train_batches(
@@ -204,7 +256,7 @@ PROGRAM = """
     from resnet_jax.data import Preprocessing, open_source, train_batches
 
     if __name__ == '__main__':
-        # A shell that starts the tests in the background has them ignore it.
+        # A shell that starts the tests in the background makes them ignore it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         jnp.ones(3).block_until_ready()
         batches = train_batches(
@@ -215,7 +267,7 @@ PROGRAM = """
         while True:
             next(batches)
             time.sleep(0.01)
-"""  # `batches` is a global: nothing drops it before the interpreter ends
+"""  # `batches` is a global: it lives until the interpreter exits
 
 
 def running(pid: int) -> bool:

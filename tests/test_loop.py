@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +12,14 @@ import pytest
 from running import STREAMED, checkpoint_steps, differing, load_state, tiny, whole_split
 
 from resnet_jax import data
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, Stopped
 from resnet_jax.inference.trained import load_trained
 from resnet_jax.models import InputError, create_model
 from resnet_jax.training import loop, metrics, step, workdir
 from resnet_jax.training.build import build_run
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.inputs import open_inputs
-from resnet_jax.training.progress import Progress
+from resnet_jax.training.session import Session
 
 STOCHASTIC = {'model.dropout': 0.3, 'augment.pad': 1}
 
@@ -145,13 +146,14 @@ def test_every_example_counts_once_whatever_the_batch(learnt):
     for size in (100, 1, 7, 50, 333):
         batches = data.eval_batches(source, trained.preprocessing, size)
         results.append(evaluate(eval_step, trained.variables, batches))
-    (first, confusion), *others = results
+    (first, sums), *others = results
+    confusion = sums['confusion']
     labels = [source[i]['label'] for i in range(100)]
     assert first['n'] == 100
     np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(labels, minlength=10))
     assert confusion.diagonal().sum() == round(100 * first['top1'])
-    for figures, matrix in others:
-        np.testing.assert_array_equal(matrix, confusion)
+    for figures, sums in others:
+        np.testing.assert_array_equal(sums['confusion'], confusion)
         assert (figures['n'], figures['top1'], figures['top5']) == (
             first['n'], first['top1'], first['top5'],
         )  # fmt: skip
@@ -318,11 +320,11 @@ def test_divergence_of_anything_that_is_saved_is_seen(tmp_path):
         def wait(self):
             pass
 
-    progress = Progress(run, tmp_path, Recorder(), None)
+    session = Session(run, tmp_path, Recorder(), None)
     with pytest.raises(RunError, match='not finite'):
-        progress.save(1, bad, None)
+        session.save(1, bad, None)
     assert saved == []
-    progress.save(1, state, None)
+    session.save(1, state, None)
     assert len(saved) == 1
 
 
@@ -400,3 +402,50 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(together, tmp_path):
         one, several = (lines(tmp_path / name, split) for name in ends)
         assert [line['step'] for line in several] == [line['step'] for line in one]
         assert [line['loss'] for line in several] == pytest.approx([line['loss'] for line in one])
+
+
+def test_frozen_parameters_are_those_of_the_start(tmp_path):
+    """Everything else learns; an evaluation and a resumption work as usual."""
+    config = tiny({'optim.freeze': 'stem,stage1/block1/conv1', 'train.steps': 6})
+    loop.train(config, tmp_path / 'run')
+    before = build_run(config).init_state().params
+    after = load_state(tmp_path / 'run').params
+    moved = set(differing(before, after))
+    assert not {path for path in moved if "'stem'" in path or "'conv1'" in path}
+    assert {path for path in moved if "'conv2'" in path or "'head'" in path}
+    assert load_trained(tmp_path / 'run').origin['step'] == 6
+    with pytest.raises(InputError, match=r"optim\.freeze 'stage9'"):
+        loop.train(tiny({'optim.freeze': 'stage9'}), tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()
+
+
+def test_a_stop_asked_for_by_the_caller(tmp_path):
+    """`on_evaluation` sees each evaluation but the last; False stops, and the run goes on later."""
+    seen = []
+
+    def stop_at_six(step, figures):
+        seen.append((step, figures['n']))
+        return step != 6
+
+    with pytest.raises(Stopped):
+        loop.train(tiny(), tmp_path / 'run', on_evaluation=stop_at_six)
+    assert checkpoint_steps(tmp_path / 'run')[-1] == 6
+    loop.train(tiny(), tmp_path / 'run', on_evaluation=stop_at_six)
+    assert seen == [(6, 360)]
+    loop.train(tiny(), tmp_path / 'whole')
+    assert differing(load_state(tmp_path / 'run'), load_state(tmp_path / 'whole')) == []
+
+
+def test_speed_leaves_evaluation_out(tmp_path, monkeypatch):
+    """An evaluation between two logged steps, which takes long, does not slow the next figure."""
+
+    def slow(*arguments):
+        time.sleep(2)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr('resnet_jax.training.session.evaluate', slow)
+    fields = {'train.steps': 40, 'train.log_every': 20, 'train.eval_every': 30,
+              'checkpoint.every': 40}  # fmt: skip
+    loop.train(tiny(fields), tmp_path / 'run')
+    speed = lines(tmp_path / 'run', 'train')[-1]['images_per_second']
+    assert speed > 20 * 32 / 2

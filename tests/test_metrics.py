@@ -178,3 +178,51 @@ def test_binary_cross_entropy(smoothing):
     expected = -(target * np.log(q) + (1 - target) * np.log(1 - q)).sum(1)
     actual = metrics.binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(LABELS), smoothing)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+LOSSES = {
+    'cross_entropy': metrics.cross_entropy,
+    'smoothed': lambda x, t: metrics.cross_entropy(x, t, 0.1),
+    'focal': lambda x, t: metrics.focal_loss(x, t, 2.0, 0.5),
+    'binary_cross_entropy': lambda x, t: metrics.binary_cross_entropy(x, t, 0.1),
+}
+
+
+@pytest.mark.parametrize('loss', LOSSES.values(), ids=LOSSES)
+def test_a_label_is_the_distribution_that_is_sure_of_it(loss):
+    one_hot = jax.nn.one_hot(LABELS, 10)
+    np.testing.assert_allclose(loss(LOGITS, one_hot), loss(LOGITS, LABELS), rtol=2e-5, atol=1e-6)
+
+
+def test_losses_of_a_distribution_are_expectations_over_its_classes():
+    """Cross entropy and focal loss are linear in the targets."""
+    other = (LABELS + 3) % 10
+    mixed = 0.75 * jax.nn.one_hot(LABELS, 10) + 0.25 * jax.nn.one_hot(other, 10)
+    for loss in (LOSSES['cross_entropy'], LOSSES['focal']):
+        expected = 0.75 * loss(LOGITS, LABELS) + 0.25 * loss(LOGITS, other)
+        np.testing.assert_allclose(loss(LOGITS, mixed), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_binary_cross_entropy_of_a_distribution():
+    """arXiv 2110.00476, section 2.2: each class has its own target."""
+    targets = RNG.dirichlet(np.ones(10), size=200).astype(np.float32)
+    p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    expected = -(targets * np.log(p) + (1 - targets) * np.log1p(-p)).sum(axis=1)
+    np.testing.assert_allclose(
+        metrics.binary_cross_entropy(LOGITS, jnp.asarray(targets)), expected, rtol=2e-5, atol=1e-5
+    )
+
+
+def test_figures_of_a_distribution_are_those_of_its_most_probable_class():
+    targets = RNG.dirichlet(np.ones(10), size=200).astype(np.float32)
+    hard, soft = counted(LOGITS, targets.argmax(axis=1)), counted(LOGITS, targets)
+    for name in ('n', 'top1', 'top5'):
+        assert soft[name] == hard[name]
+    assert soft['loss'] == pytest.approx(-(targets * log_softmax(LOGITS)).sum(), rel=1e-5)
+    masked = jnp.asarray(MASK)
+    for sums in (metrics.calibration_sums, metrics.confusion_sums):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            sums(LOGITS, jnp.asarray(targets), masked),
+            sums(LOGITS, jnp.asarray(targets.argmax(axis=1)), masked),
+        )

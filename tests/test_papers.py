@@ -14,6 +14,7 @@ from resnet_jax.models import InputError
 from resnet_jax.models.counting import count_parameters
 from resnet_jax.models.registry import model_row
 from resnet_jax.papers.cifar import TABLES, build, find_table
+from resnet_jax.papers.counts import COUNTS
 from resnet_jax.papers.table import PAPERS
 
 ROWS = [(key, table, row) for key, table in TABLES.items() for row in table.rows]
@@ -49,6 +50,8 @@ def test_rows_build_and_have_the_published_parameters(key):
         assert parameters['head']['bias'].shape == (table.num_classes,)
         if row.parameters is not None:
             assert count_parameters(parameters) == row.parameters, row.name
+        if key in COUNTS:
+            assert count_parameters(parameters) == COUNTS[key][row.name][0], row.name
 
 
 def test_wrn_blocks_have_the_sizes_of_the_papers_table():

@@ -1,4 +1,4 @@
-"""`resnet-jax predict`: which files it takes, what it says of them and in which form."""
+"""`resnet-jax predict`: which files it reads, what it prints, and in which format."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.inference import predict, sheet
 from resnet_jax.inference.trained import load_trained
 
-# Orbax closes its event loop while reads of other files are under way.
+# Orbax closes its event loop while reads of other files are pending.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(capfd, trained):
-    """Runs `predict` with the trained model: what it printed and its exit code."""
+    """Runs `predict` with the trained model and returns its output and exit code."""
 
     def run_command(*arguments):
         capfd.readouterr()
@@ -53,7 +53,7 @@ def pixels(size, seed=0, channels=3):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Path -> the image that a viewer would show."""
+    """Path -> the image as a viewer would show it."""
     shown = {}
     for i, size in enumerate([(8, 8), (31, 17), (9, 40), (3, 5), (200, 100)]):
         for kind, channels in (('PNG', 3), ('PNG', 1), ('JPEG', 3), ('JPEG', 1)):
@@ -70,7 +70,7 @@ def pictures(tmp_path):
 
 
 def prepared(image, preprocessing):
-    """Grey, shorter side to 8, the centre 8x8: as the digits run says, in Pillow's own words."""
+    """The preprocessing of the digits run by Pillow: grey, shorter side to 8, the centre 8x8."""
     image = image.convert('L')
     if min(image.size) != 8:
         short = min(image.size)
@@ -99,7 +99,7 @@ def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictur
 
 
 def test_predict_does_not_depend_on_the_other_images(ask, trained, tmp_path):
-    """More images than one batch holds."""
+    """With more images than fit in one batch."""
     paths = []
     for i in range(70):
         paths.append(tmp_path / f'{i}.png')
@@ -125,7 +125,7 @@ def test_topk(ask, trained, pictures, topk, count):
         assert sum(top['probability'] for top in full) == pytest.approx(1, abs=1e-5)
 
 
-def test_predict_for_people(capsys, trained, pictures):
+def test_the_table_for_people(capsys, trained, pictures):
     paths = [str(p) for p in pictures][:3]
     assert main(['predict', '--workdir', str(trained), *paths, '--topk', '2']) == 0
     out = capsys.readouterr().out.splitlines()
@@ -134,7 +134,7 @@ def test_predict_for_people(capsys, trained, pictures):
 
 
 def test_predict_of_digits_is_their_evaluation(ask, trained, tmp_path):
-    """The test split as image files: the same share is right."""
+    """The test split as image files gives the same accuracy."""
     source = data.open_source('digits', 'test[:100]')
     paths, labels = [], []
     for i in range(len(source)):
@@ -147,7 +147,7 @@ def test_predict_of_digits_is_their_evaluation(ask, trained, tmp_path):
 
 
 def touch(root, *names):
-    """Makes files of these names, in folders as needed."""
+    """Creates empty files of these names and their folders."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b'')
@@ -166,7 +166,7 @@ def album(tmp_path, monkeypatch):
     return [f'album/{name}' for name in names]
 
 
-def test_folder_means_its_images_sorted(album):
+def test_a_folder_stands_for_its_images_sorted(album):
     assert found('album') == found('album/') == album
     assert found('album/b') == album[1:3]
     assert not any(file.named for file in data.find_images(['album']))
@@ -175,10 +175,10 @@ def test_folder_means_its_images_sorted(album):
 @pytest.mark.parametrize(
     ('pattern', 'names'),
     [
-        ('album/*', ['a.JPG', 'z.png']),  # images only, where the pattern does not say which
+        ('album/*', ['a.JPG', 'z.png']),  # only images, unless the pattern has a suffix
         ('album/*.*', ['a.JPG', 'z.png']),
         ('album/*.png', ['z.png']),
-        ('album/*.txt', ['notes.txt']),  # the caller says so
+        ('album/*.txt', ['notes.txt']),  # the suffix is explicit
         ('album/?/*', ['b/2.webp']),
         ('album/b*/*.[bw]*', ['b/2.webp', 'b-side/3.bmp']),
         ('album/**', ['a.JPG', 'b/2.webp', 'b/c/1.jpeg', 'b-side/3.bmp', 'z.png']),
@@ -220,7 +220,7 @@ def test_links_to_folders_are_followed_once(tmp_path, argument):
     assert found(argument.format(root)) == [str(root / name) for name in expected]
 
 
-def test_pipes_are_no_images(tmp_path):
+def test_pipes_are_skipped(tmp_path):
     touch(tmp_path, '1.png')
     os.mkfifo(tmp_path / '2.png')
     assert found(tmp_path) == found(tmp_path / '*') == [str(tmp_path / '1.png')]
@@ -276,7 +276,7 @@ def test_skipped_images_leave_the_others_as_they_are(run, folder):
 
 
 def test_bad_file_that_is_named(run, folder):
-    """Nothing is printed, though another file is good and lines are asked for."""
+    """Nothing is printed, although another file is good and the format prints line by line."""
     for form in ('--jsonl', '--csv', '--json'):
         result = run(folder / '1.png', folder, folder / '2.jpg', form)
         assert result.returncode == 2
@@ -284,7 +284,7 @@ def test_bad_file_that_is_named(run, folder):
         assert '2.jpg: not an image' in result.stderr.splitlines()[-1]
 
 
-def test_folder_of_nothing_readable(run, tmp_path):
+def test_a_folder_without_readable_images(run, tmp_path):
     touch(tmp_path, 'a.png', 'b.png')
     for form in ((), ('--json',), ('--csv',), ('--sheet', tmp_path / 'sheet.png')):
         result = run(tmp_path / '[ab].png', *form)
@@ -292,8 +292,7 @@ def test_folder_of_nothing_readable(run, tmp_path):
     assert not (tmp_path / 'sheet.png').exists()
 
 
-def test_skipped_is_refused_without_a_listener(trained, folder):
-    """In Python, who does not say what to do with bad files gets the error."""
+def test_without_skip_a_bad_file_is_an_error(trained, folder):
     predictions = predict.predict(load_trained(trained), data.find_images([folder]), 1)
     with pytest.raises(InputError, match=r'2\.jpg: not an image'):
         list(predictions)
@@ -301,7 +300,7 @@ def test_skipped_is_refused_without_a_listener(trained, folder):
 
 def test_more_images_than_are_decoded_ahead(run, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, 'BATCH_SIZE', 4)
-    monkeypatch.setattr(predict, 'AHEAD', 5)
+    monkeypatch.setattr(predict, 'PREFETCH', 5)
     for i in range(23):
         Image.fromarray(pixels((8, 8), i, 1)).save(tmp_path / f'{i:02d}.png')
     (tmp_path / '07.png').write_bytes(b'')
@@ -311,7 +310,7 @@ def test_more_images_than_are_decoded_ahead(run, tmp_path, monkeypatch):
     ]
 
 
-def test_forms_say_the_same(run, pictures):
+def test_all_formats_have_the_same_contents(run, pictures):
     whole = json.loads(run(*pictures, '--json', '--topk', 4).stdout)['predictions']
     lines = run(*pictures, '--jsonl', '--topk', 4).stdout.splitlines()
     assert [json.loads(line) for line in lines] == whole
@@ -325,7 +324,7 @@ def test_forms_say_the_same(run, pictures):
 
 
 def test_strange_file_names(run, tmp_path):
-    """In a table each takes one line; JSON and CSV give them back."""
+    """The table prints each on one line; JSON and CSV keep them exactly."""
     names = ['comma, "quotes".png', 'naïve 日本.png', "dollar $x^$ 'n.png"]
     odd = ['line\nbreak.png', os.fsdecode(b'byte \xff.png')]
     for i, name in enumerate(names + odd):
@@ -339,29 +338,29 @@ def test_strange_file_names(run, tmp_path):
     assert len(table.stdout.splitlines()) == 5
     assert 'line\\nbreak.png' in table.stdout
     assert 'byte \\udcff.png' in table.stdout
-    assert len(table.stderr.splitlines()) == 1  # no warnings about letters
+    assert len(table.stderr.splitlines()) == 1  # no warnings about missing glyphs
 
 
-def test_forms_exclude_each_other(run, pictures):
+def test_formats_exclude_each_other(run, pictures):
     result = run(*pictures, '--json', '--csv')
     assert result.returncode == 2
     assert 'not allowed with' in result.stderr
 
 
-def test_nothing_but_results_when_nobody_watches(trained, pictures):
+def test_only_results_are_printed_without_a_terminal(trained, pictures):
     result = command('predict', '--workdir', trained, *pictures, '--jsonl')
     assert (result.returncode, result.stderr) == (0, '')
     assert len(result.stdout.splitlines()) == len(pictures)
 
 
-def test_help_says_what_becomes_of_bad_files(run):
+def test_help_explains_bad_files(run):
     words = ' '.join(run('--help').stdout.split())
     for promise in ('exit code 2', 'exit code is 1', '.webp', "'photos/**/*.jpg'"):
         assert promise in words
 
 
 def places(picture, image):
-    """(row, column) of each place where a picture holds an image exactly."""
+    """(row, column) of each exact occurrence of an image in a picture."""
     height, width = image.shape[:2]
     inner = picture[: len(picture) - height + 1, : picture.shape[1] - width + 1]
     corners = np.argwhere((inner == image[0, 0]).all(axis=-1))
@@ -402,7 +401,7 @@ def test_sheet_shows_the_images_as_the_model_sees_them(run, trained, pictures, t
 
 
 def rows_of_text(strip):
-    """How many lines of text stand in a strip of a sheet, white between them."""
+    """Counts the lines of text in a strip of a sheet, separated by white."""
     dark = (strip < 128).any(axis=(1, 2))
     return int(dark[0]) + int((dark[1:] & ~dark[:-1]).sum())
 
@@ -420,7 +419,7 @@ LONG = 'a_very_long_file_name_that_could_not_fit_under_an_image_of_any_size.jpg'
 @pytest.mark.parametrize(('size', 'side'), [(32, 160), (224, 224), (500, 256)])
 @pytest.mark.parametrize(('count', 'columns'), [(1, 1), (2, 2), (10, 4)])
 def test_sheet_of_any_number_and_size(tmp_path, count, columns, size, side, channels):
-    """Every cell holds its image, and text that is neither wider nor touches the next one."""
+    """Every cell holds its image, and text that is no wider and does not touch the next cell."""
     items = [
         prediction(LONG if i % 2 else '$a_', 50 + i, ('x' * 80,), size, channels)
         for i in range(count)
@@ -436,7 +435,7 @@ def test_sheet_of_any_number_and_size(tmp_path, count, columns, size, side, chan
         assert (picture[y : y + side, x : x + side] == 50 + i).all()
         assert rows_of_text(picture[y + side : y + side + 30, x : x + side]) == 2
         cells[y : y + side + 30, x : x + side] = True
-    assert (picture[~cells] == 255).all()  # nothing beside the images and their text
+    assert (picture[~cells] == 255).all()  # nothing but the images and their text
 
 
 @pytest.mark.parametrize(('topk', 'lines'), [(1, 1), (2, 1), (3, 3), (5, 3)])
@@ -446,7 +445,7 @@ def test_sheet_names_one_class_or_three(tmp_path, topk, lines):
     assert rows_of_text(read_rgb(tmp_path / 's.png')[16 + 160 :]) == 1 + lines
 
 
-def test_sheet_is_cut_at_a_hundred(run, tmp_path):
+def test_a_sheet_shows_at_most_a_hundred_images(run, tmp_path):
     for i in range(103):
         Image.fromarray(np.full((8, 8), 2 * i, np.uint8)).save(tmp_path / f'{i:03d}.png')
     (tmp_path / '000.png').write_bytes(b'')
@@ -465,7 +464,7 @@ def test_sheet_is_cut_at_a_hundred(run, tmp_path):
 
 @pytest.mark.parametrize('name', ['gone/s.png', 'file.txt/s.png', 'folder.png', 's.jpg'])
 def test_sheet_that_cannot_be_written(run, trained, pictures, tmp_path, name):
-    """It is refused before anything is computed or printed."""
+    """Fails before anything is computed or printed."""
     (tmp_path / 'file.txt').write_text('x')
     (tmp_path / 'folder.png').mkdir()
     result = run(next(iter(pictures)), '--sheet', tmp_path / name)

@@ -42,7 +42,7 @@ def test_fitted_statistics_are_those_of_numpy():
 
 
 @pytest.mark.parametrize('per_pixel', [False, True])
-def test_json_gives_back_exactly_the_same(per_pixel):
+def test_the_json_round_trip_is_exact(per_pixel):
     before = Preprocessing(
         4, 3, 5, fit_mean(IMAGES, per_pixel), fit_std(IMAGES), ('naïve', '"quoted"')
     )
@@ -63,7 +63,7 @@ def test_prepare_gives_size_and_channels(source, channels):
     assert preprocessing.prepare(image).dtype == np.uint8
 
 
-def test_prepare_leaves_what_fits_alone():
+def test_prepare_keeps_an_image_that_fits():
     np.testing.assert_array_equal(COLOUR.prepare(IMAGES[0]), IMAGES[0])
 
 

@@ -1,4 +1,4 @@
-"""The whole path on real images, where they are at hand."""
+"""Training, evaluation and prediction on real images, if they are available."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ def test_cifar10_on_the_device(shared_data, tmp_path, capsys):
 
 
 def test_imagenette_streamed_and_predicted(shared_data, tmp_path, capsys):
-    """Streams JPEGs through the random crop, and names files taken out of the validation split."""
+    """Streams JPEGs through the random crop, then predicts files from the validation split."""
     import tensorflow_datasets as tfds
 
     workdir = tmp_path / 'run'

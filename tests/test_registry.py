@@ -19,10 +19,9 @@ from expected_counts import (
 )
 
 from resnet_jax.models import InputError, create_model, list_models
-from resnet_jax.models.counting import count, counts_key, model_counts
+from resnet_jax.models.counting import count, model_counts
 from resnet_jax.models.counts import COUNTS
 from resnet_jax.models.registry import MODELS, model_row
-from resnet_jax.papers.cifar import TABLES
 
 
 @functools.cache
@@ -53,41 +52,13 @@ def test_counting_a_scan_is_exact(name):
     assert count(scanned, (64, 64, 3)) == count(looped, (64, 64, 3))
 
 
-# Stored counts of the rows of published tables: key -> arguments of model_counts.
-TABLE_ROWS = {
-    counts_key(row.model, table.num_classes, row.overrides): (
-        row.model,
-        table.num_classes,
-        row.overrides,
-    )
-    for table in TABLES.values()
-    for row in table.rows
-}
-
-
-def test_counts_are_stored_for_every_model_and_row_of_a_table():
-    missing = (set(TABLE_ROWS) | set(MODELS)) - set(COUNTS)
-    rows = {key: tuple(model_counts(*TABLE_ROWS[key])) for key in missing & set(TABLE_ROWS)}
-    assert not missing, f'write into models/counts.py: {rows}'
-    assert set(COUNTS) <= set(TABLE_ROWS) | set(MODELS), 'nobody asks for these'
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('key', sorted(set(TABLE_ROWS) - set(MODELS)))
-def test_stored_counts_of_the_rows_of_tables(key):
-    name, num_classes, overrides = TABLE_ROWS[key]
-    size = model_row(name).image_size
-    model = create_model(name, num_classes, **{**overrides, 'scan_blocks': True})
-    assert COUNTS[key] == count(model, (size, size, 3))
-    assert model_counts(name, num_classes, overrides) == COUNTS[key]
-
-
-def test_a_model_without_stored_counts_is_traced():
-    overrides = {'stage_sizes': (1, 2, 1), 'shortcut': 'projection'}
-    model = create_model('cifar_resnet8', 7, **overrides)
-    assert model_counts('cifar_resnet8', 7, overrides) == count(model, (32, 32, 3))
-    with pytest.raises(InputError, match="did you mean 'shortcut'"):
-        model_counts('cifar_resnet8', None, {'shortcat': 'none'})
+def test_counts_are_stored_and_others_traced(monkeypatch):
+    assert set(COUNTS) == set(MODELS)
+    stored = model_counts('cifar_resnet14')
+    monkeypatch.delitem(COUNTS, 'cifar_resnet14')
+    assert model_counts('cifar_resnet14') == stored
+    with pytest.raises(InputError, match="did you mean 'cifar_resnet14'"):
+        model_counts('cifar_resnet4')
 
 
 def test_closed_forms_agree_with_published_counts():

@@ -1,86 +1,33 @@
 """Reports of sweeps and comparisons of runs, mostly of run folders written by hand."""
 
 import csv
+import datetime
 import html.parser
 import json
 import re
 import shlex
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import probe
 from PIL import Image
+from run_folders import BASE, BETTER, SIMILAR, write_run, write_sweep
 from running import DIGITS, tiny
 
 from resnet_jax.cli import main
 from resnet_jax.experiments import results
 from resnet_jax.experiments.engines.engine import run_sweep
 from resnet_jax.experiments.reports import findings
-from resnet_jax.experiments.reports.report import write_report
 from resnet_jax.experiments.reports.statement import statement
-from resnet_jax.experiments.sweep import folder_name, load_sweep
+from resnet_jax.experiments.reports.sweep_report import write_report
+from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.training.config import flatten, load_config
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.workdir import write_run as write_config
 
-STEPS = (10, 20, 30)
 EVIL = '</script><b>$&{{data}} | <!-- "\'`_'
-# Five seeds: 2 points better with little noise; and as good with much.
-BASE = (10.0, 11.0, 12.0, 11.5, 10.5)
-BETTER = (8.1, 8.9, 10.0, 9.4, 8.6)
-SIMILAR = (12.0, 9.5, 13.0, 9.0, 12.0)
-
-
-def write_run(folder, seed, error, config=None):
-    """A run: an error in % if it has ended, else 'failed', 'unfinished'; None leaves no folder."""
-    if error is None:
-        return
-    folder.mkdir(parents=True)
-    config = config or {}
-    content = {'seed': seed, 'model': {'name': 'm'}, 'data': {'name': 'digits'}, **config}
-    (folder / 'config.json').write_text(json.dumps(content))
-    final = error if isinstance(error, float) else 30.0
-    lines = []
-    for step in STEPS if isinstance(error, float) else STEPS[:2]:
-        test = final * STEPS[-1] / step
-        lines.append({'step': step, 'split': 'train', 'loss': 1.0, 'top1': 1 - test / 120})
-        lines.append({'step': step, 'split': 'eval', 'loss': None, 'top1': 1 - test / 100})
-    # A crash may cut the last line short.
-    (folder / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n{"step": 40, "sp')
-    if error == 'failed':
-        (folder / 'failed.json').write_text(json.dumps({'error': 'training diverged <at> step 21'}))
-    elif error != 'unfinished':
-        summary = {
-            'steps': 30,
-            'seconds': 2.5 + seed,
-            'parameters': 1234567,
-            'images_per_second': 1000.0 + seed,
-            'eval': {'n': 360, 'top1': 1 - error / 100},
-            'device': 'cpu',
-        }
-        (folder / 'summary.json').write_text(json.dumps(summary))
-
-
-def write_sweep(folder, arms, **fields):
-    """A sweep's workdir: arm -> its runs' errors, seed by seed, as in `write_run`."""
-    sweep = {
-        'title': 'which is better?',
-        'base': 'configs/sweeps/../digits.py',
-        'fields': {'train.epochs': 5},
-        'arms': {arm: {'model.name': f'model of {arm}'} for arm in arms},
-        'seeds': list(range(max(map(len, arms.values())))),
-        'baseline': next(iter(arms)),
-        'published': {},
-        **fields,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'sweep.json').write_text(json.dumps(sweep))
-    for arm, errors in arms.items():
-        for seed, error in enumerate(errors):
-            write_run(folder / 'runs' / folder_name(arm) / f'seed{seed}', seed, error)
-    return folder
 
 
 def says(folder, arms, **fields):
@@ -95,11 +42,13 @@ def test_a_difference_that_is_there(tmp_path):
     text = says(tmp_path, {'base': BASE, 'new': BETTER})
     half = 2.776445 * 0.1 / 5**0.5
     assert text == (
-        'new is better than base: its test error is 2.00 points below it (95 % interval '
+        'new is better than base: its test error is 2.00 points below that of base (95 % interval '
         f'{-2 - half:+.2f} to {-2 + half:+.2f}, corrected p < 0.001, 5 seeds).'
     )
     text = says(tmp_path / 'turned', {'base': BETTER, 'new': BASE})
-    assert text.startswith('new is worse than base: its test error is 2.00 points above it')
+    assert text.startswith(
+        'new is worse than base: its test error is 2.00 points above that of base'
+    )
 
 
 def test_a_difference_that_cannot_be_seen(tmp_path):
@@ -115,18 +64,42 @@ def test_a_difference_that_cannot_be_seen(tmp_path):
 @pytest.mark.parametrize(
     ('arms', 'words'),
     [
-        ({'base': (10.0,), 'new': (5.0,)}, 'No statement: one seed'),
-        ({'base': (10.0, 11.0)}, 'No statement: base is the only arm'),
-        ({'base': ('failed',) * 2, 'new': (5.0, 6.0)}, 'no run of the baseline, base, has ended'),
-        ({'base': (10.0, 11.0), 'new': ('failed',) * 2}, 'new: no statement, all its runs failed'),
-        ({'base': (10.0, 11.0), 'new': ('failed', None)}, 'new: no statement, none has ended'),
-        ({'base': (10.0, None), 'new': (None, 9.0)}, 'new: no statement, no seed of both'),
-        ({'base': (10.0, 11.0), 'new': (9.0, None)}, 'new: no statement, only one seed of both'),
-        ({'base': (10.0, 11.0), 'new': (10.0, 11.0)}, 'have the same error in each of 2 seeds'),
-        ({'base': (10.0, 11.0), 'new': (9.0, 10.0)}, '1.00 points below base in each of 2 seeds'),
+        ({'base': (10.0,), 'new': (5.0,)}, 'The arms cannot be compared: there is only one seed'),
+        ({'base': (10.0, 11.0)}, 'There is nothing to compare: base is the only arm'),
+        (
+            {'base': ('failed',) * 2, 'new': (5.0, 6.0)},
+            'no run of the baseline, base, has finished',
+        ),
+        (
+            {'base': (10.0, 11.0), 'new': ('failed',) * 2},
+            'new cannot be compared with base: all its runs failed',
+        ),
+        (
+            {'base': (10.0, 11.0), 'new': ('failed', None)},
+            'new cannot be compared with base: none of its runs has',
+        ),
+        (
+            {'base': (10.0, None), 'new': (None, 9.0)},
+            'new cannot be compared with base: no seed has',
+        ),
+        (
+            {'base': (10.0, 11.0), 'new': (9.0, None)},
+            'new cannot be compared with base: only one seed has',
+        ),
+        ({'base': (10.0, 11.0), 'new': (10.0, 11.0)}, 'have the same error with each of 2 seeds'),
+        (
+            {'base': (10.0, 11.0), 'new': (9.0, 10.0)},
+            '1.00 points below that of base with each of 2',
+        ),
         ({'base': (8.0, 9.0), 'new': (9.0, 8.0)}, 'more than 10,000 seeds would be needed'),
-        ({'base': (8.0, 9.0), 'new': (9.5, 'failed')}, '1 of 2 runs of new failed; what is said'),
-        ({'base': (8.0, 9.0), 'new': (9.5, 'unfinished')}, '3 of 4 runs have ended; this may'),
+        (
+            {'base': (8.0, 9.0), 'new': (9.5, 'failed')},
+            '1 of 2 runs of new failed; its figures are',
+        ),
+        (
+            {'base': (8.0, 9.0), 'new': (9.5, 'unfinished')},
+            '3 of 4 runs have finished, and the rest may',
+        ),
     ],
 )
 def test_what_limits_a_statement(arms, words, tmp_path):
@@ -166,7 +139,7 @@ def evil(tmp_path_factory):
 
 
 def test_all_files_are_written_and_nothing_else(evil):
-    folder = evil.findings.workdir
+    folder = Path(evil.json['workdir'])
     assert {p.name for p in folder.iterdir()} == {
         'sweep.json',
         'runs',
@@ -183,12 +156,12 @@ def cells(line):
 
 
 def test_markdown(evil):
-    text = (evil.findings.workdir / 'report.md').read_text()
+    text = (Path(evil.json['workdir']) / 'report.md').read_text()
     # The arm of the base: mean 11, deviation sqrt(0.625), interval by hand.
     half = 2.776445 * 0.125**0.5
     row = next(line for line in text.splitlines() if line.startswith('| base | 11.00'))
     assert cells(row) == [
-        *('base', '11.00', '0.79', '5', f'{11 - half:.2f} to {11 + half:.2f}', '1,234,567', '-'),
+        *('base', '11.00', '0.79', '5', f'{11 - half:.2f} to {11 + half:.2f}', '1,234,567'),
         *('1,002', '4.5', '6.61', '0', '0'),
     ]
     assert 'digits' in text and '30 steps' in text and 'compare the order of the arms' in text
@@ -206,7 +179,7 @@ def test_markdown(evil):
 
 
 def test_json_and_csv_agree(evil):
-    folder = evil.findings.workdir
+    folder = Path(evil.json['workdir'])
     found = json.loads((folder / 'report.json').read_text())
     assert found['arms'][0]['error']['mean'] == pytest.approx(11)
     assert [arm['ended'] for arm in found['arms']] == [5, 5, 2, 0]
@@ -224,7 +197,7 @@ def test_json_and_csv_agree(evil):
 
 
 def test_curves_are_those_of_the_runs(evil):
-    found = json.loads((evil.findings.workdir / 'report.json').read_text())['curves']
+    found = json.loads((Path(evil.json['workdir']) / 'report.json').read_text())['curves']
     curve = next(c for c in found if (c['arm'], c['split']) == ('base', 'test'))
     # `write_run` makes the error fall as 1 / step.
     assert curve['seeds'][1] == {'seed': 1, 'points': [[10, 33.0], [20, 16.5], [30, 11.0]]}
@@ -236,12 +209,87 @@ def test_curves_are_those_of_the_runs(evil):
     assert len(half['seeds']) == 4 and half['mean'][-1] == [30, 9.25, 9.0, 9.5]
 
 
+NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def add_to_summary(run, **fields):
+    path = run / 'summary.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_a_report_tells_when_where_and_with_what(tmp_path):
+    """Distinct values of the runs; what no run knows is unknown."""
+    folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, 10.0)})
+    facts = dict(write_report(folder, NOW).document.facts)
+    assert (facts['versions'], facts['git commit']) == ('unknown', 'unknown')
+    runs = folder / 'runs'
+    add_to_summary(runs / 'base' / 'seed0', versions={'python': '3.11.7', 'jax': '0.10.1'})
+    add_to_summary(runs / 'new' / 'seed0', versions={'python': '3.11.7', 'jax': '0.9'})
+    add_to_summary(runs / 'new' / 'seed0', git_commit='abc+', device='TPU v4')
+    add_to_summary(runs / 'new' / 'seed1', git_commit='abc')
+    report = write_report(folder, NOW)
+    assert dict(report.document.facts) | {
+        'hardware': 'TPU v4, cpu',
+        'versions': 'python 3.11.7, jax 0.10.1 or 0.9',
+        'git commit': 'abc, abc+',
+        'written': '2026-01-02T03:04:05+00:00',
+    } == dict(report.document.facts)
+    found = json.loads((folder / 'report.json').read_text())
+    assert found['devices'] == ['TPU v4', 'cpu'] and found['git_commits'] == ['abc', 'abc+']
+    assert found['versions'] == {'python': ['3.11.7'], 'jax': ['0.10.1', '0.9']}
+    for name in ('report.md', 'report.html', 'report.json'):
+        text = (folder / name).read_text()
+        assert text.count('2026-01-02T03:04:05+00:00') == 1 and 'TPU v4' in text
+
+
+def test_a_report_depends_on_the_runs_and_the_time_alone(tmp_path):
+    folder = write_sweep(tmp_path, {'base': BASE, 'new': BETTER})
+    once, again = (
+        {path.name: path.read_bytes() for path in write_report(folder, NOW).files} for _ in range(2)
+    )
+    assert once == again
+    later = {path.name: path.read_bytes() for path in write_report(folder).files}
+    changed = [name for name in once if once[name] != later[name]]
+    assert changed == ['report.md', 'report.html', 'report.json']
+    for name in changed:
+        pairs = zip(once[name].splitlines(), later[name].splitlines(), strict=True)
+        assert sum(one != other for one, other in pairs) == 1
+
+
+def test_time_without_compilation(tmp_path):
+    """Seconds 2.5 + seed, of which the first step took 2; the files keep both."""
+    folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, 10.0)})
+    for seed in (0, 1):
+        add_to_summary(folder / 'runs' / 'base' / f'seed{seed}', first_step_seconds=2.0)
+    table = write_report(folder).document.tables[0]
+    column = table.header.index('training s')
+    assert [row[column] for row in table.rows] == ['1.0', '3.0']
+    assert any('compilation' in note for note in table.notes)
+    assert 'For 2 of 4 runs that time is unknown and included.' in table.notes
+    found = json.loads((folder / 'report.json').read_text())
+    run = found['runs'][1]
+    assert (run['seconds'], run['first_step_seconds'], run['training_seconds']) == (3.5, 2.0, 1.5)
+    assert (found['arms'][0]['seconds'], found['arms'][0]['training_seconds']) == (3.0, 1.0)
+    with (folder / 'runs.csv').open(newline='') as file:
+        first = next(csv.DictReader(file))
+    assert (first['seconds'], first['training_seconds']) == ('2.5', '0.5')
+
+
+def test_intervals_of_errors_stay_between_0_and_100(tmp_path):
+    arms = {'base': (1.0, 9.0), 'new': (99.0, 91.0)}
+    report = write_report(write_sweep(tmp_path, arms))
+    base, new = report.json['arms']
+    assert (base['error']['low'], new['error']['high']) == (0, 100)
+    assert new['difference']['high'] > 100  # a difference is not clipped
+    assert any('clipped' in note for note in report.document.tables[0].notes)
+
+
 def test_long_curves_are_thinned(tmp_path):
     folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, 10.0)})
     lines = [{'step': i, 'split': 'eval', 'top1': 0.5} for i in range(1, 1002)]
     run = folder / 'runs' / 'base' / 'seed0' / 'metrics.jsonl'
     run.write_text('\n'.join(map(json.dumps, lines)))
-    curve = findings.curves(findings.find(folder))[0]
+    curve = findings.curves(findings.find(folder).arms)[0]
     points = curve['seeds'][0]['points']
     assert 300 < len(points) <= findings.MOST_POINTS
     assert points[0] == [1, 50.0] and points[-1] == [1001, 50.0]
@@ -249,7 +297,7 @@ def test_long_curves_are_thinned(tmp_path):
 
 
 def test_figures(evil):
-    folder = evil.findings.workdir
+    folder = Path(evil.json['workdir'])
     for name in ('curves', 'final_error'):
         with Image.open(folder / f'{name}.png') as image:
             assert image.format == 'PNG' and min(image.size) > 300
@@ -286,7 +334,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope='module')
 def page(evil):
-    return (evil.findings.workdir / 'report.html').read_text()
+    return (Path(evil.json['workdir']) / 'report.html').read_text()
 
 
 def test_page_needs_nothing_but_itself(page):
@@ -299,7 +347,7 @@ def test_page_needs_nothing_but_itself(page):
 
 def test_page_holds_the_curves(page, evil):
     data = json.loads(Page(page).scripts[0])
-    report = json.loads((evil.findings.workdir / 'report.json').read_text())
+    report = json.loads((Path(evil.json['workdir']) / 'report.json').read_text())
     assert data['curves'] == report['curves']
     assert [arm['name'] for arm in data['arms']] == [arm['name'] for arm in report['arms']]
     assert data['arms'][0]['errors'] == pytest.approx(BASE)
@@ -328,7 +376,6 @@ def test_page_is_accessible(page):
 # In a browser
 
 PROBE = """
-const found = {};
 const count = (what) => document.querySelectorAll(what).length;
 const arms = [...document.querySelectorAll('[name=arm]')];
 const curves = document.getElementById('curves');
@@ -363,41 +410,11 @@ found.none = [count('g.curve'), curves.textContent.includes('no curve chosen')];
 found.bold = count('b');
 found.bad = [...document.querySelectorAll('svg *')].filter((node) =>
   [...node.attributes].some((a) => /NaN|undefined|Infinity/.test(a.value))).length;
-found.errors = window.errors;
-document.body.append(Object.assign(document.createElement('pre'),
-  { id: 'probe', textContent: JSON.stringify(found) }));
 """
 
 
-def browser():
-    for name in ('chromium', 'google-chrome', 'chromium-browser'):
-        if path := shutil.which(name):
-            return path
-    pytest.skip('no chromium or google-chrome here: the page was not opened in a browser')
-
-
 def test_page_in_a_browser(page, tmp_path):
-    watch = (
-        '<script>window.errors = [];'
-        "addEventListener('error', (e) => errors.push(e.message));"
-        "addEventListener('securitypolicyviolation', (e) => errors.push(e.blockedURI));</script>"
-    )
-    probed = page.replace('<head>', f'<head>{watch}', 1)
-    probed = probed.replace('</body>', f'<script>{PROBE}</script></body>', 1)
-    (tmp_path / 'page.html').write_text(probed)
-    done = subprocess.run(
-        [
-            *(browser(), '--headless', '--no-sandbox', '--disable-gpu', '--dump-dom'),
-            *(f'--user-data-dir={tmp_path / "profile"}', '--window-size=1000,900'),
-            (tmp_path / 'page.html').as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    shown = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert shown, done.stderr[-2000:] + done.stdout[-2000:]
-    found = json.loads(html.unescape(shown[1]))
+    found = probe(page, PROBE, tmp_path)
     assert found['errors'] == [] and found['bad'] == 0 and found['bold'] == 0
     assert found['arms'] == ['base', EVIL, 'half', 'lost']
     assert found['test'] == [4, 4, 4]  # those that failed have curves too
@@ -440,10 +457,13 @@ def test_report_for_programs(tmp_path, ask):
 
 def test_report_again_of_more_runs(tmp_path):
     folder = write_sweep(tmp_path, {'base': (10.0, 11.0), 'new': (9.0, None)})
-    assert 'only one seed' in write_report(folder).statement[0]
+    assert 'only one seed' in write_report(folder).document.statement[0]
     write_run(folder / 'runs' / 'new' / 'seed1', 1, 9.5)
     report = write_report(folder)
-    assert 'cannot be told apart with 2 seeds' in report.statement[0] and report.json['complete']
+    assert (
+        'cannot be told apart with 2 seeds' in report.document.statement[0]
+        and report.json['complete']
+    )
 
 
 def refused(capsys, *arguments):
@@ -482,8 +502,6 @@ def test_corrupted_sweep(text, words, tmp_path, capsys):
 def test_no_sweep(tmp_path, capsys):
     assert 'does not exist' in refused(capsys, 'report', '--workdir', tmp_path / 'none')
     assert 'holds no sweep' in refused(capsys, 'report', '--workdir', tmp_path)
-    write_run(tmp_path / 'run', 0, 10.0)
-    assert '`resnet-jax compare`' in refused(capsys, 'report', '--workdir', tmp_path / 'run')
 
 
 def test_nothing_has_ended(tmp_path, capsys):
@@ -501,67 +519,6 @@ def test_corrupted_summary(text, tmp_path, capsys):
     path = folder / 'runs' / 'new' / 'seed2' / 'summary.json'
     path.write_text(text)
     assert f'{path} is no summary' in refused(capsys, 'report', '--workdir', folder)
-
-
-def singles(folder, errors, name, **model):
-    """Runs of one config, a seed each."""
-    folders = [folder / f'{name}{seed}' for seed in range(len(errors))]
-    for seed, (path, error) in enumerate(zip(folders, errors, strict=True)):
-        write_run(path, seed, error, {'model': {'name': name, 'width': None, **model}})
-    return folders
-
-
-def test_compare_groups_runs_by_config(tmp_path, ask, capsys):
-    a = singles(tmp_path, BASE, 'm', width=4)
-    b = singles(tmp_path, BETTER, 'n', depth=3)
-    found = ask('compare', *b[:1], *a, *b[1:])
-    assert found['differs'] == {
-        'model.name': {'A': 'n', 'B': 'm'},
-        'model.width': {'A': None, 'B': 4},
-        'model.depth': {'A': 3, 'B': '(absent)'},
-    }
-    first, second = found['groups']
-    assert [run['workdir'] for run in first['runs']] == list(map(str, b))
-    assert second['error']['mean'] == pytest.approx(11) and second['error']['n'] == 5
-    assert second['difference']['mean'] == pytest.approx(2) and second['difference']['differs']
-    assert found['statement'][0].startswith('B is worse than A')
-    assert main(['compare', *map(str, [*a, *b])]) == 0
-    out = capsys.readouterr().out
-    assert re.search(r'model\.name +m +n\n', out) and 'B is better than A' in out
-    assert '1,234,567' in out and str(a[3]) in out
-
-
-def test_compare_of_single_runs(tmp_path, ask, capsys):
-    """One of each says nothing about the configs; one that has not ended has no error."""
-    (a,), (b,) = singles(tmp_path, [10.0], 'a'), singles(tmp_path, [9.0], 'b')
-    (c,) = singles(tmp_path, ['unfinished'], 'c')
-    found = ask('compare', a, b, c)
-    assert [group['error'] and group['error']['mean'] for group in found['groups']] == [
-        pytest.approx(10),
-        pytest.approx(9),
-        None,
-    ]
-    assert found['groups'][1]['difference']['p'] is None and len(found['statement']) == 1
-    assert main(['compare', str(a), str(c)]) == 0
-    assert 'not ended' in capsys.readouterr().out
-
-
-def test_compare_of_the_same_config(tmp_path, capsys):
-    assert main(['compare', *map(str, singles(tmp_path, BASE, 'a'))]) == 0
-    out = capsys.readouterr().out
-    assert 'the same but for the seed' in out and '11.00  0.79  5' in out
-
-
-def test_compare_refuses(tmp_path, capsys):
-    one, two = singles(tmp_path, [10.0, 11.0], 'a')
-    assert 'at least two' in refused(capsys, 'compare', one)
-    assert 'given twice' in refused(capsys, 'compare', one, two, one)
-    assert 'is not a run' in refused(capsys, 'compare', one, tmp_path)
-    assert 'does not exist' in refused(capsys, 'compare', one, tmp_path / 'none')
-    sweep = write_sweep(tmp_path / 'sweep', {'base': BASE})
-    assert 'is a sweep' in refused(capsys, 'compare', one, sweep)
-    open_ = singles(tmp_path, ['unfinished'] * 2, 'b')
-    assert 'none of the 2 runs has ended' in refused(capsys, 'compare', *open_)
 
 
 # Real runs
@@ -601,7 +558,8 @@ def test_a_real_sweep(tmp_path, ask):
     assert flatten(json.loads(load_config(base, pairs).to_json())) == flatten(config)
     # Its runs as if they were made by hand, in the same groups.
     compared = ask('compare', *(run['folder'] for run in found['runs']))
-    assert compared['differs'] == {'optim.momentum': {'A': 0.9, 'B': 0.0}}
+    names = {'optim.momentum=0.9': 0.9, 'optim.momentum=0.0': 0.0}
+    assert compared['differs'] == {'optim.momentum': names}
     assert compared['groups'][1]['difference'] == found['arms'][1]['difference']
 
 
@@ -610,4 +568,4 @@ def test_multiply_adds_of_scanned_blocks(tmp_path):
     config = tiny({'model.stage_sizes': (5,), 'model.scan_blocks': True, 'model.remat': True})
     tmp_path.joinpath('run').mkdir()
     write_config(tmp_path / 'run', config, open_inputs(config).preprocessing)
-    assert results.multiply_adds(tmp_path / 'run') == STEM + 5 * BLOCK + HEAD
+    assert results.model_counts(tmp_path / 'run').multiply_adds == STEM + 5 * BLOCK + HEAD

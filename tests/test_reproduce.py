@@ -1,25 +1,28 @@
 """Tables run again: recipes against the papers' numbers, verdicts on figures made by hand."""
 
+import datetime
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 from running import CONFIGS, ROOT, command
 
 from resnet_jax.cli import main
 from resnet_jax.errors import Diverged
-from resnet_jax.experiments import sweep_json
-from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.reproduce import costs, outcome
-from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
-from resnet_jax.experiments.reproduce.scales import SCALES
-from resnet_jax.experiments.reproduce.verdicts import Outcome, judge
-from resnet_jax.experiments.sweep import units
+from resnet_jax.experiments.reproduce import costs, reproduction
+from resnet_jax.experiments.reproduce.plan import SCALES, find_configs, make_plan
+from resnet_jax.experiments.reproduce.verdicts import RowResult, judge
+from resnet_jax.experiments.results import write_failure
+from resnet_jax.experiments.sweep import from_table, units
+from resnet_jax.experiments.sweep import to_json as sweep_to_json
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
 from resnet_jax.papers.cifar import TABLES, build, find_table
-from resnet_jax.papers.recipes import recipe_of
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.papers.counts import COUNTS
+from resnet_jax.papers.table import PublishedRow as Row
+from resnet_jax.papers.table import PublishedTable as Table
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
 
@@ -27,7 +30,7 @@ CHEAPEST = 'he2016_table4'
 
 
 def plan(key, scale='full', overrides=(), seeds=None):
-    return make_plan(key, scale, CONFIGS, overrides, seeds)
+    return make_plan(key, scale, None, overrides, seeds)
 
 
 def config(key, row, scale='full', overrides=()):
@@ -59,7 +62,9 @@ def test_every_row_is_a_run_of_its_own(key, scale):
     set_here = found.sweep.fields.keys()
     assert set_here & {'train.steps', 'train.epochs'}
     assert {'data.name', 'optim.warmup', 'train.batch_size', 'optim.weight_decay'} <= set_here
-    assert {'optim.boundaries', 'optim.learning_rate', 'optim.nesterov'} <= set_here
+    assert {'optim.boundaries', 'optim.learning_rate'} <= set_here
+    # Nesterov's momentum is SGD's.
+    assert ('optim.nesterov' in set_here) == (found.sweep.fields['optim.name'] == 'sgd')
 
 
 def test_he2015_on_cifar():
@@ -73,7 +78,8 @@ def test_he2015_on_cifar():
     )
     assert (found.data.name, found.data.train_split) == ('tfds:cifar10', 'train[:45000]')
     assert (found.data.eval_split, found.data.normalize) == ('test', 'pixel')
-    assert (found.augment.pad, found.augment.pad_mode, found.augment.flip) == (4, 'zero', True)
+    assert (found.augment.pad, found.augment.pad_mode) == (4, 'zero')
+    assert found.augment.transforms == ('pad_crop', 'flip')
 
 
 @pytest.mark.parametrize(
@@ -119,7 +125,8 @@ def test_imagenet():
     """The common recipe: 90 epochs at batch 256, five of them warm-up; he2015 has none."""
     found = config('senet_imagenet', 'SE-ResNet-50')
     assert (found.train.epochs, found.train.batch_size, found.data.image_size) == (90, 256, 224)
-    assert (found.data.resize, found.augment.random_resized_crop) == (256, True)
+    assert found.data.resize == 256
+    assert found.augment.transforms == ('random_resized_crop', 'flip')
     at = [0, 25, 50, 299, 300, 600, 800]
     assert rates(found, 10, at) == pytest.approx([0, 0.05, 0.1, 0.1, 0.01, 1e-3, 1e-4])
     old = config('he2015_imagenet', 'ResNet-34 A')
@@ -212,22 +219,32 @@ def test_what_rows_are_cannot_be_overridden():
         plan('rsb_imagenet', overrides=same.items())
 
 
-def test_configs_are_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_configs(None) == CONFIGS  # beside the package
-    with pytest.raises(InputError, match=r'has no default\.py'):
-        find_configs(tmp_path)
+def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeypatch):
+    """A folder `configs` where the command happens to run is not."""
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'default.py').write_text('')
-    assert find_configs(None) == tmp_path / 'configs'
+    monkeypatch.chdir(tmp_path)
+    assert find_configs(None) is None
+    assert plan(CHEAPEST).sweep.base == 'cifar10'
+    with pytest.raises(InputError, match=r'has no default\.py'):
+        find_configs(tmp_path)
+    shutil.copytree(CONFIGS, tmp_path / 'mine')
+    mine = find_configs(tmp_path / 'mine')
+    with (tmp_path / 'mine' / 'cifar10.py').open('a') as file:
+        file.write("\n\ndef get_config(model='cifar_resnet20'):\n")
+        file.write('    config = default.get_config()\n    config.train.eval_every = 7\n')
+        file.write('    return config\n')
+    found = make_plan(CHEAPEST, 'full', mine).sweep
+    assert found.base == str(tmp_path / 'mine' / 'cifar10.py')
+    assert found.config('pre-act ResNet-1001', 0).train.eval_every == 7
 
 
 # Verdicts
 
 
-def verdicts(rows, outcomes, figures=True, **fields):
+def verdicts(rows, results, figures=True, **fields):
     table = Table(**{'paper': 'he2016', 'title': '', 'data': 'cifar10', 'rows': rows} | fields)
-    return {name: v.word for name, v in judge(table, outcomes, figures).items()}
+    return {name: v.word for name, v in judge(table, results, figures).items()}
 
 
 def test_within_twice_the_joint_deviation():
@@ -236,22 +253,22 @@ def test_within_twice_the_joint_deviation():
     rows = (Row('a', 'm', {}, 6.61, spread=0.16), Row('b', 'm', {}, 9.0))
     for shift, word in ((0.33, 'within published spread'), (0.34, 'same order')):
         values = tuple(6.61 + shift + d for d in deviates)
-        found = verdicts(rows, {'a': Outcome(values), 'b': Outcome((10.0,))})
+        found = verdicts(rows, {'a': RowResult(values), 'b': RowResult((10.0,))})
         assert found == {'a': word, 'b': 'same order'}
-    assert verdicts(rows, {'a': Outcome((6.6, 6.62)), 'b': Outcome((8.99, 9.01))}, False) == {
+    assert verdicts(rows, {'a': RowResult((6.6, 6.62)), 'b': RowResult((8.99, 9.01))}, False) == {
         'a': 'same order',
         'b': 'same order',
     }
     # One run of ours: only the published spread, 0.32.
-    assert verdicts(rows, {'a': Outcome((6.9,))})['a'] == 'within published spread'
-    assert verdicts(rows, {'a': Outcome((6.95,))})['a'] == 'nothing to compare with'
+    assert verdicts(rows, {'a': RowResult((6.9,))})['a'] == 'within published spread'
+    assert verdicts(rows, {'a': RowResult((6.95,))})['a'] == 'nothing to compare with'
 
 
 def test_order_is_the_rank_and_ties_within_an_error_count():
     rows = tuple(Row(name, 'm', {}, value) for name, value in (('a', 5.0), ('b', 6.0), ('c', 7.0)))
 
     def ours(*values):
-        return verdicts(rows, dict(zip('abc', map(Outcome, values), strict=True)), False)
+        return verdicts(rows, dict(zip('abc', map(RowResult, values), strict=True)), False)
 
     same, no = 'same order', 'not'
     assert ours((8.0,), (9.0,), (9.5,)) == {'a': same, 'b': same, 'c': same}
@@ -264,29 +281,29 @@ def test_order_is_the_rank_and_ties_within_an_error_count():
 
 def test_accuracies_are_the_other_way_round():
     rows = (Row('a', 'm', {}, 70.0), Row('b', 'm', {}, 75.0))
-    outcomes = {'a': Outcome((60.0,)), 'b': Outcome((61.0,))}
+    results = {'a': RowResult((60.0,)), 'b': RowResult((61.0,))}
     same = {'a': 'same order', 'b': 'same order'}
-    assert verdicts(rows, outcomes, False, metric='top-1 accuracy, %') == same
+    assert verdicts(rows, results, False, metric='top-1 accuracy, %') == same
     table = Table('torchvision', '', 'imagenet', rows, 'top-1 accuracy, %')
-    assert judge(table, outcomes, False)['b'].why == 'rank 1, published 1, of 2'
-    outcomes = {'a': Outcome((60.0,)), 'b': Outcome((59.0,))}
-    assert verdicts(rows, outcomes, False, metric='top-1 accuracy, %') == {'a': 'not', 'b': 'not'}
+    assert judge(table, results, False)['b'].why == 'rank 1, published 1, of 2'
+    results = {'a': RowResult((60.0,)), 'b': RowResult((59.0,))}
+    assert verdicts(rows, results, False, metric='top-1 accuracy, %') == {'a': 'not', 'b': 'not'}
 
 
 def test_failures():
     rows = (Row('a', 'm', {}, 5.0), Row('f', 'm', {}, failed=True), Row('g', 'm', failed=True))
-    found = verdicts(rows, {'a': Outcome((5.5,)), 'f': Outcome((21.0,)), 'g': Outcome((), 2)})
+    found = verdicts(rows, {'a': RowResult((5.5,)), 'f': RowResult((21.0,)), 'g': RowResult((), 2)})
     assert found == {'a': 'same order', 'f': 'failed, as published', 'g': 'failed, as published'}
-    found = verdicts(rows, {'a': Outcome((), 3), 'f': Outcome((19.0,))})
+    found = verdicts(rows, {'a': RowResult((), 3), 'f': RowResult((19.0,))})
     assert found == {'a': 'failed, but published 5.00', 'f': 'not', 'g': 'not run yet'}
     # Above the threshold where the paper does not speak of failing: a figure like others.
-    assert verdicts(rows, {'a': Outcome((25.0, 5.0)), 'f': Outcome((60.0,))})['a'] != 'failed'
+    assert verdicts(rows, {'a': RowResult((25.0, 5.0)), 'f': RowResult((60.0,))})['a'] != 'failed'
     # he2015 draws the line for the plain net at 60 %.
     plain = (Row('p', 'm'), Row('q', 'm', failed=True))
-    found = verdicts(plain, {'p': Outcome((9.0,)), 'q': Outcome((59.0,))}, paper='he2015')
+    found = verdicts(plain, {'p': RowResult((9.0,)), 'q': RowResult((59.0,))}, paper='he2015')
     assert found == {'p': 'no published figure', 'q': 'not'}
     # Of five runs one diverged: the others' mean is not held against the paper's.
-    some = {'a': Outcome((5.0, 5.1, 4.9, 5.0), 1, 5), 'f': Outcome((90.0,))}
+    some = {'a': RowResult((5.0, 5.1, 4.9, 5.0), 1, 5), 'f': RowResult((90.0,))}
     assert verdicts(rows, some)['a'] == 'same order'
 
 
@@ -303,7 +320,7 @@ def ended(folder, error):
 def by_hand(found, workdir, errors):
     """A sweep's folder with these errors in %, a list for each row."""
     workdir.mkdir()
-    (workdir / 'sweep.json').write_text(sweep_json.to_json(found.sweep))
+    (workdir / 'sweep.json').write_text(sweep_to_json(found.sweep))
     for unit in units(found.sweep, workdir):
         values = errors.get(unit.arm, [])
         if unit.seed < len(values):
@@ -325,20 +342,96 @@ def test_the_report_of_a_table_that_has_been_run(tmp_path):
     assert report['rows'][0]['sd'] == pytest.approx(0.2 * math.sqrt(2))
 
 
+def test_a_reproduction_has_the_report_of_a_sweep(tmp_path, ask):
+    """With ours beside published and what to know about it; `report` writes the same again."""
+    found = plan('he2016_table1', 'short', [('optim.momentum', '0.8')])
+    out = tmp_path / 'out'
+    errors = {'original': [6.6, 6.7, 6.6], '1x1 convolution': [12.2, 12.3, 12.2]}
+    by_hand(found, out, errors)
+    now = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+    reproduction.write_reproduction(reproduction.collect(found, out), out, now)
+    names = {path.name for path in out.iterdir()} - {'sweep.json', 'runs'}
+    assert names == {
+        *('report.md', 'report.html', 'report.json', 'report.csv', 'runs.csv'),
+        *('curves.png', 'curves.svg', 'final_error.png', 'final_error.svg'),
+        *('reproduce.md', 'reproduce.json'),
+    }
+    for name in ('report.md', 'report.html'):
+        text = (out / name).read_text()
+        for words in (
+            *('Beside the published table', 'rank 1, published 1, of 2', 'Paired differences'),
+            *('Changed for this scale', 'Changed on the command line', 'optim.momentum=0.8'),
+            *('Limits of this comparison', 'Not stated by the reference', '6.61'),
+        ):
+            assert words in text, (name, words)
+    report = json.loads((out / 'report.json').read_text())
+    assert report['reproduction'] == json.loads((out / 'reproduce.json').read_text())
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert reproduction.write_sweep_or_reproduction(out, now).json['arms'] == report['arms']
+    assert {path: path.read_bytes() for path in before} == before
+    # Judged again: a run that has ended since counts.
+    ended(out / 'runs' / 'dropout_0.5' / 'seed0', 50.0)
+    rows = ask('report', '--workdir', out)['reproduction']['rows']
+    assert [row['verdict'] for row in rows if row['name'] == 'dropout 0.5'] != ['not run yet']
+
+
+def test_a_reproduction_of_an_earlier_version_is_read(tmp_path, ask, capsys):
+    """It lacks `figures`, so only the order of its rows is compared."""
+    found = plan('he2016_table4_cifar100', seeds=[0, 1])
+    out = tmp_path / 'out'
+    by_hand(found, out, {'pre-act ResNet-1001': [22.5, 22.9]})
+    old = reproduction.collect(found, out)
+    assert old['rows'][0]['verdict'] == 'within published spread' and old.pop('figures')
+    (out / 'reproduce.json').write_text(json.dumps(old))
+    (row,) = ask('report', '--workdir', out)['reproduction']['rows']
+    assert row['verdict'] == 'nothing to compare with'
+    (out / 'reproduce.json').write_text('{"table": ')
+    assert main(['report', '--workdir', str(out)]) == 2
+    assert 'describes no reproduction' in capsys.readouterr().err
+
+
+def test_a_reproduction_without_a_run_that_ended(tmp_path):
+    found = plan('he2016_table1', 'short')
+    by_hand(found, tmp_path / 'out', {'original': ['training diverged: not finite'] * 3})
+    reproduction.write_reproduction(reproduction.collect(found, tmp_path / 'out'), tmp_path / 'out')
+    text = (tmp_path / 'out' / 'report.md').read_text()
+    assert 'failed, but published 6.61' in text and '3 of 3 runs of original failed' in text
+
+
+def test_smoke_has_no_report_of_errors(tmp_path):
+    """Two steps on synthetic images have no error worth a report."""
+    found = plan('he2016_table4', 'smoke')
+    by_hand(found, tmp_path / 'out', {'pre-act ResNet-1001': [90.0]})
+    collected = reproduction.collect(found, tmp_path / 'out')
+    reproduction.write_reproduction(collected, tmp_path / 'out')
+    names = {path.name for path in (tmp_path / 'out').iterdir()} - {'sweep.json', 'runs'}
+    assert names == {'reproduce.md', 'reproduce.json'}
+    text = (tmp_path / 'out' / 'reproduce.md').read_text()
+    assert '| pre-act ResNet-1001 | 9 | 8 | 7.0 | ran |' in text
+
+
+def test_published_accuracies_become_errors_in_a_sweep():
+    table = find_table('torchvision_imagenet')
+    published = from_table('torchvision_imagenet')['published']
+    assert table.metric == 'top-1 accuracy, %'
+    for row in table.rows:
+        assert published[row.name] == pytest.approx(100 - row.value)
+
+
 def test_the_report_of_a_short_table_has_no_figures_to_judge(tmp_path):
     found = plan('he2016_table1', 'short')
     errors = {'original': [6.6, 6.7, 6.6], '1x1 convolution': [12.2, 12.3, 12.2]}
     errors['constant scaling (0.5, 1)'] = ['training diverged: not finite at step 3', 90.0, 95.0]
     errors['constant scaling (0, 1)'] = ['disk full']
     by_hand(found, tmp_path / 'out', errors)
-    report = outcome.collect(found, tmp_path / 'out')
+    report = reproduction.collect(found, tmp_path / 'out')
     words = {row['name']: (row['verdict'], row['why']) for row in report['rows']}
     assert words['original'] == ('same order', 'rank 1, published 1, of 3')
     assert words['1x1 convolution'] == ('same order', 'rank 2, published 2, of 3')
     assert words['constant scaling (0.5, 1)'][0] == 'failed, as published'
     assert words['constant scaling (0, 1)'] == ('not run yet', 'disk full')
     assert words['dropout 0.5'] == ('not run yet', '')
-    text = outcome.to_markdown(report)
+    text = reproduction.to_markdown(report)
     assert 'within' not in text and 'train.steps: 64000 -> 4000' in text
     assert '1/16 of the length' in text
 
@@ -366,11 +459,24 @@ def test_costs_of_resnet_20():
 def test_images_seen():
     def images(key, number):
         table = find_table(key)
-        return costs.images_seen(table, recipe_of(table), table.rows[number])
+        return costs.images_seen(table, table.rows[number])
 
     assert images('stochastic_depth', 0) == 500 * 45_000
     assert images('wrn_cifar10', 0) == 200 * 50_000
     assert images('rsb_imagenet', 2) == 100 * 1_281_167
+
+
+def count_blocks(model, image_size):
+    """`counting.count` of a net of many blocks: a stage's later blocks are alike, so one counts."""
+    sizes, shape = model.stage_sizes, (image_size, image_size, 3)
+    few = tuple(min(n, 2) for n in sizes)
+    base = count(model.clone(stage_sizes=few), shape)
+    found = np.array(base)
+    for i, n in enumerate(sizes):
+        if n > few[i]:
+            more = tuple(f + (i == j) for j, f in enumerate(few))
+            found += (n - few[i]) * (np.array(count(model.clone(stage_sizes=more), shape)) - base)
+    return tuple(found.tolist())
 
 
 @pytest.mark.parametrize(
@@ -378,10 +484,33 @@ def test_images_seen():
 )
 def test_counting_a_few_blocks_is_exact(name, size):
     model = create_model(name)
-    assert costs.count_blocks(model, size) == count(model, (size, size, 3))
+    assert count_blocks(model, size) == count(model, (size, size, 3))
     gated = build(find_table('he2016_table1'), find_table('he2016_table1').rows[4])
     gated = gated.clone(stage_sizes=(5, 4, 3))
-    assert costs.count_blocks(gated, 32) == count(gated, (32, 32, 3))
+    assert count_blocks(gated, 32) == count(gated, (32, 32, 3))
+
+
+def assert_counts_are_exact(key):
+    table = TABLES[key]
+    counted = {row.name: count_blocks(build(table, row), table.image_size) for row in table.rows}
+    assert COUNTS.get(key) == counted, f'write these into papers/counts.py: {counted}'
+
+
+def test_stored_counts_of_one_table_are_exact():
+    assert COUNTS.keys() == TABLES.keys()
+    assert_counts_are_exact('wrn_blocks')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('key', TABLES)
+def test_stored_counts_are_exact(key):
+    assert_counts_are_exact(key)
+
+
+def test_counts_that_are_not_stored_are_traced(monkeypatch):
+    stored = costs.cost_of('wrn_blocks')
+    monkeypatch.delitem(COUNTS, 'wrn_blocks')
+    assert costs.cost_of('wrn_blocks') == stored
 
 
 def test_speeds_between_the_probed_ones():
@@ -397,6 +526,12 @@ def test_list(ask):
     assert found['probe'] == []
     text = command('reproduce', '--list', 'he2016_table4')
     assert text.returncode == 0 and '10,327,706 parameters' in text.stdout
+
+
+def test_listing_all_tables_traces_no_model(ask, monkeypatch):
+    monkeypatch.setattr('resnet_jax.models.counting.count', None)
+    found = ask('reproduce', '--list')
+    assert [table['table'] for table in found['tables']] == list(TABLES)
 
 
 # The command

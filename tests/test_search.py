@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from running import ROOT, TINY, checkpoint_steps, command, complains, start
 
 from resnet_jax.cli import _parse, main
 from resnet_jax.experiments.search import study
-from resnet_jax.experiments.search.results import write_tables
 from resnet_jax.experiments.search.search import (
     PRUNERS,
     SAMPLERS,
@@ -26,6 +26,7 @@ from resnet_jax.experiments.search.search import (
     Search,
     load_search,
 )
+from resnet_jax.experiments.search.search_report import write_tables
 from resnet_jax.experiments.sweep import load_sweep
 from resnet_jax.models import InputError
 from resnet_jax.training.config import load_config, to_json
@@ -220,14 +221,14 @@ def test_pruners(pruner, tmp_path):
     pruned = 0
     for number in range(8):  # each is worse than the one before
         study.propose(search, tmp_path)
-        goes_on = True
+        unpruned = True
         for evaluation in (1, 2, 3):
             report = search, tmp_path, number, 10 * evaluation, evaluation, number + 1 / evaluation
-            goes_on = study.report(*report)
-            assert study.report(*report) == goes_on
-            if not goes_on:
+            unpruned = study.report(*report)
+            assert study.report(*report) == unpruned
+            if not unpruned:
                 break
-        if goes_on:
+        if unpruned:
             study.complete(tmp_path, number, 4, number)
         else:
             study.prune(tmp_path, number)
@@ -349,6 +350,34 @@ def test_another_search_in_the_same_folder_is_refused(tmp_path, capsys):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'letter.txt').write_text('dear')
     assert 'not empty and no search' in refused(capsys, file, tmp_path / 'full')
+
+
+@needs_optuna
+@pytest.mark.parametrize(
+    'base', ['configs/searches/../digits.py', '/no/checkout/configs/digits.py']
+)
+def test_a_search_of_an_earlier_version_is_continued(base, whole, tmp_path, capsys):
+    """It wrote the path of the base config; nothing is left to train."""
+    out = tmp_path / 'out'
+    shutil.copytree(whole[1], out)
+    found = json.loads((out / 'search.json').read_text())
+    assert found['search']['base'] == 'digits'
+    found['search']['base'] = base
+    (out / 'search.json').write_text(json.dumps(found))
+    assert main(['search', '--config', str(whole[0]), '--workdir', str(out)]) == 0
+    assert '4 of 4 trials' in capsys.readouterr().out
+    assert json.loads((out / 'search.json').read_text())['search']['base'] == 'digits'
+    found['search']['base'] = '/no/checkout/configs/cifar10.py'
+    (out / 'search.json').write_text(json.dumps(found))
+    assert 'differs in base' in refused(capsys, whole[0], out)
+
+
+def test_searches_of_the_package_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search = load_search('searches/learning_rate_weight_decay:cifar10')
+    assert search.base == 'cifar10' and 'train --config cifar10 ' in search.command({}, tmp_path)
+    with pytest.raises(InputError, match="or 'searches/learning_rate_weight_decay'"):
+        load_search('searches/learning_rate')
 
 
 @needs_optuna

@@ -1,8 +1,10 @@
 """Sweeps: files of arms, paired runs, continued through anything, one failure or not."""
 
 import csv
+import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import signal
 import time
@@ -15,8 +17,15 @@ from running import ROOT, checkpoint_steps, command, complains, differing, load_
 
 from resnet_jax.experiments import from_table, grid, zipped
 from resnet_jax.experiments.engines.engine import run_sweep
-from resnet_jax.experiments.sweep import Sweep, folder_name, load_sweep, units
-from resnet_jax.experiments.sweep_json import begin, read_sweep, to_json
+from resnet_jax.experiments.sweep import (
+    Sweep,
+    begin,
+    folder_name,
+    load_sweep,
+    read_sweep,
+    to_json,
+    units,
+)
 from resnet_jax.models import InputError
 
 SWEEPS = sorted(p for p in (ROOT / 'configs' / 'sweeps').glob('*.py') if p.stem != 'budgets')
@@ -140,7 +149,11 @@ def test_twenty_runs_killed_three_times_give_the_same_table(tmp_path):
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path):
-    arms = {'good': {}, 'bad': {'optim.learning_rate': 1e30}, 'also good': {'optim.b1': 0.8}}
+    arms = {
+        'good': {},
+        'bad': {'optim.learning_rate': 1e30},
+        'also good': {'optim.weight_decay': 4e-4},
+    }
     file = sweep_file(tmp_path, arms)
     result = command('sweep', '--config', file, '--workdir', tmp_path / 'out')
     last = complains(result, 1, '2 of 6 runs failed: bad seed 0, bad seed 1')
@@ -190,6 +203,80 @@ def test_arms_and_seeds_may_be_added(whole, tmp_path):
     assert read_sweep(out).source == f'sweep --config {more} --config.train.log_every=2'
 
 
+def test_a_sweep_is_the_same_if_its_runs_are(whole, tmp_path):
+    """A field may move from all arms into each, into the base config, or back."""
+    out, base = tmp_path / 'out', tmp_path / 'base.py'
+    shutil.copytree(whole[1], out)
+    before = summaries(out)
+    text = whole[0].read_text().replace("'train.batch_size': 32, ", '')
+    base.write_text(
+        'import digits\n\ndef get_config():\n    config = digits.get_config()\n'
+        '    config.train.batch_size = 32\n    return config\n'
+    )
+    file = tmp_path / 'sweep.py'
+    file.write_text(text.replace(repr(str(ROOT / 'configs' / 'digits.py')), "'base.py'"))
+    assert run_sweep(load_sweep(str(file)), out) == []
+    assert read_sweep(out).base == str(base) and summaries(out) == before
+    base.write_text(base.read_text().replace('= 32', '= 33'))
+    # An edit of the base does not show in the sweep's own description: only a move is looked into.
+    with pytest.raises(InputError, match=r"arm 'plain', .*train\.batch_size: 32 -> 33"):
+        run_sweep(load_sweep(str(whole[0]), [('train.batch_size', '33')]), out)
+
+
+OLD_BASES = {
+    'of a checkout': 'configs/sweeps/../digits.py',
+    'of another checkout': '/no/such/checkout/configs/digits.py',
+}
+
+
+@pytest.mark.parametrize('begun', ['all', 'half', 'none'])
+@pytest.mark.parametrize('base', OLD_BASES.values(), ids=list(OLD_BASES))
+def test_sweeps_of_earlier_versions_are_continued(base, begun, whole, tmp_path):
+    """They wrote the path of the base config, where this one writes its name."""
+    out = tmp_path / 'out'
+    shutil.copytree(whole[1], out)
+    described = json.loads((out / 'sweep.json').read_text())
+    assert described['base'] == 'digits'
+    (out / 'sweep.json').write_text(json.dumps({**described, 'base': base}, indent=2) + '\n')
+    assert read_sweep(out).base == 'digits'
+    if begun == 'none':
+        shutil.rmtree(out / 'runs')
+        wrong = [('optim.weight_decay', '0.5')]
+    else:
+        folders = sorted((out / 'runs').glob('*/*'))
+        for folder in folders[: {'all': 0, 'half': 2}[begun]]:
+            shutil.rmtree(folder)
+        wrong = [('data.normalize', 'pixel')]
+    sweep = load_sweep(str(whole[0]))
+    changed = dataclasses.replace(sweep, fields={**sweep.fields, **dict(wrong)})
+    with pytest.raises(InputError, match=f'another sweep .* {re.escape(wrong[0][0])}: .* -> '):
+        begin(changed, out)
+    assert json.loads((out / 'sweep.json').read_text())['base'] == base
+    if begun == 'none':
+        begin(sweep, out)
+    else:
+        assert run_sweep(sweep, out) == []
+        assert summaries(out) == summaries(whole[1])
+    assert json.loads((out / 'sweep.json').read_text()) == {**described, 'base': 'digits'}
+
+
+def test_a_base_that_was_another_file_is_told_by_its_runs(whole, tmp_path):
+    """An earlier version's path says little: what its runs were told counts."""
+    out = tmp_path / 'out'
+    shutil.copytree(whole[1], out)
+    path = out / 'runs' / 'plain' / 'seed1' / 'config.json'
+    config = json.loads(path.read_text())
+    config['data']['train_split'] = 'train[:1000]'
+    path.write_text(json.dumps(config))
+    described = json.loads((out / 'sweep.json').read_text())
+    described['base'] = '/home/me/project/configs/digits.py'
+    (out / 'sweep.json').write_text(json.dumps(described))
+    with pytest.raises(InputError) as error:
+        begin(load_sweep(str(whole[0])), out)
+    expected = "(it differs in arm 'plain'): data.train_split: 'train[:1000]' -> 'train'; use"
+    assert expected in str(error.value)
+
+
 def test_jobs_may_begin_at_the_same_moment(whole, tmp_path):
     sweep = load_sweep(str(whole[0]))
     with ThreadPoolExecutor(8) as jobs:
@@ -219,6 +306,17 @@ def test_sweep_files_name_real_fields_and_models(path, base):
     assert len({unit.folder for unit in units(sweep, pathlib.Path())}) == len(configs) * len(
         sweep.seeds
     )
+
+
+def test_sweeps_of_the_package_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = load_sweep('sweeps/norms:cifar10', [('train.log_every', '7')], seeds=[3])
+    assert sweep.base == 'cifar10' and sweep.config('group', 3).train.log_every == 7
+    assert sweep.source == 'sweep --config sweeps/norms:cifar10 --config.train.log_every=7'
+    with pytest.raises(InputError, match="unknown config 'cifr10'; did you mean 'cifar10'"):
+        load_sweep('sweeps/norms:cifr10')
+    with pytest.raises(InputError, match="unknown config 'norms'; did you mean 'sweeps/norms'"):
+        load_sweep('norms')
 
 
 def test_the_documented_sweeps_are_there():

@@ -14,14 +14,15 @@ import time
 import pytest
 from running import checkpoint_steps, flags, free_port, start, tiny
 
-from resnet_jax.cli import main
+from resnet_jax.cli import main, process_settings
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.inference.trained import load_trained
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop
 from resnet_jax.training.build import build_run
+from resnet_jax.training.checks import resolve
 from resnet_jax.training.inputs import open_inputs
-from resnet_jax.training.opening import opened, prepare
+from resnet_jax.training.session import open_session
 
 mlflow = pytest.importorskip('mlflow', reason='needs the extra resnet-jax[mlflow]')
 pytest.importorskip('wandb', reason='needs the extra resnet-jax[wandb]')
@@ -42,6 +43,12 @@ def nothing_leaves_this_machine(monkeypatch):
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')  # for the reading here
     monkeypatch.setenv('WANDB_MODE', 'offline')
     monkeypatch.setenv('WANDB_ERROR_REPORTING', 'false')
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_command():
+    with process_settings():
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +133,7 @@ def wandb_files(folder):
 
 def test_mlflow_holds_what_the_workdir_holds(tmp_path, compiled, capfd):
     folder = tmp_path / 'a run, 50 %'
-    summary = loop.train(tiny({**MLFLOW, 'log.project': 'digits'}), folder, compiled)
+    summary = loop.train(tiny({**MLFLOW, 'log.project': 'digits'}), folder, like=compiled)
     err = capfd.readouterr().err
     assert re.search(r'recorded by MLflow: file:.*/mlruns, experiment digits, run a run, 50 %', err)
     assert 'WARN' not in err.upper()
@@ -146,12 +153,12 @@ def test_switched_on_late_it_gets_all_and_off_nothing(tmp_path, compiled):
     """Also of a workdir whose config.json is older than the fields."""
     folder = tmp_path / 'run'
     with pytest.raises(loop.Stopped):
-        loop.train(tiny(), folder, compiled, goes_on=lambda step, figures: False)
+        loop.train(tiny(), folder, like=compiled, on_evaluation=lambda step, figures: False)
     assert not (folder / 'tracking_id').exists()
     old = json.loads((folder / 'config.json').read_text())
     del old['log']
     (folder / 'config.json').write_text(json.dumps(old))
-    loop.train(tiny(MLFLOW), folder, compiled)
+    loop.train(tiny(MLFLOW), folder, like=compiled)
     (run,) = mlflow_runs(folder / 'mlruns')
     assert run.info.status == 'FINISHED'
     assert sorted(mlflow_figures(folder / 'mlruns', run, 'train')) == [4, 8, 12]
@@ -161,11 +168,12 @@ def test_switched_on_late_it_gets_all_and_off_nothing(tmp_path, compiled):
 def test_status_of_a_run_that_fails_or_is_stopped(tmp_path, compiled):
     folder = tmp_path / 'run'
     ends = []
-    with pytest.raises(RunError), opened(prepare(tiny(MLFLOW), folder, compiled)):
+    prepared = loop.prepare(tiny(MLFLOW), folder, compiled)
+    with pytest.raises(RunError), open_session(prepared[0], folder, prepared[1]):
         raise RunError('the loss is not finite')
     ends.append(mlflow_runs(folder / 'mlruns'))
     with pytest.raises(loop.Stopped):
-        loop.train(tiny(MLFLOW), folder, compiled, goes_on=lambda step, figures: False)
+        loop.train(tiny(MLFLOW), folder, like=compiled, on_evaluation=lambda step, figures: False)
     ends.append(mlflow_runs(folder / 'mlruns'))
     assert [run.info.status for (run,) in ends] == ['FAILED', 'KILLED']
     assert ends[0][0].info.run_id == ends[1][0].info.run_id
@@ -180,7 +188,7 @@ from resnet_jax.experiments.seeds import train_seeds
 
 folder, config = pathlib.Path(sys.argv[1]), tiny({'log.trackers': 'wandb,mlflow'})
 try:
-    loop.train(config, folder / 'seed0', goes_on=lambda step, figures: False)
+    loop.train(config, folder / 'seed0', on_evaluation=lambda step, figures: False)
 except loop.Stopped:
     loop.train(config, folder / 'seed0')
 train_seeds(config, (1, 2), [folder / 'seed1', folder / 'seed2'], 'vmapped')
@@ -218,10 +226,10 @@ def test_runs_in_one_process_are_apart_and_a_continued_one_is_one(tmp_path, monk
 def test_steps_that_are_trained_again_are_recorded_once(tmp_path, compiled):
     """As after a crash: the last checkpoint is not there."""
     folder = tmp_path / 'run'
-    loop.train(tiny(MLFLOW), folder, compiled)
+    loop.train(tiny(MLFLOW), folder, like=compiled)
     before = mlflow_runs(folder / 'mlruns')
     shutil.rmtree(folder / 'checkpoints' / '12')
-    loop.train(tiny(MLFLOW), folder, compiled)
+    loop.train(tiny(MLFLOW), folder, like=compiled)
     (run,) = mlflow_runs(folder / 'mlruns')
     for split in ('train', 'eval'):
         again = mlflow_figures(folder / 'mlruns', run, split)  # fails where a step stands twice
@@ -242,7 +250,7 @@ def test_a_store_that_fails_stops_nothing(tmp_path, compiled, monkeypatch, capfd
             uri = (tmp_path / 'store').as_uri()
         monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
         began = time.monotonic()
-        summary = loop.train(tiny(MLFLOW), tmp_path / 'run', compiled)
+        summary = loop.train(tiny(MLFLOW), tmp_path / 'run', like=compiled)
         assert time.monotonic() - began < 30
     assert summary['steps'] == 12
     err = capfd.readouterr().err
@@ -260,9 +268,9 @@ def test_a_store_that_comes_back_gets_what_it_missed(tmp_path, compiled, monkeyp
     store.write_text('')
     monkeypatch.setenv('MLFLOW_TRACKING_URI', store.as_uri())
     with pytest.raises(loop.Stopped):
-        loop.train(tiny(MLFLOW), folder, compiled, goes_on=lambda step, figures: False)
+        loop.train(tiny(MLFLOW), folder, like=compiled, on_evaluation=lambda step, figures: False)
     store.unlink()
-    loop.train(tiny(MLFLOW), folder, compiled)
+    loop.train(tiny(MLFLOW), folder, like=compiled)
     (run,) = mlflow_runs(store)
     for split in ('train', 'eval'):
         assert mlflow_figures(store, run, split) == lines(folder, split)
@@ -364,6 +372,6 @@ def test_names():
     assert config.log.trackers == ('wandb', 'mlflow')
     assert tiny({'log.trackers': "('mlflow',)"}).log.trackers == ('mlflow',)
     assert tiny({'log.trackers': '()'}).log.trackers == ()
-    assert configs.differences(config, tiny({'log.project': 'other'})) == []
+    assert configs.differences(config, tiny({'log.trackers': 'mlflow', 'log.project': 'x'})) == []
     with pytest.raises(InputError, match=r"unknown tracker .* 'mlfow'; did you mean 'mlflow'"):
-        configs.check_values(tiny({'log.trackers': 'mlfow'}))
+        resolve(tiny({'log.trackers': 'mlfow'}))

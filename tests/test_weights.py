@@ -1,4 +1,4 @@
-"""Weights in and out: names, files, what does not fit. PyTorch's side is in test_torch_parity."""
+"""Loading and saving weights: names, files, mismatches. PyTorch's side is in test_torch_parity."""
 
 import json
 import pathlib
@@ -56,7 +56,7 @@ def variables(model):
 
 
 def sizes_in(layout, model):
-    """Shapes that a file of a model in a layout has, by name."""
+    """The shapes of the tensors of a model in a layout, by name."""
     shapes = layouts.model_shapes(model)
     names = layouts.tensor_names(model, shapes, layout)
     return {
@@ -67,7 +67,7 @@ def sizes_in(layout, model):
 @pytest.mark.parametrize(
     ('name', 'layout'), [(name, x) for name, known in PUBLISHED.items() for x in (*known, OURS)]
 )
-def test_there_and_back_is_exact(name, layout):
+def test_the_round_trip_is_exact(name, layout):
     model = small(name)
     variables = random_variables(model, IMAGES)
     tensors = tensors_from_variables(variables, model, layout)
@@ -86,7 +86,7 @@ def test_there_and_back_is_exact(name, layout):
         ('cifar_resnet20', {'learn_branch_scale': True}, ()),
     ],
 )
-def test_layouts_that_cannot_say_a_model_refuse_it(name, overrides, layouts_that_can):
+def test_layouts_without_names_for_a_model_refuse_it(name, overrides, layouts_that_can):
     model = small(name, **overrides)
     assert sizes_in(OURS, model)
     for layout in LAYOUTS.keys() - set(layouts_that_can):
@@ -97,7 +97,7 @@ def test_layouts_that_cannot_say_a_model_refuse_it(name, overrides, layouts_that
 
 
 def designs():
-    """Every registered model at reduced depth, by the first name that has it."""
+    """The distinct designs of the registered models, at reduced depth, with their first names."""
     found = {}
     for name, row in MODELS.items():
         stages = len(row.settings['stage_sizes'])
@@ -160,7 +160,7 @@ def test_the_body_of_a_hugging_face_model_fills_all_but_the_head():
     assert not differing(loaded, {**variables, 'params': expected})
 
 
-def test_scanned_and_looped_models_read_the_same_file(model, variables, tmp_path):
+def test_scanned_and_unrolled_models_read_the_same_file(model, variables, tmp_path):
     scanned = model.clone(scan_blocks=True)
     save_weights(tmp_path / 'a.safetensors', variables, model, layout='cifar')
     save_weights(tmp_path / 'b.safetensors', stack_blocks(variables), scanned, layout='cifar')
@@ -230,7 +230,7 @@ def test_pth_files_of_training_scripts(key, legacy, model, variables, tmp_path):
     arrays = tensors_from_variables(variables, model, 'torchvision')
     state_dict = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     saved = {key: state_dict, 'epoch': 3, 'optimizer': {'lr': 0.1}} if key else state_dict
-    if key == 'model_ema':  # beside the last weights, which are worse
+    if key == 'model_ema':  # next to the last weights, which are worse
         saved['model'] = {name: torch.zeros_like(t) for name, t in state_dict.items()}
     path = tmp_path / 'x.pth'
     torch.save(saved, path, _use_new_zipfile_serialization=not legacy)
@@ -238,7 +238,7 @@ def test_pth_files_of_training_scripts(key, legacy, model, variables, tmp_path):
 
 
 class Harmful:
-    """Unpickled, it makes a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -247,6 +247,7 @@ class Harmful:
         return (pathlib.Path.touch, (self.path,))
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')  # PyTorch's, before it refuses
 def test_a_pickle_is_never_run(tmp_path, model):
     torch = pytest.importorskip('torch')
     trace = tmp_path / 'trace'
@@ -261,7 +262,7 @@ def test_a_pickle_is_never_run(tmp_path, model):
 
 @pytest.mark.parametrize('name', ['x.safetensors', 'x.npz', 'x.pth'])
 @pytest.mark.parametrize('content', [b'', b'not weights at all', b'PK\x03\x04 half a zip'])
-def test_damaged_files_are_one_line(name, content, tmp_path, model):
+def test_damaged_files_give_one_line(name, content, tmp_path, model):
     if name == 'x.pth':
         pytest.importorskip('torch')
     (tmp_path / name).write_bytes(content)
@@ -281,7 +282,7 @@ def test_other_files_are_refused(tmp_path, model):
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_types_are_kept_or_widened_as_asked(dtype, model, variables, tmp_path):
+def test_dtypes_are_kept_or_converted_on_request(dtype, model, variables, tmp_path):
     path = tmp_path / 'x.safetensors'
     save_weights(path, variables, model, layout='cifar', dtype=dtype)
     narrow = jax.tree.map(lambda x: x.astype(dtype), variables)
@@ -298,7 +299,7 @@ def test_types_are_kept_or_widened_as_asked(dtype, model, variables, tmp_path):
 
 def test_the_models_that_fit_are_named():
     assert fitting_models(sizes_in('torchvision', create_model('resnet18'))) == ['resnet18']
-    # Where the stride stands does not show in the shapes.
+    # The shapes do not depend on the position of the stride.
     assert fitting_models(sizes_in('huggingface', create_model('resnet50', 7))) == [
         'resnet50',
         'resnet50_v1',
@@ -306,7 +307,7 @@ def test_the_models_that_fit_are_named():
     assert fitting_models({'encoder.weight': (3, 3)}) == []
 
 
-def test_a_wrong_file_says_what_is_wrong_in_groups(tmp_path):
+def test_the_error_for_a_wrong_file_groups_the_mismatches(tmp_path):
     tensors = {n: np.zeros(s) for n, s in sizes_in('torchvision', create_model('resnet18')).items()}
     write_tensors(tmp_path / 'x.npz', Tensors(tensors, {}))
     with pytest.raises(InputError) as error:
@@ -410,7 +411,7 @@ def test_preprocessing_given_by_flags_is_kept(tmp_path, capsys):
     np.testing.assert_allclose(stored['std'], [0.229, 0.224, 0.225], rtol=1e-6)
     assert stored['image_size'] == 28
     assert stored['class_names'] == list('abcdefghij')
-    # Class names alone are kept too, with the usual preprocessing.
+    # Class names alone are stored too, with the most common preprocessing.
     arguments = ['convert', str(source), str(tmp_path / 'c.npz'), '--model=cifar_resnet8']
     assert main([*arguments, f'--class-names={names}']) == 0
     stored = json.loads(read_tensors(tmp_path / 'c.npz').metadata['preprocessing'])
@@ -421,7 +422,7 @@ def test_preprocessing_given_by_flags_is_kept(tmp_path, capsys):
     assert 'has 10 classes, but there are 2 class names' in capsys.readouterr().err
 
 
-def test_the_datas_class_names_serve_where_nothing_else_says(tmp_path):
+def test_class_names_of_the_data_are_the_fallback(tmp_path):
     model = create_model('cifar_resnet8')
     path = tmp_path / 'a.npz'
     save_weights(path, random_variables(model, IMAGES), model, layout='cifar')
@@ -432,7 +433,7 @@ def test_the_datas_class_names_serve_where_nothing_else_says(tmp_path):
 
 
 def test_convert_takes_a_field_of_the_model(tmp_path, capsys):
-    """Without it, the file is of another function than the registered net."""
+    """Without it, the file belongs to another function than the registered net."""
     overrides = {'stage_sizes': (1, 1), 'raw_first_shortcut': True}
     model = create_model('cifar_preact_resnet20', **overrides)
     variables = random_variables(model, IMAGES)
@@ -446,7 +447,7 @@ def test_convert_takes_a_field_of_the_model(tmp_path, capsys):
     assert not differing(load_weights(target, model), variables)
 
 
-def test_bad_usage_is_one_line(tmp_path, run, capfd):
+def test_bad_usage_gives_one_line(tmp_path, run, capfd):
     def complaint(*arguments):
         capfd.readouterr()
         code = main([*map(str, arguments)])

@@ -6,21 +6,22 @@ from pathlib import Path
 from resnet_jax.commands import model_options
 from resnet_jax.errors import InputError
 
-TEXT = 'Convert weights between PyTorch and this library.'
+TEXT = 'Convert weights between PyTorch and this package.'
 EPILOG = (
-    'The layout of SRC is recognised by its names. DST is written in the other kind: names of the '
-    "model's usual publisher for weights of ours and for .pth, ours for PyTorch's; or as --layout "
-    'says. What SRC says of its preprocessing, or the options do, is kept in DST.'
+    'Example: resnet-jax convert resnet50.pth resnet50.safetensors --model resnet50. '
+    'The layout of SRC is recognised by the names of its tensors. DST gets the other layout: the '
+    "one of the model's usual publisher if SRC has ours or DST is a .pth, ours otherwise; --layout "
+    'overrides this. The preprocessing that SRC stores or the options give is stored in DST.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declares the arguments of the command."""
     parser.add_argument('source', metavar='SRC', help=model_options.WEIGHTS_HELP)
     parser.add_argument('target', type=Path, metavar='DST', help='.safetensors, .pth or .npz')
     parser.add_argument('--model', required=True, metavar='NAME', help=model_options.MODEL_HELP)
     parser.add_argument(
-        '--layout', metavar='NAME', help='ours, torchvision, timm, timm_v2, huggingface, cifar'
+        '--layout', metavar='NAME', help='ours, torchvision, timm, timm_v2, huggingface or cifar'
     )
     parser.add_argument('--dtype', metavar='NAME', help="float32, bfloat16, ...; default: SRC's")
     parser.add_argument('--overwrite', action='store_true', help='replace DST if it exists')
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Reads, converts, writes."""
+    """Converts the weights and prints a summary."""
     from resnet_jax.inference import published
     from resnet_jax.interop import layouts, weights
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     )
     size = options.target.stat().st_size / 2**20
     print(
-        f'{options.target}: {options.model} in the layout {layout}, from {found.layout}, '
+        f'{options.target}: {options.model} in layout {layout}, converted from {found.layout}, '
         f'{size:.1f} MiB'
     )
 

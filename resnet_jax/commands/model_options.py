@@ -1,21 +1,27 @@
-"""Which model a command is about: that of a run, or a published one."""
+"""Options that select a model: that of a run, or a published one."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import InputError
 
-MODEL_HELP = 'see `resnet-jax models`; --model.FIELD=VALUE changes a field of it'
-WEIGHTS_HELP = 'a file, a run, hf:OWNER/REPO[/FILE] or torchvision:NAME'
+if TYPE_CHECKING:
+    from resnet_jax.inference.trained import TrainedModel
+
+MODEL_HELP = 'a name from `resnet-jax models`; change its fields with --model.FIELD=VALUE'
+WEIGHTS_HELP = 'a file, the workdir of a run, hf:OWNER/REPO[/FILE] or torchvision:NAME'
+
+_FIELDS = ('image_size', 'resize', 'mean', 'std', 'interpolation')
+_PUBLISHED_ONLY = ('model', 'weights', 'preprocessing', *_FIELDS, 'class_names')
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--workdir, or --model and --weights with their preprocessing."""
+    """Declares --workdir, or --model and --weights with their preprocessing."""
     run = parser.add_argument_group('the model of a run')
-    run.add_argument('--workdir', type=Path, metavar='DIR', help='the run')
+    run.add_argument('--workdir', type=Path, metavar='DIR', help='folder of the run')
     run.add_argument(
         '--checkpoint', default='latest', metavar='WHICH', help='latest (default), best or a step'
     )
@@ -26,24 +32,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
-    """What published weights were trained with; else what their file says, else the usual."""
+    """Declares the options for the preprocessing of published weights."""
     group = parser.add_argument_group(
-        'preprocessing of a published model', 'default: what its file says, else the usual'
+        'preprocessing of a published model',
+        'By default it is read from the file; if the file does not store it, the most common one '
+        'for the image size of the model is used.',
     )
     group.add_argument('--preprocessing', metavar='NAME', help='torchvision, timm, cifar, ...')
     group.add_argument('--image-size', type=int, metavar='PIXELS', help='side of the input')
     group.add_argument('--resize', type=int, metavar='PIXELS', help='shorter side before the crop')
-    group.add_argument('--mean', metavar='R,G,B', help='of pixels in [0, 1]')
-    group.add_argument('--std', metavar='R,G,B', help='of pixels in [0, 1]')
+    group.add_argument('--mean', metavar='R,G,B', help='mean, for pixels in [0, 1]')
+    group.add_argument('--std', metavar='R,G,B', help='standard deviation, for pixels in [0, 1]')
     group.add_argument('--interpolation', metavar='NAME', help='bilinear or bicubic')
-    group.add_argument('--class-names', type=Path, metavar='FILE', help='a name a line')
+    group.add_argument(
+        '--class-names', type=Path, metavar='FILE', help='text file with one class name per line'
+    )
 
 
-_FIELDS = ('image_size', 'resize', 'mean', 'std', 'interpolation')
-_OF_PUBLISHED = ('model', 'weights', 'preprocessing', *_FIELDS, 'class_names')
-
-
-def _numbers(field: str, text: str) -> tuple[float, ...]:
+def _parse_numbers(field: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(','))
     except ValueError as error:
@@ -51,13 +57,13 @@ def _numbers(field: str, text: str) -> tuple[float, ...]:
 
 
 def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `published.read_published` that the options give."""
+    """Collects the keyword arguments of `published.read_published` from the options."""
     from resnet_jax.training.config import parse_value
 
     changes = {f: getattr(options, f) for f in _FIELDS if getattr(options, f) is not None}
     for field in ('mean', 'std'):
         if field in changes:
-            changes[field] = _numbers(field, changes[field])
+            changes[field] = _parse_numbers(field, changes[field])
     return {
         'overrides': {field: parse_value(text) for field, text in options.overrides},
         'known': options.preprocessing,
@@ -73,26 +79,26 @@ def _read_names(path: Path) -> list[str]:
         raise InputError(f'cannot read the class names in {path}: {error}') from error
 
 
-def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> Any:
-    """The `TrainedModel` that the options name.
+def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 'TrainedModel':
+    """Loads the model that the options select.
 
     Args:
-      options: with those of `add_model_options`.
+      options: includes those of `add_model_options`.
       class_names: of the data, for published weights whose file does not name its classes.
 
     Raises:
-      InputError: unless there is either a run or a model with weights.
+      InputError: unless the options give either a run, or a model and weights.
     """
     from resnet_jax.inference import published
     from resnet_jax.inference.trained import load_trained
 
     if options.workdir is not None:
-        extra = [name for name in _OF_PUBLISHED if getattr(options, name) is not None]
+        extra = [name for name in _PUBLISHED_ONLY if getattr(options, name) is not None]
         extra += [f'model.{field}' for field, _ in options.overrides]
         if extra:
             raise InputError(
                 f'--{extra[0].replace("_", "-")} does not go with --workdir, whose run has its own '
-                'model and preprocessing'
+                'model and preprocessing; leave out one of the two'
             )
         return load_trained(options.workdir, options.checkpoint)
     if options.model is None or options.weights is None:
@@ -104,13 +110,14 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
     if assumed:
         p = trained.preprocessing
         print(
-            f'resnet-jax: nothing says what {options.weights} was trained with; assumed: '
+            f'resnet-jax: {options.weights} does not store its preprocessing; assumed: '
             f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, '
-            f'mean {_short(p.mean)}, std {_short(p.std)} (change it by --preprocessing and others)',
+            f'mean {_format_numbers(p.mean)}, std {_format_numbers(p.std)} (to change it, give '
+            '--preprocessing or single fields)',
             file=sys.stderr,
         )
     return trained
 
 
-def _short(numbers: Sequence[Any]) -> str:
+def _format_numbers(numbers: Sequence[Any]) -> str:
     return ' '.join(f'{number:.3f}' for number in numbers)

@@ -8,48 +8,58 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.commands import model_options, tables
+from resnet_jax import text
+from resnet_jax.commands import model_options
 from resnet_jax.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
+    from resnet_jax.inference.trained import TrainedModel
 
-TEXT = 'Name the classes of image files.'
+TEXT = 'Predict the classes of image files.'
 EPILOG = (
-    'A folder means the .jpg, .jpeg, .png, .webp and .bmp files in it and its subfolders. Quote a '
-    "pattern: 'photos/*.jpg'; ** stands for any folders: 'photos/**/*.jpg'. Both leave out hidden "
-    'files and give the rest sorted. A file that is named and cannot be read is an error (exit '
-    'code 2, nothing printed). One that came out of a folder or pattern is skipped with a line on '
-    'standard error; the others are predicted and the exit code is 1. --jsonl and --csv write '
-    'lines as they come where no file is named.'
+    'Example: resnet-jax predict --workdir runs/digits photos --topk 3. A folder stands for the '
+    '.jpg, .jpeg, .png, .webp and .bmp files in it and its subfolders. Quote patterns: '
+    "'photos/*.jpg', or 'photos/**/*.jpg' for any depth of folders. Folders and patterns skip "
+    'hidden files and sort the others. An unreadable file that you name is an error: exit code 2, '
+    'and nothing is printed. One from a folder or pattern is skipped with a line on standard '
+    'error, the others are predicted, and the exit code is 1. --jsonl and --csv print each line as '
+    'soon as it is computed, unless you name files.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declares the arguments of the command."""
     parser.add_argument(
-        'images', nargs='+', metavar='IMAGE', help='image file, folder of images or quoted pattern'
+        'images',
+        nargs='+',
+        metavar='IMAGE',
+        help='an image file, a folder of images or a quoted pattern',
     )
     model_options.add_model_options(parser)
-    parser.add_argument('--topk', type=int, default=5, metavar='K', help='classes (default 5)')
+    parser.add_argument(
+        '--topk', type=int, default=5, metavar='K', help='number of classes (default 5)'
+    )
     forms = parser.add_mutually_exclusive_group()
-    forms.add_argument('--json', action='store_true', help='one JSON object on standard output')
+    forms.add_argument('--json', action='store_true', help='print one JSON object')
     forms.add_argument(
-        '--jsonl', action='store_true', help='one JSON object a line, for each image'
+        '--jsonl', action='store_true', help='print one JSON object per line and image'
     )
     forms.add_argument(
-        '--csv', action='store_true', help='lines of image, rank, class, probability; with a header'
+        '--csv',
+        action='store_true',
+        help='print image, rank, class and probability as CSV, with a header',
     )
     parser.add_argument(
         '--sheet',
         type=Path,
         metavar='FILE.png',
-        help='draw the images as the model sees them, with their classes (the first 100)',
+        help='draw the first 100 images as the model sees them, with their classes',
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Predicts and prints the classes."""
+    """Predicts and prints the classes of the images."""
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
@@ -58,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         _predict(options, trained)
 
 
-def _predict(options: argparse.Namespace, trained: Any) -> None:
+def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from tqdm import tqdm
 
     from resnet_jax import data
@@ -81,11 +91,11 @@ def _predict(options: argparse.Namespace, trained: Any) -> None:
             yield item
 
     line_by_line = options.jsonl or options.csv
-    progress = not (line_by_line and sys.stdout.isatty())  # the lines show it too
+    progress = not (line_by_line and sys.stdout.isatty())  # the lines on the terminal show it
     found = predict.predict(trained, files, options.topk, skip, progress)
     results: Iterator[dict[str, Any]] = map(_as_object, keep_for_sheet(found))
     if not line_by_line or any(file.named for file in files):
-        results = iter(list(results))  # so that a named file is refused before anything is printed
+        results = iter(list(results))  # to fail on a named file before printing anything
     if options.json:
         print(json.dumps({**trained.origin, 'predictions': list(results)}))
     elif options.jsonl:
@@ -108,6 +118,7 @@ def _as_object(item: 'Prediction') -> dict[str, Any]:
 
 
 def _print_csv(results: Iterable[dict[str, Any]]) -> None:
+    """Prints a line as soon as it is computed."""
     from resnet_jax.data import printable
 
     writer = csv.writer(sys.stdout, lineterminator='\n')
@@ -121,14 +132,9 @@ def _print_csv(results: Iterable[dict[str, Any]]) -> None:
 def _print_table(results: Iterable[dict[str, Any]]) -> None:
     from resnet_jax.data import printable
 
-    tables.print_pairs(
-        [
-            (
-                printable(item['image']),
-                '  '.join(
-                    f'{100 * top["probability"]:5.1f} % {top["class"]}' for top in item['top']
-                ),
-            )
-            for item in results
-        ]
-    )
+    rows = []
+    for item in results:
+        classes = [f'{100 * top["probability"]:5.1f} % {top["class"]}' for top in item['top']]
+        rows.append((printable(item['image']), '  '.join(classes)))
+    if rows:
+        print(text.pairs(rows))

@@ -4,38 +4,50 @@ import argparse
 import json
 from pathlib import Path
 
-TEXT = 'Say what a sweep found, with its uncertainty, and write its report.'
+from resnet_jax import text
+
+TEXT = 'Write the report of a run, a sweep or a reproduction, finished or not.'
 EPILOG = (
-    'Writes report.md, report.html, report.json, report.csv, runs.csv and figures into the '
-    "sweep's workdir, of the runs that have ended so far. Other files of these names are replaced."
+    'Writes report.md, report.html, report.json and figures into the workdir, replacing an earlier '
+    'report; for a sweep also report.csv and runs.csv. Example: resnet-jax report --workdir '
+    'runs/norms'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
-    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='of a sweep')
+    """Declares the command's arguments."""
+    parser.add_argument(
+        '--workdir', required=True, type=Path, metavar='DIR', help='workdir of the run or sweep'
+    )
     parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the report and prints the gist of it."""
-    from resnet_jax.experiments.reports.report import write_report
-    from resnet_jax.experiments.reports.report_text import (
-        aligned,
-        arms_listing,
-        differences_listing,
-    )
+    """Writes the report and prints its gist."""
+    from resnet_jax.experiments.reports.run_report import write_run_report
+    from resnet_jax.experiments.reproduce.reproduction import write_sweep_or_reproduction
+    from resnet_jax.training import compilation
+    from resnet_jax.training.workdir import is_run
 
-    report = write_report(options.workdir)
+    if is_run(options.workdir):
+        compilation.keep_compiled()
+        report = write_run_report(options.workdir)
+    else:
+        report = write_sweep_or_reproduction(options.workdir)
     if options.json:
         print(json.dumps({**report.json, 'files': [str(path) for path in report.files]}))
         return
-    print(f'{report.findings.sweep.title}\n')
-    for sentence in report.statement:
+    document = report.document
+    print(f'{document.title}\n')
+    for sentence in document.statement:
         print(f'- {sentence}')
-    for table in (arms_listing(report.findings), differences_listing(report.findings)):
-        if table.rows:
-            print(f'\n{table.title}\n{aligned(table.header, table.rows)}')
+    for table in document.tables[:2]:
+        columns = (
+            text.pairs((name, value) for name, value in table.rows)
+            if len(table.header) == 2
+            else text.aligned(table.header, table.rows)
+        )
+        print(f'\n{table.title}\n{columns}')
     print()
     for path in report.files:
         print(path)

@@ -10,41 +10,48 @@ from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import parse_seeds, parse_shard
 from resnet_jax.errors import InputError, RunError
 
-TEXT = "Run a paper's table and set the result beside the published one."
+TEXT = "Run a paper's table and compare the results with the published ones."
 EPILOG = (
-    "Scales: full is the paper's recipe; short is a sixteenth of it with 3 seeds, which compares "
-    'the order of the rows; smoke is two steps of each row on synthetic images, to see that it '
-    'runs. Any field that all rows share can be changed: --config.data.dir=DIR. The same command '
-    'continues what was stopped. Of a job array with n jobs, the i-th takes --shard i/n.'
+    "Scales: full is the paper's recipe; short is a sixteenth of it with 3 seeds, to compare the "
+    'order of the rows; smoke is two steps of each row on synthetic images, to check that it runs. '
+    'Any field that all rows share can be changed: --config.data.dir=DIR. The same command resumes '
+    'what was interrupted. In a job array of n jobs, job i takes --shard i/n. Writes reproduce.md, '
+    'reproduce.json and, except at scale smoke, the report of a sweep (see `resnet-jax report`) '
+    'into the workdir. Example: resnet-jax reproduce he2016_table2 --scale short --workdir runs/t2'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes, but for `--config.FIELD=VALUE`."""
-    parser.add_argument('table', nargs='?', metavar='TABLE', help='--list shows them')
+    """Declares the command's arguments, except `--config.FIELD=VALUE`."""
+    parser.add_argument(
+        'table', nargs='?', metavar='TABLE', help='a published table; --list shows them'
+    )
     parser.add_argument('--scale', metavar='NAME', help='smoke, short or full')
-    parser.add_argument('--workdir', type=Path, metavar='DIR', help='where the runs go')
+    parser.add_argument('--workdir', type=Path, metavar='DIR', help='folder for the runs')
     parser.add_argument(
         '--seeds',
         metavar='N|A,B,...',
-        help='how many seeds a row, or which; else as the paper and the scale say',
+        help='number of seeds of each row, or a list; default: that of the paper and scale',
     )
-    parser.add_argument('--shard', default='1/1', metavar='I/N', help='only this part of the runs')
+    parser.add_argument('--shard', default='1/1', metavar='I/N', help='run only this part')
     parser.add_argument(
-        '--configs', type=Path, metavar='DIR', help="./configs if not given, else the checkout's"
+        '--configs',
+        type=Path,
+        metavar='DIR',
+        help="folder of configs; default: ./configs, else the package's",
     )
     parser.add_argument(
-        '--list', action='store_true', help='the tables, or one, and what they cost; runs nothing'
+        '--list', action='store_true', help='show the tables and their cost; run nothing'
     )
     parser.add_argument(
-        '--probe', action='store_true', help='with --list: hours on this machine, estimated'
+        '--probe', action='store_true', help='with --list: estimate the hours on this machine'
     )
     parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
     add_engine_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Lists, or runs what is not done and says how it compares."""
+    """Lists the tables, or runs what is left of one and prints how it compares."""
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
@@ -66,9 +73,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _reproduce(options: argparse.Namespace) -> None:
     from resnet_jax.experiments.engines.engine import run_sweep
-    from resnet_jax.experiments.failures import read_failure
-    from resnet_jax.experiments.reproduce import outcome
+    from resnet_jax.experiments.reproduce import reproduction
     from resnet_jax.experiments.reproduce.plan import find_configs, make_plan
+    from resnet_jax.experiments.results import read_failure
 
     plan = make_plan(
         options.table,
@@ -78,18 +85,19 @@ def _reproduce(options: argparse.Namespace) -> None:
         parse_seeds(options.seeds),
     )
     if plan.scale == 'smoke':
-        # Its time is that of compiling. What the environment says comes later and counts.
+        # Most of its time is compilation. Flags of the environment come later and take precedence.
         level = '--xla_backend_optimization_level=0'
         os.environ['XLA_FLAGS'] = f'{level} {os.environ.get("XLA_FLAGS", "")}'.strip()
     shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(plan.sweep, options.workdir, shard, engine)
-    report = outcome.collect(plan, options.workdir)
-    outcome.write_report(report, options.workdir)
-    print(json.dumps(report) if options.json else outcome.to_markdown(report), end='')
+    found = reproduction.collect(plan, options.workdir)
+    reproduction.write_reproduction(found, options.workdir)
     if options.json:
-        print()
-    # A run that diverges is a result, but not after two steps.
+        print(json.dumps(found))
+    else:
+        print(reproduction.to_markdown(found), end='')
+    # Divergence is a result, except after two steps.
     broken = [
         unit
         for unit in failed
@@ -98,8 +106,8 @@ def _reproduce(options: argparse.Namespace) -> None:
     if broken:
         names = ', '.join(f'{unit.arm} seed {unit.seed}' for unit in broken)
         raise RunError(
-            f'{len(broken)} runs failed: {names}; why is in failed.json of each; the same command '
-            'tries them again'
+            f'{len(broken)} runs failed: {names}; see failed.json in their folders; run the same '
+            'command again to retry them'
         )
 
 
@@ -123,7 +131,7 @@ def _list(options: argparse.Namespace) -> None:
         print(json.dumps({'tables': tables, 'probe': probe}))
     elif probe:
         found = '; '.join(f'{s["model"]} {s["flops_per_second"] / 1e9:,.1f} GFLOP/s' for s in probe)
-        print(f'hours are an estimate, from training steps timed on this machine: {found}')
+        print(f'hours are estimates from training steps timed on this machine: {found}')
 
 
 def _text(cost: dict[str, Any]) -> str:
@@ -140,7 +148,7 @@ def _text(cost: dict[str, Any]) -> str:
 
 
 def _hours(cost: dict[str, Any]) -> str:
-    """Of all runs."""
+    """The hours of all runs, in words; empty if they were not estimated."""
     if 'hours' not in cost:
         return ''
     return f'  about {cost["hours"]:,.{0 if cost["hours"] >= 10 else 1}f} hours in all'

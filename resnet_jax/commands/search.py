@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Runs the trials that are left and shows the best, also when interrupted."""
     from resnet_jax.errors import Interrupted
-    from resnet_jax.experiments.search import results
+    from resnet_jax.experiments.search import search_report
     from resnet_jax.experiments.search.runs import run_search, trials_so_far
     from resnet_jax.experiments.search.search import load_search
     from resnet_jax.training import compilation
@@ -40,9 +40,9 @@ def run(options: argparse.Namespace) -> None:
     try:
         found = run_search(search, workdir)
     except (Interrupted, KeyboardInterrupt):
-        print(results.text(search, workdir, trials_so_far(search, workdir)))
+        print(search_report.summary(search, workdir, trials_so_far(search, workdir)))
         raise
-    print(results.text(search, workdir, found))
+    print(search_report.summary(search, workdir, found))
 
 
 def _trials(text: str | None) -> int | None:

@@ -1,7 +1,7 @@
-"""A parent for one of several processes, which says in a line what ended it.
+"""A parent of one of several processes, which reports in one line what ended its child.
 
-When one of several processes dies, JAX aborts the others from a thread of its own with a stack
-trace, and nothing in Python can say more. The parent uses no device and survives.
+When one of several processes dies, JAX aborts the others from a C++ thread with a stack trace, and
+Python gets no chance to report more. The parent uses no device and survives.
 """
 
 import os
@@ -14,17 +14,17 @@ from typing import NoReturn
 
 from resnet_jax.errors import RunError
 
-# The child finds here the end of a pipe that closes when its parent is gone.
+# Holds the descriptor of a pipe that closes when the parent is gone.
 _PIPE = 'RESNET_JAX_SUPERVISOR'
 
 
 def is_supervised() -> bool:
-    """Whether this process is such a child."""
+    """Whether this process is a supervised child."""
     return _PIPE in os.environ
 
 
 def supervise(workdir: Path) -> NoReturn:
-    """Runs this program once more as a child, and ends as it ends.
+    """Runs this program again as a child, and exits with its exit code.
 
     SIGTERM and SIGINT are passed on. If this process is killed, the child ends too.
 
@@ -48,9 +48,9 @@ def supervise(workdir: Path) -> NoReturn:
     code = child.wait()
     os.close(write)
     if code >= 0:
-        raise SystemExit(code)  # it has said why
+        raise SystemExit(code)  # the child has printed why
     if -code == signal.SIGABRT:
-        reason = 'another process of the run ended or cannot be reached (JAX says which, above)'
+        reason = 'another process of the run ended or cannot be reached (JAX names it above)'
     else:
         reason = f'its process was killed by {signal.Signals(-code).name}'
     raise RunError(
@@ -60,7 +60,7 @@ def supervise(workdir: Path) -> NoReturn:
 
 
 def end_with_parent() -> None:
-    """Lets this process, a child, end when its parent does."""
+    """Ends this process, a supervised child, when its parent ends."""
     pipe = int(os.environ[_PIPE])
 
     def watch() -> None:
@@ -71,7 +71,7 @@ def end_with_parent() -> None:
 
 
 def leave(code: int) -> int:
-    """Gives the code back; but ends a child, at once: JAX would have it wait for the others."""
+    """Returns the exit code; a supervised child exits with it at once, skipping JAX's barrier."""
     if is_supervised():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -5,38 +5,49 @@ from pathlib import Path
 
 from resnet_jax.commands import supervisor
 
-TEXT = 'Train a model, or continue where the workdir left off.'
+TEXT = 'Train a model, or resume where the workdir left off.'
 EPILOG = (
-    'Any field of the config can be changed: --config.optim.learning_rate=0.05. '
+    'Example: resnet-jax train --config digits --workdir runs/digits '
+    '--config.optim.learning_rate=0.05. Any field of the config can be set this way; '
     'configs/default.py explains them all.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what the command takes, but for `--config.FIELD=VALUE`."""
-    parser.add_argument('--config', required=True, metavar='FILE[:VARIANT]', help='a config file')
-    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the run')
+    parser.add_argument(
+        '--config',
+        required=True,
+        metavar='FILE|NAME[:VARIANT]',
+        help='a config file, or the name of a config of this package, such as digits or cifar10',
+    )
+    parser.add_argument(
+        '--workdir', required=True, type=Path, metavar='DIR', help='folder of the run'
+    )
     several = parser.add_argument_group(
         'several processes',
-        'Start the same command once for each process, on one machine or many, with a workdir that '
-        'all of them share. See docs/devices.md.',
+        'Start the same command once per process, on one machine or many, with a workdir that all '
+        'of them share. See docs/devices.md.',
     )
     several.add_argument(
         '--distributed',
         action='store_true',
-        help='one of several processes; SLURM, Open MPI, Kubernetes or a TPU pod says which',
+        help='train with several processes, detected under SLURM, Open MPI, Kubernetes or on a TPU '
+        'pod',
     )
     several.add_argument(
         '--coordinator',
         metavar='HOST:PORT',
-        help='elsewhere: where process 0 listens for the others',
+        help='without such a cluster: the address at which process 0 listens',
     )
-    several.add_argument('--processes', type=int, metavar='N', help='... how many there are')
-    several.add_argument('--process-id', type=int, metavar='I', help='... which this is, from 0')
+    several.add_argument('--processes', type=int, metavar='N', help='number of processes')
+    several.add_argument(
+        '--process-id', type=int, metavar='I', help='number of this process, from 0'
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains and says how it went."""
+    """Trains and prints the result."""
     place = options.coordinator, options.processes, options.process_id
     distributed = options.distributed or any(value is not None for value in place)
     if distributed and not supervisor.is_supervised():
@@ -50,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         processes.join(*place)
     summary = loop.train(settings, options.workdir)
     if not summary:
-        return  # the first of several processes says it
+        return  # the first of several processes prints it
     figures = summary['eval']
     speed = summary['images_per_second']
     print(
@@ -58,5 +69,5 @@ def run(options: argparse.Namespace) -> None:
         f'{"" if speed is None else f", {speed:.0f} images/s"}; {figures["n"]} images evaluated: '
         f'top1 {100 * figures["top1"]:.2f} %, loss {figures["loss"]:.4f}'
     )
-    print(f'resnet-jax eval --workdir {options.workdir}    # evaluates it again')
+    print(f'resnet-jax eval --workdir {options.workdir}    # evaluate it again')
     print(f'resnet-jax predict --workdir {options.workdir} IMAGE ...')

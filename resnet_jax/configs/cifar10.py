@@ -4,8 +4,8 @@
 all parameters, per-pixel mean, 4 pixels of padding, crop and flip, trained on 45,000 images. The
 paper reports test error of 8.75 % for ResNet-20, 6.97 % for 56, 6.61 +- 0.16 % for 110.
 
-    resnet-jax train --config configs/cifar10.py --workdir runs/cifar10
-    resnet-jax train --config configs/cifar10.py:cifar_resnet110 --workdir runs/cifar10_110
+    resnet-jax train --config cifar10 --workdir runs/cifar10
+    resnet-jax train --config cifar10:cifar_resnet110 --workdir runs/cifar10_110
 
 Hardware: any; hours on a CPU, minutes on a GPU. Result: not yet run. TFDS prepares the data once,
 which takes TensorFlow: pip install tensorflow && tfds build cifar10

@@ -3,7 +3,7 @@
 Every image went through JPEG once more, so errors are higher than on the original: compare runs
 with runs, not with the paper.
 
-    resnet-jax train --config configs/cifar10_jpeg.py --config.data.dir=DIR --workdir runs/jpeg
+    resnet-jax train --config cifar10_jpeg --config.data.dir=DIR --workdir runs/jpeg
 
 Hardware: any. Result: 64k steps not yet run; README.md shows the first 300.
 """

@@ -3,7 +3,7 @@
 10,000 training and 2,000 test images of the TFDS data set `cifar10_jpeg`, shrunk to 16x16 pixels,
 with one-cycle SGD (arXiv 1708.07120). No paper's recipe: compare runs with runs.
 
-    resnet-jax train --config configs/cifar10_slice.py --config.data.dir=DIR --workdir runs/slice
+    resnet-jax train --config cifar10_slice --config.data.dir=DIR --workdir runs/slice
 
 Hardware: any. Results: docs/results.
 """

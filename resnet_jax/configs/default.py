@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     """The default config; `placeholder(type)` is a field of that type that is not set."""
     config = ConfigDict()
     config.seed = 0  # everything random in a run derives from it
+    config.task = 'classification'  # what is learnt: a row of training/tasks.py
 
     config.model = ConfigDict()
     config.model.name = 'cifar_resnet20'  # see `resnet-jax models`
@@ -70,9 +71,8 @@ def get_config() -> ConfigDict:
     config.data.eval_split = 'test'
     config.data.image_size = 32  # pixels, height and width of what the model sees
     config.data.channels = 3  # 1 or 3; images are converted
-    config.data.resize = placeholder(
-        int
-    )  # shorter side before the centre crop; image_size if unset
+    # Shorter side before the centre crop; image_size if unset.
+    config.data.resize = placeholder(int)
     config.data.normalize = 'channel'  # subtract the mean per channel or per pixel (he2015: pixel)
     config.data.mean = placeholder(tuple)  # per channel, pixels in [0, 1]; measured if not set
     config.data.std = placeholder(tuple)  # likewise; divided by per channel, unless per pixel
@@ -80,13 +80,12 @@ def get_config() -> ConfigDict:
     config.data.workers = placeholder(int)  # processes that read a streamed set; chosen if not set
 
     config.augment = ConfigDict()
-    config.augment.pad = 4  # pixels on each side before a random crop; 0: no crop
-    config.augment.pad_mode = 'zero'  # zero or reflect
-    config.augment.flip = True  # mirror half of the images, left to right
-    config.augment.random_resized_crop = (
-        False  # Inception's crop (arXiv 1409.4842); streams the set
-    )
-    config.augment.crop_scale = (0.08, 1.0)  # its area, as a fraction of the image
+    # Random transforms of a training image, in order: random_resized_crop (Inception's, arXiv
+    # 1409.4842; the set is then streamed), pad_crop, flip. () for none.
+    config.augment.transforms = ('pad_crop', 'flip')
+    config.augment.pad = 4  # of pad_crop: pixels on each side before the random crop
+    config.augment.pad_mode = 'zero'  # of pad_crop: zero or reflect
+    config.augment.crop_scale = (0.08, 1.0)  # of random_resized_crop: area, fraction of the image
 
     config.train = ConfigDict()
     config.train.batch_size = 128
@@ -125,11 +124,10 @@ def get_config() -> ConfigDict:
     config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
     config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
-    config.optim.ema = (
-        0.0  # decay of averaged parameters and statistics, used in evaluation; 0: none
-    )
-
+    # Decay of averaged parameters and statistics, which evaluation uses; 0: none.
+    config.optim.ema = 0.0
     config.optim.accumulate = 1  # parts of a batch taken one after another, to need less memory
+    config.optim.freeze = ()  # parameters that stay as they are, by path: ('stem', 'stage1')
 
     config.parallel = ConfigDict()
     config.parallel.mode = 'jit'  # jit (the compiler divides the batch), shard_map or pmap

@@ -4,7 +4,7 @@
 split into 1,437 for training and 360 held out. One-cycle SGD (arXiv 1708.07120), no paper's recipe.
 
     make demo
-    resnet-jax train --config configs/digits.py --workdir runs/digits
+    resnet-jax train --config digits --workdir runs/digits
 """
 
 import default
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 8
     config.data.channels = 1
     config.augment.pad = 1
-    config.augment.flip = False  # a mirrored digit is another sign
+    config.augment.transforms = ('pad_crop',)  # no flip: a mirrored digit is another sign
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 20.0

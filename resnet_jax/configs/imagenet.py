@@ -5,8 +5,8 @@ warm-up, divided by 10 at epochs 30, 60 and 80, weight decay 1e-4 but not on nor
 scale of each branch from zero, random resized crop and flip; evaluation on the 224 centre crop
 after resizing to 256. torchvision's ResNet-50, trained similarly, has 76.13 % top-1.
 
-    resnet-jax train --config configs/imagenet.py --config.data.dir=DIR --workdir runs/imagenet
-    resnet-jax train --config configs/imagenet.py:preact_resnet50 --workdir runs/preact50
+    resnet-jax train --config imagenet --config.data.dir=DIR --workdir runs/imagenet
+    resnet-jax train --config imagenet:preact_resnet50 --workdir runs/preact50
 
 Hardware: GPUs or TPUs. Result: not yet run. TFDS prepares the data once, from the archives that
 image-net.org gives to registered users.
@@ -29,8 +29,7 @@ def get_config(model: str = 'resnet50') -> ConfigDict:
     config.data.resize = 256
     config.data.mean = MEAN
     config.data.std = STD
-    config.augment.random_resized_crop = True
-    config.augment.pad = 0
+    config.augment.transforms = ('random_resized_crop', 'flip')
     config.train.batch_size = 256
     config.train.steps = None
     config.train.epochs = 90.0

@@ -3,7 +3,7 @@
 A short run with the common ImageNet augmentation: random resized crop and flip, cosine schedule
 after half an epoch of warm-up; evaluation on the centre crop. No paper's recipe.
 
-    resnet-jax train --config configs/imagenette.py --config.data.dir=DIR --workdir runs/imagenette
+    resnet-jax train --config imagenette --config.data.dir=DIR --workdir runs/imagenette
 
 Hardware: any; about two minutes an epoch on a 2-core CPU. Result: see README.md for one epoch; the
 20 epochs are not yet run.
@@ -25,9 +25,8 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.data.mean = MEAN
     config.data.std = STD
-    config.augment.random_resized_crop = True
+    config.augment.transforms = ('random_resized_crop', 'flip')
     config.augment.crop_scale = (0.35, 1.0)
-    config.augment.pad = 0
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 20.0

@@ -1,30 +1,42 @@
-"""Data: sources, the order and reading of examples, preprocessing, augmentation on the device."""
+"""Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
-from resnet_jax.data.image_files import ImageFile, find_images, printable
-from resnet_jax.data.images import decode_image
+from resnet_jax.data.catalogs import Source, open_source, split_sizes
+from resnet_jax.data.images import ImageFile, decode_image, find_images, printable
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
     batch_indices,
     batch_positions,
+    default_workers,
     epoch_order,
     eval_batches,
     load_arrays,
     rows,
     train_batches,
+    usable_cores,
 )
 from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
-from resnet_jax.data.sources import Source, open_source, split_sizes
-from resnet_jax.data.transforms import augment, example_keys, random_crop, random_flip
-from resnet_jax.data.workers import default_workers
+from resnet_jax.data.transforms import (
+    TRANSFORMS,
+    Transform,
+    augment,
+    check_transforms,
+    example_keys,
+    is_streamed,
+    random_crop,
+    random_flip,
+)
 
 __all__ = [
     'PREPROCESSINGS',
+    'TRANSFORMS',
     'ImageFile',
     'Preprocessing',
     'Source',
+    'Transform',
     'augment',
     'batch_indices',
     'batch_positions',
+    'check_transforms',
     'decode_image',
     'default_workers',
     'epoch_order',
@@ -33,6 +45,7 @@ __all__ = [
     'find_images',
     'fit_mean',
     'fit_std',
+    'is_streamed',
     'known_preprocessing',
     'load_arrays',
     'open_source',
@@ -42,4 +55,5 @@ __all__ = [
     'rows',
     'split_sizes',
     'train_batches',
+    'usable_cores',
 ]

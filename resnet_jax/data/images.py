@@ -1,30 +1,37 @@
-"""Image files to uint8 arrays, and arrays to the size and channels a model takes (host side).
+"""Find image files, decode them, and bring them to the size and channels of a model (on the host).
 
 Arrays are [height, width, channels] with 1 (grey) or 3 (RGB) channels, values 0 to 255.
 """
 
+import dataclasses
+import glob
 import io
 import math
 import os
 import struct
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, check_choice
 
 # How `resize_and_crop` resamples. Pillow antialiases with both when it shrinks.
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')  # that `find_images` looks for
 
-# What Pillow raises on a file that is damaged beyond what OSError says.
+# What Pillow raises on damaged files, besides OSError.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
 def decode_image(
     image: str | os.PathLike[str] | bytes, channels: int = 3, where: str = ''
-) -> np.ndarray:
+) -> UInt8[np.ndarray, 'h w channels']:
     """Decodes a JPEG, PNG or other image that Pillow reads.
 
     The EXIF orientation is applied, CMYK and palettes become RGB, 16-bit greys are scaled to 8 bits
@@ -33,10 +40,7 @@ def decode_image(
     Args:
       image: a path, or the bytes of a file.
       channels: 1 for grey, 3 for RGB.
-      where: what to call the image in messages; a path names itself.
-
-    Returns:
-      uint8 [H, W, channels].
+      where: the image's name in messages; by default its path.
 
     Raises:
       InputError: if the file is missing, not an image, damaged or larger than
@@ -91,47 +95,43 @@ def _to_pillow(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
-def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Makes an image grey or RGB.
+def convert_channels(
+    image: UInt8[np.ndarray, 'h w c'], channels: int
+) -> UInt8[np.ndarray, 'h w channels']:
+    """Converts an image to grey or RGB.
 
     Args:
-      image: uint8 [H, W, 1 or 3].
+      image: of 1 or 3 channels.
       channels: 1 (luma of ITU-R BT.601) or 3 (a grey is repeated).
 
     Returns:
-      uint8 [H, W, channels]; the same array where nothing changes.
+      The converted image; the same array if it has these channels already.
     """
     if image.shape[2] == channels:
         return image
     return _to_array(_to_pillow(image), channels)
 
 
-def check_interpolation(name: str) -> None:
-    """Refuses a name that `INTERPOLATIONS` does not hold."""
-    if name not in INTERPOLATIONS:
-        raise unknown_name('interpolation', name, INTERPOLATIONS)
-
-
 def resize_and_crop(
-    image: np.ndarray, image_size: int, resize: int | None = None, interpolation: str = 'bilinear'
-) -> np.ndarray:
-    """Evaluation's geometry: shorter side to `resize`, then the centre square.
+    image: UInt8[np.ndarray, 'h w c'],
+    image_size: int,
+    resize: int | None = None,
+    interpolation: str = 'bilinear',
+) -> UInt8[np.ndarray, 'image_size image_size c']:
+    """Scales the shorter side to `resize` and cuts out the centre square, as for evaluation.
 
-    With antialiasing. An image that has the right size already is returned as it is.
+    With antialiasing. An image that has the right size already is returned unchanged.
 
     Args:
-      image: uint8 [H, W, C].
+      image: the image.
       image_size: side of the result, pixels.
       resize: the shorter side before the crop, pixels; None means `image_size`.
       interpolation: 'bilinear' or 'bicubic'.
 
-    Returns:
-      uint8 [image_size, image_size, C].
-
     Raises:
       InputError: if `resize` is smaller than `image_size` or the interpolation unknown.
     """
-    check_interpolation(interpolation)
+    check_choice('interpolation', interpolation, INTERPOLATIONS)
     resize = image_size if resize is None else resize
     if resize < image_size:
         raise InputError(f'resize {resize} is smaller than image_size {image_size}')
@@ -147,25 +147,22 @@ def resize_and_crop(
 
 
 def random_resized_crop(
-    image: np.ndarray,
+    image: UInt8[np.ndarray, 'h w c'],
     image_size: int,
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-    """Training's geometry: a random box of the image, resized to a square.
+) -> UInt8[np.ndarray, 'image_size image_size c']:
+    """Cuts a random box out of an image and resizes it to a square, as for training.
 
     Szegedy et al. 2015 (Going deeper with convolutions), section 6.
 
     Args:
-      image: uint8 [H, W, C].
+      image: the image.
       image_size: side of the result, pixels.
-      rng: where the box is drawn from.
+      rng: draws the box.
       scale: smallest and largest area of the box, as a fraction of the image.
       ratio: smallest and largest width / height of the box.
-
-    Returns:
-      uint8 [image_size, image_size, C].
     """
     left, top, width, height = _random_box(image.shape[1], image.shape[0], rng, scale, ratio)
     resized = _to_pillow(image).resize(
@@ -194,3 +191,114 @@ def _random_box(
     w = min(width, round(height * ratio[1]))
     h = min(height, round(width / ratio[0]))
     return (width - w) // 2, (height - h) // 2, w, h
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """A file to be read as an image.
+
+    Attributes:
+      path: of the file, as given or found.
+      named: whether the caller named the file itself, not a folder or pattern.
+    """
+
+    path: Path
+    named: bool
+
+
+def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
+    """Finds image files, in the order of the arguments.
+
+    Args:
+      arguments: each of them one of
+        a file: taken whatever its suffix, without a check that it exists;
+        a folder: the files with one of `SUFFIXES` in it and its subfolders;
+        a pattern of `*`, `?`, `[...]` and `**` (any number of folders): the matching files, if the
+        pattern has no suffix only those with one of `SUFFIXES`.
+
+    Returns:
+      The files; those of a folder or pattern sorted by path, without hidden ones. Links to folders
+      are followed, but each folder is entered once.
+
+    Raises:
+      InputError: if a folder or pattern yields no files, or a folder cannot be read.
+    """
+    found = []
+    for argument in (os.fspath(a) for a in arguments):
+        if os.path.isdir(argument):
+            paths = [path for path in _files_below(argument) if _is_image(path)]
+            nothing = f'no images in this folder (looked for {", ".join(SUFFIXES)})'
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            suffix = Path(argument).suffix
+            any_suffix = bool(suffix) and not glob.has_magic(suffix)
+            paths = [path for path in _matches(argument) if any_suffix or _is_image(path)]
+            nothing = 'no image files match this pattern'
+        else:
+            found.append(ImageFile(Path(argument), named=True))
+            continue
+        if not paths:
+            raise InputError(f'{argument}: {nothing}')
+        paths = sorted(set(paths), key=lambda path: path.parts)
+        found += [ImageFile(path, named=False) for path in paths]
+    return found
+
+
+def printable(name: str) -> str:
+    """Escapes a file's name for one line of text: it may hold line breaks and any bytes."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _files_below(folder: str) -> Iterator[Path]:
+    """The files in a folder and its subfolders, without hidden ones, in any order."""
+    entered: set[str] = set()
+    waiting = [folder]  # links come last, so that a folder inside is found under its own path
+    while waiting:
+        for where, folders, files in os.walk(waiting.pop(0), onerror=_raise_input_error):
+            real = os.path.realpath(where)
+            if real in entered:
+                folders.clear()
+                continue
+            entered.add(real)
+            folders[:] = sorted(name for name in folders if name[0] != '.')
+            below = [os.path.join(where, name) for name in folders]
+            # os.walk does not follow links.
+            waiting += [path for path in below if os.path.islink(path)]
+            yield from (path for name in files if _is_visible_file(path := Path(where, name)))
+
+
+def _raise_input_error(error: OSError) -> None:
+    raise InputError(f'{error.filename}: cannot read this folder ({error.strerror})')
+
+
+def _is_visible_file(path: Path) -> bool:
+    """Leaves out pipes and devices, not broken links: reading them reports the error."""
+    return path.name[0] != '.' and (os.path.isfile(path) or os.path.islink(path))
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """The files that a pattern matches, in any order."""
+    parts = Path(pattern).parts
+    if '**' not in parts:
+        yield from (path for path in map(Path, glob.glob(pattern)) if os.path.isfile(path))
+        return
+    # Not glob's own `**`, which follows links in circles.
+    start = parts.index('**')
+    head = os.path.join(*parts[:start]) if start else '.'
+    for folder in glob.glob(head):
+        for path in _files_below(folder) if os.path.isdir(folder) else ():
+            if _parts_match(path.relative_to(folder).parts, parts[start:]):
+                yield path
+
+
+def _parts_match(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether the parts of a path match those of a pattern; `**` matches any number of parts."""
+    if not pattern:
+        return not parts
+    first, *rest = pattern
+    if first == '**':
+        return any(_parts_match(parts[i:], tuple(rest)) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], first) and _parts_match(parts[1:], tuple(rest))

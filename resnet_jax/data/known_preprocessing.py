@@ -1,4 +1,4 @@
-"""What published weights were trained with, by name.
+"""The preprocessing of published weights, by name.
 
 `resize` is the shorter side before the centre crop of `image_size`. timm states the crop as a
 fraction of the resized image, and rounds: resize = floor(image_size / fraction).
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import unknown_name
+from resnet_jax.errors import choose
 
 _IMAGENET = {'mean': (0.485, 0.456, 0.406), 'std': (0.229, 0.224, 0.225)}
 _HALF = {'mean': (0.5, 0.5, 0.5), 'std': (0.5, 0.5, 0.5)}  # timm: IMAGENET_INCEPTION_MEAN, _STD
@@ -35,15 +35,14 @@ PREPROCESSINGS: dict[str, dict[str, Any]] = {
 
 
 def known_preprocessing(name: str, class_names: Sequence[str]) -> Preprocessing:
-    """The preprocessing of a family of published weights, for RGB images.
+    """Looks up the preprocessing of a family of published weights, for RGB images.
 
     Args:
       name: a key of `PREPROCESSINGS`.
       class_names: the name of each label.
 
     Raises:
-      InputError: if there is none of this name; it shows the nearest.
+      InputError: if the name is unknown; the message suggests the nearest.
     """
-    if name not in PREPROCESSINGS:
-        raise unknown_name('preprocessing', name, PREPROCESSINGS)
-    return Preprocessing(channels=3, class_names=tuple(class_names), **PREPROCESSINGS[name])
+    fields = choose('preprocessing', name, PREPROCESSINGS)
+    return Preprocessing(channels=3, class_names=tuple(class_names), **fields)

@@ -1,36 +1,36 @@
-"""Everything between an image file and what a model was trained on.
+"""Preprocessing: everything between a decoded image and a model's input.
 
-A model is of use only with the preprocessing it was trained with, so this is stored beside it.
+A model is useful only with the preprocessing it was trained with, so it is stored with the model.
 """
 
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, UInt8
 
-from resnet_jax.data.images import check_interpolation, convert_channels, resize_and_crop
-from resnet_jax.errors import InputError
+from resnet_jax.data.images import INTERPOLATIONS, convert_channels, resize_and_crop
+from resnet_jax.errors import InputError, check_choice
 
-Pixels = tuple[tuple[tuple[float, ...], ...], ...]
+Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
 CHUNK = 1024  # images summed at a time, to bound memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a model's input. Hashable, and equal when its numbers are.
+    """How an image becomes a model's input. Hashable; equal if all fields are.
 
     Attributes:
       image_size: side of the input, pixels.
       channels: 1 (grey) or 3 (RGB).
       resize: the shorter side before the centre crop, pixels; None means `image_size`.
-      mean: what is subtracted from pixels scaled to [0, 1]: one number a channel, or one a pixel
-        and channel ([H, W, C], the per-pixel mean of He et al. 2015, section 4.2). Arrays are
-        taken; stored as tuples of float32 values.
-      std: what the difference is divided by, one number a channel.
+      mean: subtracted from pixels scaled to [0, 1]: a number per channel, or per pixel and channel
+        ([H, W, C], the per-pixel mean of He et al. 2015, section 4.2). Arrays are accepted; stored
+        as tuples of float32 values.
+      std: a number per channel that the difference is divided by.
       class_names: the name of each label.
-      interpolation: how the resize resamples, 'bilinear' or 'bicubic', both with antialiasing.
+      interpolation: of the resize, 'bilinear' or 'bicubic', both with antialiasing.
     """
 
     image_size: int
@@ -39,7 +39,7 @@ class Preprocessing:
     mean: tuple[float, ...] | Pixels
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    interpolation: str = 'bilinear'  # what is stored without it was made before there was a choice
+    interpolation: str = 'bilinear'  # also of files from before this field existed
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -48,7 +48,7 @@ class Preprocessing:
             raise InputError(f'image_size must be positive, not {self.image_size}')
         if self.resize is not None and self.resize < self.image_size:
             raise InputError(f'resize {self.resize} is smaller than image_size {self.image_size}')
-        check_interpolation(self.interpolation)
+        check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         pixels = (self.image_size, self.image_size, self.channels)
         if mean.shape not in ((self.channels,), pixels):
@@ -59,42 +59,28 @@ class Preprocessing:
         object.__setattr__(self, 'std', _tuples(std.tolist()))
         object.__setattr__(self, 'class_names', tuple(self.class_names))
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
-        """The host's part: channels, size and centre crop.
-
-        Args:
-          image: uint8 [H, W, 1 or 3].
-
-        Returns:
-          uint8 [image_size, image_size, channels].
-        """
+    def prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'size size channels']:
+        """Converts channels, resizes and crops an image of 1 or 3 channels, on the host."""
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
-    def normalize(self, images: jax.Array) -> jax.Array:
-        """The device's part: pixels / 255, minus mean, over std. To be called inside `jax.jit`.
-
-        Args:
-          images: uint8 [N, image_size, image_size, channels].
-
-        Returns:
-          float32 of the same shape.
-        """
+    def normalize(self, images: UInt8[Array, 'n h w c']) -> Float32[Array, 'n h w c']:
+        """Computes (pixels / 255 - mean) / std, on the device. To be called inside `jax.jit`."""
         mean = np.asarray(self.mean, np.float32)
         mean = mean.reshape(mean.shape if mean.ndim == 3 else (1, 1, -1))[None]
         scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, 1, -1)
         return (images.astype(jnp.float32) / 255 - mean) * scale
 
     def to_json(self) -> str:
-        """One JSON object; `from_json` gives back exactly the same."""
+        """Writes one JSON object, which `from_json` reads back exactly."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> 'Preprocessing':
-        """Reads what `to_json` wrote.
+        """Reads the output of `to_json`.
 
         Raises:
-          InputError: if it is not JSON or its fields are not these; `interpolation` may be absent.
+          InputError: if it is not JSON or has other fields; `interpolation` may be absent.
         """
         try:
             return cls(**json.loads(text))
@@ -106,15 +92,17 @@ def _tuples(value: float | list) -> float | tuple:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def fit_mean(images: np.ndarray, per_pixel: bool = False) -> np.ndarray:
-    """The mean of a training set, for `Preprocessing.mean`.
+def fit_mean(
+    images: UInt8[np.ndarray, 'n h w c'], per_pixel: bool = False
+) -> Float32[np.ndarray, '*shape']:
+    """Measures the mean of a training set, for `Preprocessing.mean`.
 
     Args:
-      images: uint8 [N, H, W, C].
-      per_pixel: a mean for each pixel and channel, not only for each channel.
+      images: the training set.
+      per_pixel: a mean per pixel and channel, not only per channel.
 
     Returns:
-      float32 [H, W, C] or [C], in units of pixels scaled to [0, 1].
+      [H, W, C] or [C], in units of pixels scaled to [0, 1].
     """
     total = sum(
         images[i : i + CHUNK].sum(axis=0, dtype=np.int64) for i in range(0, len(images), CHUNK)
@@ -123,14 +111,11 @@ def fit_mean(images: np.ndarray, per_pixel: bool = False) -> np.ndarray:
     return (mean if per_pixel else mean.mean(axis=(0, 1))).astype(np.float32)
 
 
-def fit_std(images: np.ndarray) -> np.ndarray:
-    """The standard deviation of a training set over all pixels, for `Preprocessing.std`.
-
-    Args:
-      images: uint8 [N, H, W, C].
+def fit_std(images: UInt8[np.ndarray, 'n h w c']) -> Float32[np.ndarray, ' c']:
+    """Measures the standard deviation of a training set over all pixels, for `Preprocessing.std`.
 
     Returns:
-      float32 [C], in units of pixels scaled to [0, 1].
+      A number per channel, in units of pixels scaled to [0, 1].
 
     Raises:
       InputError: if a channel is constant.

@@ -1,34 +1,58 @@
-"""What a sweep's workdir holds: of each run its state, its final figures and its curves."""
+"""What became of a run: its state, final figures, curves and failure, read from its folder.
+
+Reports, comparisons, reproductions and searches all read runs with `read_run`.
+"""
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from resnet_jax.errors import InputError
-from resnet_jax.experiments.failures import read_failure
-from resnet_jax.experiments.sweep import Sweep, Unit, units
-from resnet_jax.models.counting import count
-from resnet_jax.records.writers import read_metrics
-from resnet_jax.training import workdir as runs
-from resnet_jax.training.summary import read_summary
+from resnet_jax.errors import Diverged, InputError
+from resnet_jax.models.counting import Counts, count
+from resnet_jax.records.writers import read_metrics, write_atomically
+from resnet_jax.training.build import build_model
+from resnet_jax.training.config import flatten
+from resnet_jax.training.workdir import is_run, read_config, read_preprocessing, read_summary
 
-SPLITS = {'test': 'eval', 'train': 'train'}  # as people say -> in metrics.jsonl
-Curve = list[tuple[int, float]]  # (step, error in %)
+FAILED_FILE = 'failed.json'
+SPLITS = {'test': 'eval', 'train': 'train'}  # name in reports -> name in metrics.jsonl
+Curve = list[tuple[int, float]]  # (step, value)
+
+
+class Failure(NamedTuple):
+    """Why a run failed.
+
+    Attributes:
+      error: one line.
+      diverged: whether the loss or the state stopped being finite: a result, not a fault.
+    """
+
+    error: str
+    diverged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
-class Final:
-    """The figures that a run ended with.
+class FinalFigures:
+    """What a run that ended achieved, from its summary.json.
 
     Attributes:
-      error: top-1 error of the evaluation split after the last step, in %.
-      images: how many were evaluated.
-      steps: trained.
-      parameters: of the model.
-      images_per_second: of training; None where nothing was timed.
-      seconds: trained in all.
-      together: how many runs shared each step.
-      device: its kind.
+      error: top-1 error on the evaluation split after the last step, in %.
+      images: number of evaluated images.
+      steps: number of training steps.
+      parameters: number of parameters of the model.
+      images_per_second: training speed; None if nothing was timed.
+      seconds: wall time, over all continuations, compilation included.
+      together: number of runs that shared each step.
+      device: kind of device.
+      loss: on the evaluation split after the last step, in nats.
+      first_step_seconds: the part of `seconds` until the last process had done its first step, most
+        of which is compilation; None if the summary does not say.
+      versions: package -> version.
+      git_commit: of the code, with '+' if it had changes; None outside a checkout.
+      memory: in bytes: 'step_bytes', the compiler's estimate for a step, and 'device_peak_bytes',
+        the peak use of the device; None if unknown.
     """
 
     error: float
@@ -39,23 +63,37 @@ class Final:
     seconds: float
     together: int
     device: str
+    loss: float | None = None
+    first_step_seconds: float | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    git_commit: str | None = None
+    memory: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall time without the first step of the last process, which compiles."""
+        return self.seconds - (self.first_step_seconds or 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """One run of a sweep.
+class RunResult:
+    """A run, as far as it has come.
 
     Attributes:
-      unit: its arm, seed and folder.
-      final: None unless it has ended.
-      failure: why it failed, where it did.
-      curves: 'test' and 'train' -> errors on the way.
+      folder: its workdir.
+      seed: its seed.
+      config: dotted field -> value; empty if the folder has no config.json.
+      metrics: the lines of metrics.jsonl that have a step and a split, in order.
+      final: None unless the run has ended.
+      failure: why it failed the last time; None if it did not.
     """
 
-    unit: Unit
-    final: Final | None
-    failure: str | None
-    curves: Mapping[str, Curve]
+    folder: Path
+    seed: int
+    config: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+    final: FinalFigures | None
+    failure: Failure | None
 
     @property
     def state(self) -> str:
@@ -64,86 +102,154 @@ class Result:
             return 'ended'
         if self.failure is not None:
             return 'failed'
-        return 'unfinished' if self.unit.folder.is_dir() else 'not begun'
+        return 'unfinished' if self.folder.is_dir() else 'not begun'
 
     @property
     def last_step(self) -> int:
-        """The last one that anything is known of; 0 before that."""
-        return max((curve[-1][0] for curve in self.curves.values() if curve), default=0)
+        """The last step with figures; 0 without any."""
+        return max((line['step'] for line in self.metrics), default=0)
+
+    def lines(self, split: str) -> list[Mapping[str, Any]]:
+        """The lines of metrics.jsonl about a split, one of `SPLITS`."""
+        return [line for line in self.metrics if line['split'] == SPLITS[split]]
+
+    def curve(self, split: str, figure: str = 'error') -> Curve:
+        """A figure over the steps.
+
+        Training figures are means since the previous line, over augmented images.
+
+        Args:
+          split: one of `SPLITS`.
+          figure: 'error' (top-1, in %), or a key of metrics.jsonl such as 'loss'.
+
+        Returns:
+          (step, value) of each line that has the figure and a finite value of it.
+        """
+        key = 'top1' if figure == 'error' else figure
+        points = [(line['step'], line.get(key)) for line in self.lines(split)]
+        found = [(step, value) for step, value in points if isinstance(value, int | float)]
+        return [(step, 100 * (1 - v)) for step, v in found] if figure == 'error' else found
+
+    def to_json(self) -> dict[str, Any]:
+        """The run for JSON, without its curves; the final figures only if it has ended."""
+        found = {
+            'seed': self.seed,
+            'folder': str(self.folder),
+            'state': self.state,
+            'last_step': self.final.steps if self.final else self.last_step,
+            'failure': self.failure.error if self.failure and not self.final else None,
+        }
+        if self.final is not None:
+            found |= dataclasses.asdict(self.final)
+            found['training_seconds'] = self.final.training_seconds
+        return found
 
 
-def read_results(sweep: Sweep, workdir: Path) -> list[Result]:
-    """All runs of a sweep, as far as they are; arm by arm.
+def read_run(folder: Path, seed: int | None = None) -> RunResult:
+    """Reads what is known of a run.
+
+    Args:
+      folder: its workdir, which need not exist.
+      seed: of the run; None: that of its config.
 
     Raises:
-      InputError: for a run whose files cannot be understood.
+      InputError: if the run's files cannot be understood.
     """
-    return [
-        Result(unit, read_final(unit.folder), _why_failed(unit.folder), read_curves(unit.folder))
-        for unit in units(sweep, workdir)
-    ]
+    config = flatten(read_config(folder)) if is_run(folder) else {}
+    return RunResult(
+        folder=folder,
+        seed=config.get('seed', 0) if seed is None else seed,
+        config=config,
+        metrics=tuple(line for line in read_metrics(folder) if _is_metrics(line)),
+        final=_read_final(folder),
+        failure=read_failure(folder),
+    )
 
 
-def read_final(folder: Path) -> Final | None:
-    """What a run ended with; None if it has not.
+def _is_metrics(line: Any) -> bool:
+    return isinstance(line, dict) and isinstance(line.get('step'), int) and 'split' in line
 
-    Raises:
-      InputError: if its summary.json is not a summary.
-    """
+
+def _read_final(folder: Path) -> FinalFigures | None:
     try:
         summary = read_summary(folder)
         if summary is None:
             return None
-        top1 = float(summary['eval']['top1'])
+        evaluation = summary['eval']
+        top1 = float(evaluation['top1'])
         if not 0 <= top1 <= 1:
             raise ValueError(f'eval.top1 is {top1}')
-        return Final(
+        return FinalFigures(
             error=100 * (1 - top1),
-            images=summary['eval'].get('n'),
+            images=evaluation.get('n'),
             steps=int(summary['steps']),
             parameters=int(summary['parameters']),
             images_per_second=summary.get('images_per_second'),
             seconds=float(summary['seconds']),
             together=int(summary.get('trained_together', 1)),
             device=str(summary.get('device', 'unknown')),
+            loss=evaluation.get('loss'),
+            first_step_seconds=summary.get('first_step_seconds'),
+            versions=dict(summary.get('versions') or {}),
+            git_commit=summary.get('git_commit'),
+            memory=dict(summary.get('memory') or {}),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
-        raise InputError(f'{folder / "summary.json"} is no summary of a run: {what}') from error
+        raise InputError(
+            f'{folder / "summary.json"} is no summary of a run: {what}; remove it and run the '
+            'same command again'
+        ) from error
 
 
-def _why_failed(folder: Path) -> str | None:
-    failure = read_failure(folder)
-    return failure and failure.error
+def write_failure(folder: Path, error: Exception | str) -> None:
+    """Writes failed.json, the reason why a run failed, into the run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    failure = Failure(str(error), isinstance(error, Diverged))
+    write_atomically(folder / FAILED_FILE, json.dumps(failure._asdict(), indent=2) + '\n')
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Top-1 errors in % over a run's steps, of 'test' and 'train'.
+def read_failure(folder: Path) -> Failure | None:
+    """Why the run in a folder failed the last time; None if it did not, or has ended since."""
+    path = folder / FAILED_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+        return Failure(str(found['error']), bool(found.get('diverged', False)))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return Failure(f'{FAILED_FILE} cannot be read')
 
-    Training errors are means since the line before, over augmented images.
+
+def provenance(runs: Iterable[RunResult]) -> dict[str, Any]:
+    """The hardware and software of the runs that have ended, for JSON.
+
+    Returns:
+      'devices', 'versions' (package -> versions) and 'git_commits', each with its distinct values.
     """
-    curves: dict[str, Curve] = {name: [] for name in SPLITS}
-    names = {split: name for name, split in SPLITS.items()}
-    for line in read_metrics(folder):
-        if not isinstance(line, dict) or not isinstance(line.get('step'), int):
-            continue
-        name, top1 = names.get(line.get('split', '')), line.get('top1')
-        if name is not None and isinstance(top1, int | float):
-            curves[name].append((line['step'], 100 * (1 - top1)))
-    return curves
+    finals = [run.final for run in runs if run.final is not None]
+    packages = dict.fromkeys(name for final in finals for name in final.versions)
+    return {
+        'devices': sorted({final.device for final in finals}),
+        'versions': {
+            name: sorted({final.versions[name] for final in finals if name in final.versions})
+            for name in packages
+        },
+        'git_commits': sorted({final.git_commit for final in finals if final.git_commit}),
+    }
 
 
-def multiply_adds(folder: Path) -> int | None:
-    """Of one image's forward pass in the model of a run; None where its files do not say.
+def model_counts(folder: Path) -> Counts | None:
+    """Parameters of a run's model and multiply-adds of one image; None if its files do not say.
 
     The model is traced, not computed: under a second for most, ten for a thousand layers.
     """
     try:
-        config, preprocessing = runs.read_config(folder), runs.read_preprocessing(folder)
-        model = runs.build_model(config.model, len(preprocessing.class_names))
+        config, preprocessing = read_config(folder), read_preprocessing(folder)
+        model = build_model(config.model, len(preprocessing.class_names))
     except (InputError, AttributeError, TypeError):
         return None
     size = preprocessing.image_size
     # A scanned block is traced once, and would be counted once.
     plain = model.clone(scan_blocks=False, remat=False)
-    return count(plain, (size, size, preprocessing.channels)).multiply_adds
+    return count(plain, (size, size, preprocessing.channels))

@@ -1,10 +1,11 @@
 """Several runs that differ in their seeds alone, trained in one compiled program.
 
-A small net leaves most of a large device idle; several at once fill it. Each run keeps its own
-workdir and is what it would be alone, to rounding: it can be looked at and continued by itself.
+A small net leaves most of a large device idle; several nets at once fill it. Each run keeps its own
+workdir and is what it would be alone, up to rounding: it can be inspected and resumed by itself.
 """
 
 import contextlib
+import dataclasses
 import operator
 import statistics
 import sys
@@ -18,24 +19,21 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, RunError, unknown_name
+from resnet_jax.errors import InputError, RunError, check_choice
 from resnet_jax.models.cpu.compiler import compiler_options
 from resnet_jax.records.writers import Console
 from resnet_jax.training import config as configs
-from resnet_jax.training import loop, processes, workdir
+from resnet_jax.training import loop, memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.inputs import open_inputs
-from resnet_jax.training.loop import Stepper
-from resnet_jax.training.opening import opened, prepare
-from resnet_jax.training.progress import Progress
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.session import Session, open_session
 
-# How runs are placed:
+# Where runs are trained:
 #   serial   one after another, each on all devices
 #   vmapped  in one program on one device
-#   devices  in one program, each of several devices with its part of the runs
+#   devices  in one program, each of several devices with its share of the runs
 PLACES = ('serial', 'vmapped', 'devices')
 ONE_DEVICE = {'parallel.mode': 'jit', 'parallel.devices': 1, 'parallel.shard_optimizer': False}
 _AXIS = 'seeds'
@@ -49,58 +47,57 @@ def train_seeds(
     place: str | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any] | RunError]:
-    """Trains, or continues, a run for each seed.
+    """Trains, or resumes, a run for each seed.
 
-    They are trained one after another where they cannot share a program: data that streams, several
-    processes, batch norm per replica on several devices, runs at different steps (as after a kill).
+    The runs are trained one after another where they cannot share a program: data that is streamed,
+    several processes, batch norm per replica on several devices, runs at different steps.
 
     Args:
       config: of the runs; its `seed` is not used.
       seeds: all different.
       folders: a workdir for each.
-      place: one of `PLACES`; None: the one that a short probe finds to be the fastest.
-      console: where their progress is shown; None: on their own.
+      place: one of `PLACES`; None: the fastest in a short probe.
+      console: where progress is shown; None: on each run's own console.
 
     Returns:
-      Of each run what summary.json holds, or the error that ended it.
+      For each run the content of its summary.json, or the error that ended it.
 
     Raises:
-      InputError: for a bad config or data, or a folder of another run.
-      Interrupted: after SIGTERM or SIGINT; all is saved.
+      InputError: for a bad config or data, or a workdir that holds another run.
+      Interrupted: after SIGTERM or SIGINT; every run is saved.
     """
-    if place is not None and place not in PLACES:
-        raise unknown_name('place', place, PLACES)
+    if place is not None:
+        check_choice('place', place, PLACES)
     if not 0 < len(seeds) == len(set(seeds)) == len(folders) == len(set(folders)):
         raise InputError(f'{len(seeds)} seeds and {len(folders)} folders; each run needs its own')
-    configs.check_values(config)
     wanted = [configs.changed(config, {'seed': seed}) for seed in seeds]
     for folder, run_config in zip(folders, wanted, strict=True):
         workdir.check_folder(folder, run_config)
     stored = workdir.read_preprocessing(folders[0]) if workdir.is_run(folders[0]) else None
     apart = build_run(wanted[0], open_inputs(wanted[0], stored))
-    ended = [read_summary(folder) is not None for folder in folders]
-    if place != 'serial' and not any(ended) and _fit_together(apart, folders):
+    ended = [workdir.read_summary(folder) is not None for folder in folders]
+    if place != 'serial' and not any(ended) and _can_share_a_program(apart, folders):
         run = build_run(configs.changed(wanted[0], ONE_DEVICE), apart.inputs)
-        steppers = {name: together(run, len(seeds), n) for name, n in _devices(len(seeds)).items()}
+        programs = {name: together(run, len(seeds), n) for name, n in _devices(len(seeds)).items()}
         if place is None:
             with matmul_precision(config.train.matmul_precision):
-                place = _fastest(apart, run, len(seeds), steppers)
-        if place in steppers:
-            return _train_together(run, seeds, folders, steppers[place], console)
-    return [_alone(*pair, apart, console) for pair in zip(wanted, folders, strict=True)]
+                place = _fastest(apart, run, len(seeds), programs)
+        if place in programs:
+            return _train_together(run, seeds, folders, programs[place], console)
+    return [_train_alone(*pair, apart, console) for pair in zip(wanted, folders, strict=True)]
 
 
-def _alone(
+def _train_alone(
     config: ConfigDict, folder: Path, like: Run, console: Console | None
 ) -> dict[str, Any] | RunError:
     try:
-        return loop.train(config, folder, like, console)
+        return loop.train(config, folder, like=like, console=console)
     except RunError as error:
         return error
 
 
-def _fit_together(run: Run, folders: Sequence[Path]) -> bool:
-    """Whether runs like this, in these folders, can share a program and stay what they are."""
+def _can_share_a_program(run: Run, folders: Sequence[Path]) -> bool:
+    """Whether runs like this, in these folders, compute the same in one program as alone."""
     if len(folders) == 1 or run.inputs.arrays is None or jax.process_count() > 1:
         return False
     if run.placement.batch_norm == 'per_replica' and run.placement.devices > 1:
@@ -109,18 +106,35 @@ def _fit_together(run: Run, folders: Sequence[Path]) -> bool:
 
 
 def _devices(count: int) -> dict[str, int]:
-    """How many devices each place takes for so many runs, in equal parts."""
+    """The number of devices of each place for so many runs, in equal shares."""
     several = max(n for n in range(1, jax.device_count() + 1) if count % n == 0)
     return {'vmapped': 1} | ({'devices': several} if several > 1 else {})
 
 
-def together(run: Run, count: int, devices: int) -> Stepper:
-    """The stepper of runs that differ in their seeds.
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A step of several runs.
+
+    Attributes:
+      step: (seeds, states, totals, arrays, batches) -> (states, totals), compiled; donates states
+        and totals.
+      pack, unpack: from each run's arrays to the step's, and back.
+      put_whole: arrays that all runs share -> the same, on the devices.
+    """
+
+    step: Callable[..., Any]
+    pack: Callable[[list[Any]], Any]
+    unpack: Callable[[Any], list[Any]]
+    put_whole: Callable[[Any], Any]
+
+
+def together(run: Run, count: int, devices: int) -> Program:
+    """The program of runs that differ in their seeds.
 
     Args:
       run: any of them, placed on one device.
-      count: how many they are.
-      devices: on how many, a divisor of `count`.
+      count: number of runs.
+      devices: number of devices, a divisor of `count`.
     """
     mesh = Mesh(np.asarray(jax.devices()[:devices]), (_AXIS,), axis_types=(AxisType.Auto,))
     each, whole = PartitionSpec(_AXIS), PartitionSpec()
@@ -144,11 +158,10 @@ def together(run: Run, count: int, devices: int) -> Stepper:
         parts = [jax.tree.map(operator.itemgetter(i), held) for i in range(count)]
         return [run.placement.put_whole(part) for part in parts]
 
-    return Stepper(
+    return Program(
         step=jax.jit(many, donate_argnums=(1, 2), compiler_options=compiler_options()),
         pack=pack,
         unpack=unpack,
-        put=pack,
         put_whole=lambda tree: jax.device_put(tree, NamedSharding(mesh, whole)),
     )
 
@@ -163,33 +176,48 @@ def _only(steps: Callable[..., Any]) -> Callable[..., Any]:
     return only
 
 
-def _fastest(apart: Run, run: Run, count: int, steppers: dict[str, Stepper]) -> str:
+def _fastest(apart: Run, run: Run, count: int, programs: dict[str, Program]) -> str:
     """The place where a step of all runs takes the least time."""
-    times = {'serial': count * seconds_per_step([apart], loop.alone(apart))}
-    for name, stepper in steppers.items():
-        # One that does not fit in the memory is none to choose.
+    times = {'serial': count * seconds_per_step(apart)}
+    for name, program in programs.items():
+        # A program that does not fit into memory cannot be chosen.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            times[name] = seconds_per_step([run] * count, stepper)
+            times[name] = _seconds_per_step_together(run, count, program)
     found = ', '.join(f'{name} {1000 * t:.1f} ms' for name, t in times.items())
     print(f'a step of {count} seeds: {found}', file=sys.stderr, flush=True)
     return min(times, key=times.__getitem__)
 
 
-def seconds_per_step(runs: Sequence[Run], stepper: Stepper) -> float:
-    """Median over some dispatches of runs at their first steps; nothing is written."""
-    count, inputs = runs[0].steps_per_dispatch, runs[0].inputs
-    seed = stepper.pack([run.seed for run in runs])
-    state = stepper.pack([run.placement.put_state(run.init_state()) for run in runs])
-    totals = loop.no_totals(runs, stepper)
-    arrays = stepper.put_whole(inputs.arrays)
-    batches = list(inputs.train_batches(0, count))
+def seconds_per_step(run: Run) -> float:
+    """Median over some dispatches of a run's first steps; nothing is written."""
+    arrays, put = run.placement.put_whole(run.inputs.arrays), run.placement.put_train_batches
+    _, count, batches = next(run.dispatches(0))
+    start = run.placement.put_state(run.init_state()), run.no_totals()
+    return _timed(
+        lambda carry: run.train_step(run.seed, *carry, arrays, put(batches)), start, count
+    )
+
+
+def _seconds_per_step_together(run: Run, count: int, program: Program) -> float:
+    arrays, seed = program.put_whole(run.inputs.arrays), program.pack([run.seed] * count)
+    _, steps, batches = next(run.dispatches(0))
+    start = tuple(
+        program.pack([value] * count)
+        for value in (run.placement.put_state(run.init_state()), run.no_totals())
+    )
+    return _timed(
+        lambda carry: program.step(seed, *carry, arrays, program.pack([batches] * count)),
+        start,
+        steps,
+    )
+
+
+def _timed(dispatch: Callable[[Any], Any], carry: Any, steps: int) -> float:
     times = []
     for _ in range(1 + _PROBED):
         began = time.perf_counter()
-        placed = stepper.put([loop.stacked(batches)] * len(runs))
-        state, totals = stepper.step(seed, state, totals, arrays, placed)
-        jax.block_until_ready(totals)
-        times.append((time.perf_counter() - began) / count)
+        carry = jax.block_until_ready(dispatch(carry))
+        times.append((time.perf_counter() - began) / steps)
     return statistics.median(times[1:])
 
 
@@ -197,23 +225,95 @@ def _train_together(
     run: Run,
     seeds: Sequence[int],
     folders: Sequence[Path],
-    stepper: Stepper,
+    program: Program,
     console: Console | None,
 ) -> list[dict[str, Any] | RunError]:
-    config = run.inputs.config
     prepared = [
-        prepare(configs.changed(config, {'seed': seed}), folder, run)
+        loop.prepare(configs.changed(run.config, {'seed': seed}), folder, run)
         for seed, folder in zip(seeds, folders, strict=True)
     ]
     with contextlib.ExitStack() as stack:
-        asked = stack.enter_context(processes.stop_signals())
-        stack.enter_context(matmul_precision(config.train.matmul_precision))
-        runs: list[Progress] = []
-        for seed, one in zip(seeds, prepared, strict=True):
-            progress = stack.enter_context(opened(one, console))
-            assert isinstance(progress, Progress), 'none of them has ended'
-            progress.share_console(runs[0].console if runs else progress.console, f'seed {seed}: ')
-            runs.append(progress)
-        runs[0].console.say(loop.headline(runs[0], len(runs)))
-        loop.take_steps(runs, stepper, asked)
-        return [progress.error or progress.finish(len(runs)) for progress in runs]
+        stop_requested = stack.enter_context(processes.stop_signals())
+        stack.enter_context(matmul_precision(run.config.train.matmul_precision))
+        if console is None:
+            first = (saved_steps(folders[0]) or [0])[-1]
+            console = stack.enter_context(contextlib.closing(Console(first, run.total_steps)))
+        sessions = [
+            stack.enter_context(open_session(one, folder, initial, console, f'seed {seed}: '))
+            for seed, folder, (one, initial) in zip(seeds, folders, prepared, strict=True)
+        ]
+        console.say(loop.headline(sessions[0], len(sessions)))
+        _take_steps(sessions, program, stop_requested, console)
+        return [session.error or session.finish(len(sessions)) for session in sessions]
+
+
+def _take_steps(
+    sessions: Sequence[Session],
+    program: Program,
+    stop_requested: Callable[[int], int | None],
+    console: Console,
+) -> None:
+    """`loop.train`'s steps, of several runs that are at the same step.
+
+    A run that diverges is kept as its session's `error`; the others go on.
+    """
+    one, first, total = sessions[0].run, sessions[0].first_step, sessions[0].run.total_steps
+    config, eval_every = one.config, one.config.train.eval_every or one.total_steps
+    states = [session.take_state() for session in sessions]
+    missed = 0 < first < total and first % eval_every == 0
+    for session, state in zip(sessions, states, strict=True):
+        if missed and not session.is_evaluated(first):
+            session.evaluate(first, state)
+    seed, state = program.pack([s.run.seed for s in sessions]), program.pack(states)
+    del states  # the step donates its own copy
+    arrays = program.put_whole(one.inputs.arrays)
+    no_totals = [one.no_totals()] * len(sessions)
+    totals = program.pack(no_totals)
+    streams = [session.run.dispatches(first) for session in sessions]
+    for session in sessions:
+        session.restart_clock()
+    for number, dispatches in enumerate(zip(*streams, strict=True), 1):
+        done, count, _ = dispatches[0]
+        rest = arrays, program.pack([batches for _, _, batches in dispatches])
+        state, totals = program.step(seed, state, totals, *rest)
+        console.advance(count, total, len(sessions))
+        if number == 1:
+            jax.block_until_ready(totals)
+            for session in sessions:
+                session.first_dispatch_done(count)
+            taken = memory.jitted_bytes(program.step, seed, state, totals, *rest)
+            for session in sessions:
+                session.step_bytes = taken
+        last, signum = done == total, stop_requested(number)
+        saves = last or signum is not None or done % config.checkpoint.every == 0
+        evaluates = last or (signum is None and done % eval_every == 0)
+        logs = saves or done % config.train.log_every == 0
+        if logs or evaluates:
+            parts = program.unpack((state, totals))
+            for session, (mine, sums) in zip(sessions, parts, strict=True):
+                _between_steps(session, done, mine, sums if logs else None, saves, evaluates)
+            if logs:
+                totals = program.pack(no_totals)
+        if all(session.error for session in sessions):
+            return
+        if signum is not None and not last:
+            stops = [session.interrupted(signum, done) for session in sessions]
+            raise stops[0]
+
+
+def _between_steps(
+    session: Session, done: int, state: Any, totals: Any, saves: bool, evaluates: bool
+) -> None:
+    """Logs, evaluates and saves one of several runs, unless it has failed."""
+    if session.error is not None:
+        return
+    try:
+        if totals is not None:
+            session.log(done, totals)
+        with session.paused_clock(None):
+            figures = session.evaluate(done, state) if evaluates else None
+            if saves:
+                session.save(done, state, figures)
+    except RunError as error:
+        session.error = error
+        session.say(str(error))

@@ -1,8 +1,8 @@
-"""Are two arms different? Means over seeds, paired differences and what they can tell.
+"""Whether two arms differ: means over seeds, paired differences, Holm's correction and power.
 
-Plain functions on numbers of any one unit. A seed stands for the same data order and the same
-initial values in every arm, so that arms are compared seed by seed. What is said holds for other
-seeds with the same data: the test images are the same in all runs.
+Plain functions on numbers of any unit. The same seed gives the same data order and, where shapes
+agree, the same initial values in every arm, so arms are compared seed by seed. Conclusions hold for
+other seeds on the same data: the test images are the same in all runs.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEVEL = 0.05  # of the tests; intervals hold 1 - LEVEL
+LEVEL = 0.05  # significance level of the tests; intervals have a confidence of 1 - LEVEL
 POWER = 0.8
-MOST_SEEDS = 10_000  # a difference that needs more of them is as good as none
-_EQUAL = 1e-10  # a deviation so small against the values themselves is rounding
+MOST_SEEDS = 10_000  # a difference that needs more seeds is practically none
+_EQUAL = 1e-10  # a deviation this small relative to the values is rounding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Estimate:
       mean: in the unit of the values.
       sd: standard deviation (n - 1); None for one value.
       n: number of values.
-      low: lower end of the 95 % interval of the mean, Student's t; None for one value.
+      low: lower end of the 95 % confidence interval of the mean (Student's t); None for one value.
       high: its upper end.
     """
 
@@ -35,6 +35,11 @@ class Estimate:
     low: float | None
     high: float | None
 
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean; None for one value."""
+        return None if self.sd is None else self.sd / math.sqrt(self.n)
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -42,12 +47,12 @@ class Difference:
 
     Attributes:
       estimate: of the differences; its interval is not corrected for other arms.
-      seeds: the common ones, in order.
-      p: two-sided, of a paired t test; None where it cannot be made: fewer than two common seeds,
-        or differences that are all equal.
-      corrected: p after Holm's correction for all tests made; None as p.
-      seeds_needed: so many pairs would show this difference with a power of 80 % after correction;
-        None where it shows already, where no test was made, or where it is nearly 0.
+      seeds: the common seeds, in order.
+      p: two-sided p-value of a paired t test; None if the test is impossible: fewer than two common
+        seeds, or differences that are all equal.
+      corrected: `p` after Holm's correction for all tests made; None if `p` is.
+      seeds_needed: number of pairs that would show this difference with a power of 80 % after
+        correction; None if it shows already, if no test was made, or if it is nearly 0.
     """
 
     estimate: Estimate
@@ -58,12 +63,12 @@ class Difference:
 
     @property
     def differs(self) -> bool:
-        """Whether the arms differ, after correction."""
+        """Whether the arms differ significantly, after correction."""
         return self.corrected is not None and self.corrected < LEVEL
 
 
-def to_json(difference: Difference) -> dict[str, Any]:
-    """A difference for JSON; `differs` is None where no test was made."""
+def difference_json(difference: Difference) -> dict[str, Any]:
+    """A difference for JSON; `differs` is None if no test was made."""
     return {
         **dataclasses.asdict(difference.estimate),
         'seeds': list(difference.seeds),
@@ -74,8 +79,16 @@ def to_json(difference: Difference) -> dict[str, Any]:
     }
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, deviation and interval of at least one value."""
+def estimate(
+    values: Sequence[float], limits: tuple[float, float] = (-math.inf, math.inf)
+) -> Estimate:
+    """Mean, standard deviation and confidence interval of at least one value.
+
+    Args:
+      values: the values.
+      limits: the least and the greatest possible value, such as 0 and 100 for an error in %; the
+        interval is clipped to them.
+    """
     from scipy import stats
 
     mean, n = statistics.fmean(values), len(values)
@@ -83,7 +96,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, 1, None, None)
     sd = statistics.stdev(values)
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
-    return Estimate(mean, sd, n, mean - half, mean + half)
+    return Estimate(mean, sd, n, max(mean - half, limits[0]), min(mean + half, limits[1]))
 
 
 def compare(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Difference | None]:
@@ -94,7 +107,7 @@ def compare(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str,
       baseline: one of the arms.
 
     Returns:
-      Of each other arm its difference; None where no seed is common.
+      Each other arm -> its difference; None without a common seed.
     """
     found = {
         arm: _paired(values, arms[baseline]) for arm, values in arms.items() if arm != baseline
@@ -104,7 +117,7 @@ def compare(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str,
     return {
         arm: difference
         if difference is None or arm not in corrected
-        else _judged(difference, corrected[arm], len(tested))
+        else _with_correction(difference, corrected[arm], len(tested))
         for arm, difference in found.items()
     }
 
@@ -118,24 +131,24 @@ def _paired(values: Mapping[int, float], base: Mapping[int, float]) -> Differenc
     ours, theirs = [values[seed] for seed in seeds], [base[seed] for seed in seeds]
     found = estimate([a - b for a, b in zip(ours, theirs, strict=True)])
     if found.sd is None or found.sd <= _EQUAL * max(map(abs, [*ours, *theirs])):
-        # Without any spread there is nothing to judge the mean by.
+        # Without any spread a t test is impossible.
         return Difference(Estimate(found.mean, found.sd and 0.0, found.n, None, None), seeds, None)
     return Difference(found, seeds, float(stats.ttest_rel(ours, theirs).pvalue))
 
 
-def _judged(difference: Difference, corrected: float, tests: int) -> Difference:
-    judged = dataclasses.replace(difference, corrected=corrected)
-    if judged.differs:
-        return judged
+def _with_correction(difference: Difference, corrected: float, tests: int) -> Difference:
+    tested = dataclasses.replace(difference, corrected=corrected)
+    if tested.differs:
+        return tested
     found = difference.estimate
     assert found.sd is not None
-    # Holm's first step, its strictest: whoever passes it passes all.
+    # The level of Holm's first and strictest step: a p-value below it passes at any rank.
     needed = seeds_needed(found.mean, found.sd, LEVEL / tests)
-    return dataclasses.replace(judged, seeds_needed=needed)
+    return dataclasses.replace(tested, seeds_needed=needed)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, in their order (Holm 1979): none is below its p."""
+    """p-values corrected for their number (Holm 1979), in the order given."""
     corrected, highest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
@@ -144,21 +157,28 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def power(mean: float, sd: float, n: int, level: float = LEVEL) -> float:
-    """Chance that a two-sided paired t test of n pairs finds a true mean difference."""
+    """Power of a two-sided paired t test: the chance that n pairs show a true mean difference.
+
+    Args:
+      mean: the true difference.
+      sd: the standard deviation of the differences, above 0.
+      n: number of pairs.
+      level: significance level of the test.
+    """
     from scipy import stats
 
     limit = stats.t.ppf(1 - level / 2, n - 1)
-    # By symmetry the difference may be taken as positive; the other tail is not worth a digit.
+    # By symmetry the difference is taken as positive; the other tail is negligible.
     return float(stats.nct.sf(limit, n - 1, abs(mean) / sd * math.sqrt(n)))
 
 
 def seeds_needed(mean: float, sd: float, level: float = LEVEL) -> int | None:
-    """The least number of pairs whose test has a power of 80 %.
+    """The least number of pairs with which a paired t test has a power of 80 %.
 
     Args:
       mean: the true difference.
-      sd: the standard deviation of differences, above 0.
-      level: of the two-sided test.
+      sd: the standard deviation of the differences, above 0.
+      level: significance level of the two-sided test.
 
     Returns:
       At least 2; None if it is above `MOST_SEEDS`, as for a mean near 0.

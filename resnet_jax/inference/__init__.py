@@ -1,1 +1,1 @@
-"""Trained and published models: loading them, predictions, and pictures of these."""
+"""Load trained and published models, predict with them, and draw the predictions."""

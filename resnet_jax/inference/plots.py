@@ -1,21 +1,25 @@
-"""Figures of one run."""
+"""Plots of the evaluation of one model."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 
 def plot_confusion(
-    confusion: np.ndarray, class_names: Sequence[str], title: str, path: Path
+    confusion: Int[np.ndarray, 'classes classes'],
+    class_names: Sequence[str],
+    title: str,
+    path: Path,
 ) -> None:
     """Draws a confusion matrix as a PNG.
 
     Args:
-      confusion: counts [classes, classes], row the true class, column the predicted one.
+      confusion: counts; rows are true classes, columns predicted ones.
       class_names: of the rows and columns.
       title: of the figure.
-      path: of the file.
+      path: of the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -27,7 +31,7 @@ def plot_confusion(
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
     figure.colorbar(image, label='share of the true class', shrink=0.8)
-    if classes <= 50:  # more names could not be read
+    if classes <= 50:  # more would be illegible
         axes.set_xticks(range(classes), class_names, rotation=45, ha='right')
         axes.set_yticks(range(classes), class_names)
     if classes <= 30:

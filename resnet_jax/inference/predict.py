@@ -1,4 +1,4 @@
-"""Predictions for image files, with the preprocessing that the model was trained with."""
+"""Predict the classes of image files, with the preprocessing that the model was trained with."""
 
 import concurrent.futures
 import itertools
@@ -10,30 +10,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float32, UInt8
 from tqdm import tqdm
 
-from resnet_jax.data import ImageFile, Preprocessing, decode_image
-from resnet_jax.data.workers import usable_cores
+from resnet_jax.data import ImageFile, Preprocessing, decode_image, usable_cores
 from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.training.compilation import jit
 
 BATCH_SIZE = 64
-AHEAD = 2 * BATCH_SIZE  # images decoded before the device is ready for them, at most
+PREFETCH = 2 * BATCH_SIZE  # images decoded before the device needs them, at most
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of an image.
+    """The prediction of a model for an image.
 
     Attributes:
       path: of the image.
-      pixels: the image as the model saw it, before normalisation: uint8 [size, size, channels].
+      pixels: the image as the model saw it, before normalisation.
       top: (class name, probability) of the most probable classes, best first.
     """
 
     path: Path
-    pixels: np.ndarray
+    pixels: UInt8[np.ndarray, 'size size channels']
     top: tuple[tuple[str, float], ...]
 
 
@@ -44,21 +44,22 @@ def predict(
     skip: Callable[[InputError], None] | None = None,
     progress: bool = False,
 ) -> Iterator[Prediction]:
-    """The most probable classes of each image, in the order of the files.
+    """Predicts the most probable classes of each image, in the order of the files.
 
     Args:
       trained: the model.
       files: images of any size, grey or colour.
-      topk: how many classes; all of them if there are fewer.
-      skip: called with the error of a file that cannot be read and that the caller did not name
-        (`ImageFile.named`), which is then left out; without it that error is raised too.
-      progress: whether to show a bar where standard error is a terminal and it takes long.
+      topk: the number of classes; all of them if there are fewer.
+      skip: called with the error for an unreadable file that the caller did not name itself
+        (`ImageFile.named`), which is then left out. By default such an error is raised, too.
+      progress: show a bar if standard error is a terminal and it takes over a second.
 
     Returns:
-      An iterator that computes as it goes, a batch at a time.
+      An iterator that computes lazily, a batch at a time.
 
     Raises:
-      InputError: if topk is less than 1; from the iterator, naming the file that cannot be read.
+      InputError: if topk is less than 1; from the iterator, on a file that cannot be read, naming
+        it.
     """
     if topk < 1:
         raise InputError(f'--topk must be at least 1, got {topk}')
@@ -76,29 +77,33 @@ def _predictions(
     names = preprocessing.class_names
 
     @jit
-    def probabilities(variables: Any, images: jax.Array) -> jax.Array:
+    def probabilities(
+        variables: dict[str, Any], images: UInt8[Array, 'n h w c']
+    ) -> Float32[Array, 'n classes']:
         logits: Any = trained.model.apply(variables, preprocessing.normalize(images), train=False)
         return jax.nn.softmax(logits)
 
     size = min(BATCH_SIZE, len(files))
-    images = _read_ahead(files, preprocessing, skip)
+    images = _decode_ahead(files, preprocessing, skip)
     with tqdm(total=len(files), unit='image', delay=1, disable=None if progress else True) as bar:
         while batch := list(itertools.islice(images, size)):
-            padded = np.zeros((size, *batch[0][1].shape), np.uint8)  # one shape, one compilation
+            padded = np.zeros(
+                (size, *batch[0][1].shape), np.uint8
+            )  # one shape, so that it compiles once
             padded[: len(batch)] = [pixels for _, pixels in batch]
-            found = np.asarray(probabilities(trained.variables, padded))
+            predicted = np.asarray(probabilities(trained.variables, padded))
             bar.update(len(batch))
-            for (path, pixels), row in zip(batch, found, strict=False):
+            for (path, pixels), row in zip(batch, predicted, strict=False):
                 best = np.argsort(-row, kind='stable')[:topk]
                 yield Prediction(path, pixels, tuple((names[i], float(row[i])) for i in best))
 
 
-def _read_ahead(
+def _decode_ahead(
     files: Sequence[ImageFile],
     preprocessing: Preprocessing,
     skip: Callable[[InputError], None] | None,
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """The prepared image of each file, decoded in threads while the device computes."""
+    """Decodes and prepares each image in threads, while the device computes."""
 
     def prepare(file: ImageFile) -> np.ndarray:
         return preprocessing.prepare(decode_image(file.path, preprocessing.channels))
@@ -108,7 +113,7 @@ def _read_ahead(
     remaining = iter(files)
     try:
         while True:
-            for file in itertools.islice(remaining, AHEAD - len(waiting)):
+            for file in itertools.islice(remaining, PREFETCH - len(waiting)):
                 waiting.append((file, pool.submit(prepare, file)))
             if not waiting:
                 return
@@ -122,5 +127,5 @@ def _read_ahead(
                 continue
             yield file.path, pixels
     finally:
-        # On an error or an interrupt the images not yet begun are not read.
+        # On an error or an interrupt, do not read the images that have not been started.
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""A contact sheet: images as a model sees them, with what it makes of each."""
+"""Draw a contact sheet: images as a model sees them, with the predicted classes."""
 
 import bisect
 import io
@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -15,10 +15,13 @@ from resnet_jax.data import printable
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.inference.predict import Prediction
 
+if TYPE_CHECKING:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 LIMIT = 100  # images on a sheet
-MOST_CLASSES = 3  # lines of classes under each
-# Pixels of the picture.
-SMALLEST, LARGEST = 160, 256  # side of an image: small ones are enlarged, large ones reduced
+MOST_CLASSES = 3  # lines of classes under each image
+# In pixels of the sheet.
+SMALLEST, LARGEST = 160, 256  # side of an image: smaller ones are enlarged, larger ones reduced
 GAP = 16
 LINE = 15  # height of a line of text
 DPI = 100
@@ -27,10 +30,10 @@ ELLIPSIS = '…'
 
 
 def check_writable(path: Path) -> None:
-    """Refuses a file that could not be written, before anything is computed for it.
+    """Checks that a sheet can be written, before anything is computed for it.
 
     Raises:
-      InputError: if it is no .png or cannot be opened for writing.
+      InputError: if the path does not end in .png or cannot be opened for writing.
     """
     if path.suffix.lower() != '.png':
         raise InputError(f'--sheet writes a PNG; give a name that ends in .png, not {path}')
@@ -44,17 +47,17 @@ def check_writable(path: Path) -> None:
 
 
 def write_sheet(predictions: Sequence[Prediction], total: int, topk: int, path: Path) -> None:
-    """Draws the images in a grid, under each its file name and class as a PNG.
+    """Draws the images in a grid, each above its file name and predicted class, as a PNG.
 
-    Where `topk` is at least 3 the three best classes are written. Text that does not fit under its
-    image is shortened in the middle. Images smaller than `SMALLEST` are enlarged by a whole factor,
+    Writes the three best classes if `topk` is at least 3, else one. Shortens text that does not fit
+    under its image in the middle. Enlarges images smaller than `SMALLEST` by a whole factor,
     without smoothing.
 
     Args:
-      predictions: at least one; those beyond `LIMIT` are left out.
-      total: how many images there were, which is written above where not all are drawn.
-      topk: how many classes were asked for.
-      path: of the file.
+      predictions: at least one; those beyond `LIMIT` are not drawn.
+      total: the number of images, written above the grid if not all are drawn.
+      topk: the number of classes that the user asked for.
+      path: of the PNG file.
 
     Raises:
       RunError: if the file cannot be written.
@@ -64,7 +67,7 @@ def write_sheet(predictions: Sequence[Prediction], total: int, topk: int, path: 
 
     shown = predictions[:LIMIT]
     lines = [[printable(item.path.name), *_class_lines(item, topk)] for item in shown]
-    images = [_drawn(item.pixels) for item in shown]
+    images = [_scaled(item.pixels) for item in shown]
     side = images[0].shape[0]
     columns = math.ceil(math.sqrt(len(shown)))
     cell_width, cell_height = side + GAP, side + GAP + LINE * len(lines[0])
@@ -94,8 +97,8 @@ def _class_lines(item: Prediction, topk: int) -> list[str]:
     return [f'{name}  {100 * probability:.1f} %' for name, probability in best]
 
 
-def _drawn(pixels: np.ndarray) -> np.ndarray:
-    """The image as it is drawn: uint8 [side, side, 3], side from `SMALLEST` to about `LARGEST`."""
+def _scaled(pixels: np.ndarray) -> np.ndarray:
+    """Scales an image for the sheet: uint8 [side, side, 3], side at least `SMALLEST`."""
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     size = len(pixels)
     if size > LARGEST:
@@ -104,8 +107,8 @@ def _drawn(pixels: np.ndarray) -> np.ndarray:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _shortener(canvas: Any, width: int) -> Callable[[str, str], str]:
-    """A function that shortens a text in the middle until it is no wider than `width` pixels."""
+def _shortener(canvas: 'FigureCanvasAgg', width: int) -> Callable[[str, str], str]:
+    """Makes a function that shortens text in the middle until it is at most `width` pixels wide."""
     from matplotlib.font_manager import FontProperties
 
     measure = canvas.get_renderer().get_text_width_height_descent
@@ -116,7 +119,7 @@ def _shortener(canvas: Any, width: int) -> Callable[[str, str], str]:
     def shorten(text: str, weight: str) -> str:
         font = FontProperties(size=FONT_SIZE, weight=weight)
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of letters that the font lacks
+            warnings.simplefilter('ignore')  # about characters that the font lacks
             if fits(text, font):
                 return text
             kept = bisect.bisect(
@@ -128,14 +131,14 @@ def _shortener(canvas: Any, width: int) -> Callable[[str, str], str]:
 
 
 def _cut(text: str, kept: int) -> str:
-    """As many letters of the text, from its two ends."""
+    """Keeps so many characters of a text, from both ends."""
     return text[: (kept + 1) // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
 
 
-def _save(canvas: Any, path: Path) -> None:
+def _save(canvas: 'FigureCanvasAgg', path: Path) -> None:
     out = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of letters that the font lacks
+        warnings.simplefilter('ignore')  # about characters that the font lacks
         canvas.print_png(out)
     try:
         path.write_bytes(out.getvalue())

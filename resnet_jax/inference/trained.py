@@ -1,40 +1,40 @@
-"""The model of a run, ready to evaluate and predict."""
+"""Load the model of a run, ready to evaluate and predict."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from resnet_jax import models
 from resnet_jax.data import Preprocessing
-from resnet_jax.training import workdir
+from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.step import eval_variables
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """All that evaluation and prediction need.
+    """A model with everything that evaluation and prediction need.
 
     Attributes:
       model: the module.
-      variables: `params` and `batch_stats`, the averaged ones where the run keeps them.
-      preprocessing: what the model was trained with, class names included.
-      origin: where it comes from, for the JSON of a command: {'workdir', 'step'} or {'model',
-        'weights'}.
-      title: the same for people.
-      matmul_precision: of `compilation.matmul_precision`, as in training; None: JAX's own.
+      variables: `params` and `batch_stats`; the averaged ones if the run keeps them.
+      preprocessing: of the training, with the class names.
+      origin: the source of the model, for JSON output: {'workdir', 'step'} or {'model', 'weights'}.
+      title: the source of the model, for people to read.
+      matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
     """
 
     model: models.ResNet
-    variables: Any
+    variables: dict[str, Any]
     preprocessing: Preprocessing
     origin: dict[str, Any]
     title: str
     matmul_precision: str | None = None
 
 
-def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
-    """The model of a run.
+def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
+    """Loads the model of a run.
 
     Args:
       folder: the workdir of the run.
@@ -43,11 +43,12 @@ def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
     Raises:
       InputError: if there is no such run or checkpoint, or it cannot be read.
     """
+    folder = Path(folder)
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
-    model = workdir.build_model(config.model, len(preprocessing.class_names))
+    model = build.build_model(config.model, len(preprocessing.class_names))
     checkpoints = Checkpoints(folder, config.checkpoint, read_only=True)
     step = checkpoints.find(checkpoint)
-    state, _ = checkpoints.restore(workdir.state_template(config, model, preprocessing), step)
+    state, _ = checkpoints.restore(build.state_template(config, model, preprocessing), step)
     checkpoints.close()
     return TrainedModel(
         model,
@@ -55,5 +56,5 @@ def load_trained(folder: Path, checkpoint: str = 'latest') -> TrainedModel:
         preprocessing,
         {'workdir': str(folder), 'step': step},
         f'{config.model.name}, step {step}',
-        config.train.get('matmul_precision'),  # runs of earlier versions lack it
+        config.train.matmul_precision,
     )

@@ -1,4 +1,4 @@
-"""Weights of other libraries in and out: PyTorch's names and files, and our own."""
+"""Load and save weights under PyTorch's names, those of its model libraries, and our own."""
 
 from resnet_jax.interop.weights import load_weights, save_weights
 

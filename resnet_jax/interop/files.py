@@ -1,4 +1,7 @@
-"""Tensors in files: .safetensors, .pth, .npz and our folders. Nothing in a file is run."""
+"""Read and write files of tensors: .safetensors, .pth, .npz and our own folders.
+
+No code in a file is ever run.
+"""
 
 import contextlib
 import dataclasses
@@ -8,26 +11,31 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import flax.traverse_util
+import jax
 import ml_dtypes
 import numpy as np
 
 from resnet_jax.errors import InputError, first_line
-from resnet_jax.interop.checkpoints import read_checkpoint
+from resnet_jax.models.stages import unstack_blocks
 
-# What a training script may wrap around its state dict, best first: averaged weights are what its
-# own evaluation uses.
+if TYPE_CHECKING:
+    import torch
+
+# Keys under which training scripts save a state dict, best first: their own evaluation uses the
+# averaged weights.
 WRAPPED_IN = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """What a file of weights holds.
+    """The contents of a file of weights.
 
     Attributes:
       arrays: by name.
-      metadata: texts that `convert` writes beside them: 'model', 'preprocessing'.
+      metadata: texts that `convert` stores with them: 'model', 'preprocessing'.
     """
 
     arrays: dict[str, np.ndarray]
@@ -35,21 +43,23 @@ class Tensors:
 
 
 def read_tensors(path: Path) -> Tensors:
-    """Reads a file of weights, a run's folder or a checkpoint's.
+    """Reads a file of weights, or the folder of a run or checkpoint.
 
     Args:
       path: .safetensors, .pth, .pt, .bin, .npz, or a folder.
 
     Raises:
-      InputError: if it cannot be read, or holds something else than tensors.
+      InputError: if it cannot be read, or contains anything but tensors.
     """
     if path.is_dir():
-        return Tensors(*read_checkpoint(path))
+        return _read_checkpoint(path)
     if not path.is_file():
         raise InputError(f'no file of weights {path}')
     reader = READERS.get(path.suffix)
     if reader is None:
-        raise InputError(f'{path}: weights are read from {", ".join(READERS)} and folders of ours')
+        raise InputError(
+            f'{path}: weights are read from {", ".join(READERS)} and the folder of a run'
+        )
     tensors = reader(path)
     if not tensors.arrays:
         raise InputError(f'{path} holds no tensors')
@@ -78,15 +88,17 @@ def _read_npz(path: Path) -> Tensors:
 
 
 def _read_torch(path: Path) -> Tensors:
-    torch = _import_torch(f'reading {path.name}')
+    _require_torch(f'reading {path.name}')
+    import torch
+
     try:
-        # weights_only: never unpickles code. mmap: a tensor is read when it is converted.
+        # weights_only: never unpickle code. mmap: read a tensor when it is converted.
         zipped = zipfile.is_zipfile(path)
         found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f'{path} holds more than tensors (a pickled model?) and is not opened, for that could '
-            'run its code; save its state_dict() instead'
+            f'{path} holds more than tensors (a pickled model?); it is not opened, because that '
+            'could run code from the file; save its state_dict() instead'
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise InputError(f'{path} cannot be read by PyTorch: {first_line(error)}') from error
@@ -100,24 +112,25 @@ def _read_torch(path: Path) -> Tensors:
     if not isinstance(found, Mapping):
         raise InputError(f'{path} holds a {type(found).__name__} instead of a state dict')
     tensors = {name: t for name, t in found.items() if isinstance(t, torch.Tensor)}
-    return Tensors({name: _numpy(torch, tensor) for name, tensor in tensors.items()}, texts)
+    return Tensors({name: _as_numpy(tensor) for name, tensor in tensors.items()}, texts)
 
 
-def _numpy(torch: Any, tensor: Any) -> np.ndarray:
+def _as_numpy(tensor: 'torch.Tensor') -> np.ndarray:
+    import torch
+
     tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # which NumPy itself does not know
+    if tensor.dtype == torch.bfloat16:  # NumPy itself has no bfloat16
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-def _import_torch(purpose: str) -> Any:
+def _require_torch(purpose: str) -> None:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise InputError(
             f'{purpose} needs PyTorch: pip install "resnet-jax[torch]", or use .safetensors'
         ) from error
-    return torch
 
 
 READERS: dict[str, Callable[[Path], Tensors]] = {
@@ -129,15 +142,67 @@ READERS: dict[str, Callable[[Path], Tensors]] = {
 }
 
 
+def _read_checkpoint(path: Path) -> Tensors:
+    """Reads the model's variables from a checkpoint, without the optimiser's state.
+
+    Args:
+      path: the folder of a run (its last checkpoint is read), its folder of checkpoints, or one
+        checkpoint in it.
+
+    Returns:
+      Arrays by path, 'params/stem/conv1/kernel', of unrolled blocks; the averaged ones if the run
+      keeps them. The metadata holds the 'preprocessing' of the run.
+    """
+    import orbax.checkpoint as ocp
+
+    state = _find_state(path)
+    reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    try:
+        metadata: Any = reader.metadata(state).item_metadata
+        averaged = metadata.tree.get('ema')
+        wanted: Any = {
+            name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
+            for name, part in (averaged or metadata.tree).items()
+            if name in ('params', 'batch_stats') and part
+        }
+        wanted = {'ema': wanted} if averaged else wanted
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+        found = reader.restore(state, arguments)
+    except Exception as error:  # Orbax and tensorstore raise many kinds
+        raise InputError(f'{state} cannot be read as a checkpoint: {first_line(error)}') from error
+    variables = unstack_blocks(found['ema'] if averaged else found)
+    arrays = flax.traverse_util.flatten_dict(variables, sep='/')
+    runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]
+    stored = runs[0] / 'preprocessing.json' if runs else None
+    texts = {'preprocessing': stored.read_text()} if stored and stored.is_file() else {}
+    return Tensors({name: np.asarray(array) for name, array in arrays.items()}, texts)
+
+
+def _is_run(path: Path) -> bool:
+    return (path / 'checkpoints').is_dir() and (path / 'config.json').is_file()
+
+
+def _find_state(path: Path) -> Path:
+    folder = path / 'checkpoints' if _is_run(path) else path
+    steps = [p for p in folder.iterdir() if p.name.isdigit() and (p / 'state').is_dir()]
+    if steps:
+        folder = max(steps, key=lambda p: int(p.name))
+    folder = folder / 'state' if (folder / 'state').is_dir() else folder
+    if not (folder / '_METADATA').is_file():
+        raise InputError(f'{path} holds no run and no complete checkpoint')
+    return folder.resolve()
+
+
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Writes a file of weights, complete or not at all.
+    """Writes a file of weights, atomically.
 
     Args:
       path: .safetensors, .pth, .pt or .npz; replaced if it exists.
-      tensors: what to write.
+      tensors: the contents.
 
     Raises:
-      InputError: if that cannot be written there.
+      InputError: if the file cannot be written or cannot hold the tensors.
     """
     writer = WRITERS.get(path.suffix)
     if writer is None:
@@ -151,14 +216,14 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place at the end, and is gone after an error."""
+    """A temporary file beside `path`, which replaces it at the end or is removed on an error."""
     handle, draft = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
     os.close(handle)
     try:
         yield Path(draft)
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)  # mkstemp's is the owner's alone
+        os.chmod(draft, 0o666 & ~mask)  # mkstemp gives access to the owner only
         os.replace(draft, path)
     finally:
         Path(draft).unlink(missing_ok=True)
@@ -179,15 +244,16 @@ def _write_npz(path: Path, tensors: Tensors) -> None:
 
 
 def _write_torch(path: Path, tensors: Tensors) -> None:
-    torch = _import_torch(f'writing {path.name}')
+    _require_torch(f'writing {path.name}')
+    import torch
 
-    def tensor(array: np.ndarray) -> Any:
-        array = np.array(array)  # PyTorch wants to own what it may write to
+    def as_tensor(array: np.ndarray) -> 'torch.Tensor':
+        array = np.array(array)  # a copy, because PyTorch refuses read-only memory
         if array.dtype == ml_dtypes.bfloat16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
-    state_dict = {name: tensor(array) for name, array in tensors.arrays.items()}
+    state_dict = {name: as_tensor(array) for name, array in tensors.arrays.items()}
     torch.save({**tensors.metadata, 'state_dict': state_dict}, path)
 
 

@@ -1,7 +1,7 @@
-"""How others name and lay out the tensors of a residual network: a row for each.
+"""Layouts: how other libraries name and store the tensors of a residual network, one row each.
 
-The names of a model's tensors are made from its own parameter paths (`stage1/block2/conv1/kernel`)
-by a row's templates, so a new model needs nothing here and a new publisher is a new row.
+A row holds templates that turn our parameter paths (`stage1/block2/conv1/kernel`) into names, so a
+new model needs no change here and a new publisher is a new row.
 """
 
 import dataclasses
@@ -20,28 +20,28 @@ from resnet_jax.models.resnet import STEMS, ResNet
 Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
 Shapes = dict[Path, jax.ShapeDtypeStruct]
 
-OURS = 'ours'  # the layout of our own files: the path joined by slashes, arrays as they are
+OURS = 'ours'  # the layout of our own files: paths joined by slashes, arrays unchanged
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A publisher's names. Templates take {stage}, {block} and {i}.
+    """The names of a publisher. Templates use {stage}, {block} and {i}.
 
     Attributes:
       stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem. None, here
         and below: such nets of this publisher have no such part.
       block: of a residual block.
       conv, norm: inside a block.
-      shortcut: of the shortcut's convolution and norm, inside a block ...
-      pooled_shortcut: ... and where an average pool precedes them.
+      shortcut: of the shortcut's convolution and norm, inside a block.
+      pooled_shortcut: the same after an average pool.
       squeeze_excite: of its two layers, inside a block.
       final_norm: of a pre-activation net.
       head: of the classifier.
       stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
-      body_prefix: precedes all names but the head's; a file of the body alone may lack it.
-      raw_first_shortcut: whether the first block of its pre-activation nets activates its branch
-        alone, see `BlockDesign`.
-      as_convolution: which of our fully connected layers are stored as 1x1 convolutions.
+      body_prefix: precedes all names except the head's; absent in a file of the body alone.
+      raw_first_shortcut: whether the first block of its pre-activation nets activates only its
+        branch, see `BlockDesign`.
+      as_convolution: our fully connected layers that it stores as 1x1 convolutions.
     """
 
     stem: Mapping[int, tuple[str | None, ...]]
@@ -108,9 +108,9 @@ LAYOUTS = {
     ),
 }
 
-# What wraps a whole model may precede all its names: data parallelism, torch.compile, lightning.
+# Prefixes of all names that come from wrapping a model: data parallelism, torch.compile, lightning.
 WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.', 'net.')
-# Counters that no forward pass needs.
+# Counters that the forward pass does not use.
 IGNORED = ('num_batches_tracked', 'n_averaged')
 
 _LEAVES = {
@@ -124,32 +124,36 @@ _LEAVES = {
 
 @functools.lru_cache(maxsize=128)
 def model_shapes(model: ResNet, channels: int = 3) -> Shapes:
-    """Shapes of all variables of a model with looped blocks, by path; nothing is computed."""
+    """Finds the shapes of a model's variables by path, blocks unrolled; computes nothing."""
     images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)
-    looped = model.clone(scan_blocks=False)
-    variables = jax.eval_shape(lambda x: looped.init(jax.random.key(0), x, train=False), images)
+    unrolled = model.clone(scan_blocks=False)
+    variables = jax.eval_shape(lambda x: unrolled.init(jax.random.key(0), x, train=False), images)
     return flax.traverse_util.flatten_dict(variables)
 
 
 def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path, str]:
-    """What a layout calls the tensors of a model.
+    """Names the tensors of a model in a layout.
 
     Args:
-      model: whose rows say what a stem and a shortcut are made of.
-      paths: of its variables, looped.
+      model: the model.
+      paths: of its variables, blocks unrolled.
       layout: a key of `LAYOUTS`, or `OURS`.
 
+    Returns:
+      The name for each path.
+
     Raises:
-      InputError: naming a part of the model that the layout has no name for.
+      InputError: if the layout has no name for a part of the model.
     """
     if layout == OURS:
         return {path: '/'.join(path) for path in paths}
     paths = list(paths)
     if _first_shortcuts_differ(model, LAYOUTS[layout], paths):
         raise InputError(
-            f'in layout {layout} the first block of a pre-activation net activates its branch '
-            'alone, in this model its shortcut too (he2016): the same tensors would mean another '
-            f'function; set raw_first_shortcut=True, or write our own layout (--layout {OURS})'
+            f'in layout {layout} the first block of a pre-activation net activates only its '
+            'branch, in this model its shortcut too (he2016): the same tensors would compute '
+            'another function; set raw_first_shortcut=True, or write our own layout '
+            f'(--layout {OURS})'
         )
     names = {}
     for path in paths:
@@ -157,15 +161,15 @@ def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path
         name = _module_name(model, LAYOUTS[layout], tuple(module))
         if name is None or leaf not in _LEAVES:
             raise InputError(
-                f'layout {layout} has no name for {"/".join(module)} of this model; write a file '
-                f'of our own layout instead (--layout {OURS})'
+                f'layout {layout} has no name for {"/".join(module)} of this model; write our own '
+                f'layout instead (--layout {OURS})'
             )
         names[path] = f'{name}.{_LEAVES[leaf]}'
     return names
 
 
 def _first_shortcuts_differ(model: ResNet, layout: Layout, paths: list[Path]) -> bool:
-    # Only a shortcut without parameters: those that have some take the activated input anywhere.
+    # Only for a shortcut without parameters: the others take the activated input in every layout.
     first = ('params', 'stage1', 'block1')
     matters = (*first, 'norm1', 'scale') in paths and ('params', 'final_norm', 'scale') in paths
     matters = matters and (*first, 'shortcut_conv', 'kernel') not in paths
@@ -213,14 +217,14 @@ def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | No
 
 
 def _numbered(name: str) -> tuple[str, int]:
-    """('conv', 2) of 'conv2'; number 0 where there is none."""
+    """('conv', 2) for 'conv2'; number 0 without digits."""
     match = re.fullmatch(r'(.*?)(\d*)', name)
     assert match
     return match[1], int(match[2] or 0)
 
 
 def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
-    """The shape that a layout gives to our tensor of this path and shape."""
+    """Computes the shape of our tensor of this path and shape in a layout."""
     if layout == OURS or path[-1] != 'kernel':
         return shape
     *window, inputs, outputs = shape
@@ -230,42 +234,37 @@ def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, .
 
 
 def to_theirs(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
-    """Our array in a layout's shape. PyTorch's order is [outputs, inputs, window]."""
+    """Converts our array to a layout. PyTorch's order of axes is [outputs, inputs, window]."""
     if layout == OURS or path[-1] != 'kernel':
         return array
+    shape = their_shape(path, array.shape, layout)
     array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
-    return np.ascontiguousarray(array.reshape(their_shape(path, _ours(array), layout)))
-
-
-def _ours(array: np.ndarray) -> tuple[int, ...]:
-    outputs, inputs, *window = array.shape
-    return (*window, inputs, outputs)
+    return np.ascontiguousarray(array.reshape(shape))
 
 
 def to_ours(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
-    """The inverse of `to_theirs`; a fully connected layer may come as a 1x1 convolution or not."""
+    """Inverts `to_theirs`; accepts a fully connected layer as a 1x1 convolution, too."""
     if layout == OURS or path[-1] != 'kernel':
         return array
-    if fully_connected(path):
+    if _is_fully_connected(path):
         array = array.reshape(array.shape[:2])
     return np.ascontiguousarray(np.transpose(array, (*range(2, array.ndim), 1, 0)))
 
 
-def fully_connected(path: Path) -> bool:
-    """Whether the path is the kernel of a layer without positions."""
+def _is_fully_connected(path: Path) -> bool:
     return path[-1] == 'kernel' and path[-2] in ('head', 'reduce', 'expand')
 
 
 def same_shape(path: Path, theirs: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether shapes agree; a fully connected layer may come as a 1x1 convolution or not."""
-    if fully_connected(path):
+    """Compares shapes; accepts a fully connected layer as a 1x1 convolution, too."""
+    if _is_fully_connected(path):
         ones = (1,) * (len(theirs) - 2)
         return theirs[:2] == expected[:2] and theirs[2:] == ones
     return theirs == expected
 
 
 def natural_layout(model: ResNet) -> str:
-    """The layout in which a model of this kind is published, else our own."""
+    """Chooses the layout in which models of this kind are published, or our own."""
     shapes = model_shapes(model)
     preactivated = ('params', 'final_norm', 'scale') in shapes
     order = ['cifar'] if model.stem == 'cifar' else ['timm_v2'] if preactivated else []

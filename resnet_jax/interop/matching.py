@@ -1,4 +1,4 @@
-"""Which layout a file has, and what fits a model and what does not."""
+"""Match the tensors of a file with those of a model: find the layout and what does not fit."""
 
 import collections
 import dataclasses
@@ -20,21 +20,21 @@ from resnet_jax.interop.layouts import (
 from resnet_jax.models.registry import MODELS, create_model
 from resnet_jax.models.resnet import ResNet
 
-Sizes = Mapping[str, tuple[int, ...]]  # of the tensors of a file, by name
+Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name
 STEM_KERNEL = ('params', 'stem', 'conv1', 'kernel')
 GROUPS_SHOWN = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A file's tensors beside a model's.
+    """The tensors of a file compared with those of a model.
 
     Attributes:
       layout: a key of `LAYOUTS`, or `OURS`.
-      names: of the file's tensor for each path of the model's, where there is one of that shape.
-      head: names that the head's tensors have in such a file.
+      names: path in the model -> name in the file, of the tensors that fit.
+      head: names of the head's tensors in this layout.
       missing: names that the file lacks.
-      left_over: names that the model has no place for.
+      left_over: names that the model does not use.
       wrong: (name, shape in the file, shape in the model).
     """
 
@@ -47,17 +47,17 @@ class Match:
 
     @property
     def faults(self) -> int:
-        """How many tensors do not fit."""
+        """The number of tensors that do not fit."""
         return len(self.missing) + len(self.left_over) + len(self.wrong)
 
 
 def match(sizes: Sizes, model: ResNet, reset_head: bool = False) -> Match:
-    """Finds the layout of a file, as that in which most of it fits the model.
+    """Finds the layout of a file: the one in which most tensors fit the model.
 
     Args:
       sizes: shapes of the file's tensors.
-      model: the model to fill.
-      reset_head: whether to leave the head out on both sides.
+      model: the model.
+      reset_head: leave out the head on both sides.
     """
     wrapper = _wrapper([name for name in sizes if not name.endswith(IGNORED)])
     bare = {name.removeprefix(wrapper): shape for name, shape in sizes.items()}
@@ -65,7 +65,7 @@ def match(sizes: Sizes, model: ResNet, reset_head: bool = False) -> Match:
     for layout in (OURS, *LAYOUTS):
         try:
             matches.append(_match(bare, model, layout, reset_head))
-        except InputError:  # it has no names for such a model
+        except InputError:  # the layout has no names for such a model
             continue
     best = min(matches, key=lambda m: (m.faults, -len(m.names)))
     return dataclasses.replace(
@@ -76,7 +76,7 @@ def match(sizes: Sizes, model: ResNet, reset_head: bool = False) -> Match:
 
 
 def _wrapper(names: Iterable[str]) -> str:
-    """What all names begin with and no layout means: 'module.' or 'model.module.'."""
+    """The prefix of all names that comes from wrapping the model: 'module.', 'model.module.'."""
     names, wrapper = list(names), ''
     while found := next((w for w in WRAPPERS if all(n.startswith(w) for n in names)), ''):
         names, wrapper = [name.removeprefix(found) for name in names], wrapper + found
@@ -111,7 +111,7 @@ def _match(sizes: Sizes, model: ResNet, layout: str, reset_head: bool) -> Match:
 
 
 def _channels(sizes: Sizes, model: ResNet, layout: str) -> int:
-    """Channels of the images that the file's stem takes."""
+    """The number of channels of the images that the file's stem takes."""
     stem = sizes.get(tensor_names(model, [STEM_KERNEL], layout)[STEM_KERNEL])
     if stem is None or len(stem) < 3:
         return 3
@@ -119,18 +119,18 @@ def _channels(sizes: Sizes, model: ResNet, layout: str) -> int:
 
 
 def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: bool) -> None:
-    """Refuses a file that does not fit.
+    """Raises an error for a file that does not fit.
 
     Args:
       found: from `match`.
       sizes: shapes of the file's tensors.
-      where: what to call the file.
-      model: the model to fill.
+      where: the file, for messages.
+      model: the model.
       reset_head: as for `match`.
 
     Raises:
-      InputError: saying what is missing, left over or of another shape, grouped, and which
-        registered models would fit.
+      InputError: listing, in groups, what is missing, left over or of another shape, and the
+        registered models that would fit.
     """
     if not found.faults:
         return
@@ -138,7 +138,7 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
     if raw != model.block and not match(sizes, model.clone(block=raw), reset_head).faults:
         raise InputError(
             f'{where} has the names and shapes of the model, but in nets of that layout the first '
-            'block activates its branch alone, in this model its shortcut too (he2016): set '
+            'block activates only its branch, in this model its shortcut too (he2016): set '
             'raw_first_shortcut=True'
         )
     head = [w for w in found.wrong if re.search(r'(^|[./])(head|fc|linear|classifier)\b', w[0])]
@@ -146,8 +146,8 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
         theirs, ours = head[0][1:]
         raise InputError(
             f'the head in {where} ({head[0][0]}) is {list(theirs)}, that of the model '
-            f'{list(ours)}; ask for as many classes as the file has, or for reset_head to start '
-            'the head anew'
+            f'{list(ours)}; make the model with as many classes as the file has, or set '
+            'reset_head to initialise a new head'
         )
     parts = []
     if found.missing:
@@ -166,7 +166,7 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
 
 
 def _grouped(names: list[str]) -> str:
-    """'layer*.*.conv*.weight x 16, fc.weight, ...': names that differ in numbers are one group."""
+    """'layer*.*.conv*.weight x 16, fc.weight, ...': groups names that differ only in numbers."""
     groups = collections.Counter(re.sub(r'\d+', '*', n) if '.' in n else n for n in names)
     first = {re.sub(r'\d+', '*', n) if '.' in n else n: n for n in reversed(names)}
     shown = [
@@ -177,7 +177,7 @@ def _grouped(names: list[str]) -> str:
 
 
 def fitting_models(sizes: Sizes) -> list[str]:
-    """The registered models that a file's tensors fit wholly, but for the number of classes."""
+    """Finds the registered models that a file fits, up to the number of classes."""
     stages = {
         found for layout in (OURS, *LAYOUTS) if (found := _stage_sizes(sizes, layout)) is not None
     }
@@ -186,7 +186,7 @@ def fitting_models(sizes: Sizes) -> list[str]:
 
 
 def _stage_sizes(names: Iterable[str], layout: str) -> tuple[int, ...] | None:
-    """How many blocks each stage of a file has, by the names of its tensors."""
+    """The number of blocks in each stage of a file, from the names of its tensors."""
     block = 'stage{stage}/block{block}' if layout == OURS else LAYOUTS[layout].block
     pattern = re.escape(block).replace(r'\{stage\}', r'(\d+)').replace(r'\{block\}', r'(\d+)')
     found = re.compile(rf'(?:^|[./]){pattern}[./]')

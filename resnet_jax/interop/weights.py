@@ -1,4 +1,4 @@
-"""Weights in and out: files of PyTorch's or our own to a model's variables, and back."""
+"""Convert between files of weights, PyTorch's or our own, and the variables of a model."""
 
 import os
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from resnet_jax.errors import unknown_name
+from resnet_jax.errors import check_choice
 from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
@@ -27,27 +28,27 @@ def load_weights(
     *,
     reset_head: bool = False,
     key: jax.Array | None = None,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike | None = jnp.float32,
 ) -> dict[str, Any]:
-    """The variables of a model from a file of weights.
+    """Loads the variables of a model from a file of weights.
 
-    Reads what torchvision, timm, Hugging Face and the CIFAR ports publish and what we write; the
-    layout is recognised by the names. Nothing in a file is ever run.
+    Reads files from torchvision, timm, Hugging Face, the CIFAR ports and this package; recognises
+    the layout by the names of the tensors. No code in a file is ever run.
 
     Args:
-      path: a .safetensors, .pth, .pt, .bin (the last three with PyTorch installed) or .npz file, a
-        run's folder or a checkpoint, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
-      model: the model to fill; from `create_model`.
-      reset_head: take all but the head, which is initialised.
+      path: a .safetensors, .pth, .pt, .bin (the last three need PyTorch) or .npz file, the folder
+        of a run or checkpoint, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
+      model: from `create_model`.
+      reset_head: load everything but the head, and initialise the head.
       key: for the head; `jax.random.key(0)` by default.
-      dtype: to convert to; None keeps the file's.
+      dtype: of the result; None keeps the file's.
 
     Returns:
       {'params': ..., 'batch_stats': ...}, for `model.apply`.
 
     Raises:
-      InputError: for a file that cannot be read or does not fit, saying which tensors and which
-        registered models would.
+      InputError: if the file cannot be read or does not fit; the message lists the tensors that do
+        not fit and the registered models that would.
     """
     file = fetch(path)
     tensors = read_tensors(file)
@@ -62,9 +63,9 @@ def load_weights(
     return variables
 
 
-def _new_head(model: ResNet, channels: int, key: jax.Array) -> Any:
+def _new_head(model: ResNet, channels: int, key: jax.Array) -> dict[str, jax.Array]:
     images = jnp.zeros((1, *(32,) * model.dimensions, channels))
-    # Under jit the rest of the model is not computed.
+    # Under jit the rest of the model is eliminated as dead code.
     return jax.jit(lambda: model.init(key, images, train=False)['params']['head'])()
 
 
@@ -75,13 +76,16 @@ def variables_from_tensors(
     reset_head: bool = False,
     where: str = 'the file',
 ) -> dict[str, Any]:
-    """The variables of a model from named arrays, in the arrays' dtypes.
+    """Converts named arrays to the variables of a model, in the arrays' dtypes.
 
     Args:
       tensors: NumPy arrays by name, in one of the `LAYOUTS` or our own.
-      model: the model to fill.
-      reset_head: leave the head out.
-      where: what to call the tensors in messages.
+      model: the model.
+      reset_head: leave out the head.
+      where: the source of the tensors, for messages.
+
+    Returns:
+      {'params': ..., 'batch_stats': ...}.
 
     Raises:
       InputError: if they do not fit.
@@ -98,11 +102,14 @@ def variables_from_tensors(
 
 
 def describe(tensors: Mapping[str, np.ndarray], model: ResNet) -> tuple[str, int | None]:
-    """The layout of named arrays, and for how many classes their head is, if they have one.
+    """Finds the layout of named arrays and the number of classes of their head.
 
     Args:
       tensors: NumPy arrays by name.
-      model: a model that they fit but for its head; its own number of classes does not matter.
+      model: a model that they fit except for the head; its number of classes does not matter.
+
+    Returns:
+      A key of `LAYOUTS` or 'ours', and the number of classes, None without a head.
     """
     sizes = {name: tuple(array.shape) for name, array in tensors.items()}
     found = matching.match(sizes, model, reset_head=True)
@@ -110,8 +117,10 @@ def describe(tensors: Mapping[str, np.ndarray], model: ResNet) -> tuple[str, int
     return found.layout, biases[0][0] if biases else None
 
 
-def tensors_from_variables(variables: Any, model: ResNet, layout: str) -> dict[str, np.ndarray]:
-    """The inverse of `variables_from_tensors`.
+def tensors_from_variables(
+    variables: Mapping[str, Any], model: ResNet, layout: str
+) -> dict[str, np.ndarray]:
+    """Converts the variables of a model to named arrays; inverse of `variables_from_tensors`.
 
     Args:
       variables: `params` and `batch_stats` of the model.
@@ -119,10 +128,9 @@ def tensors_from_variables(variables: Any, model: ResNet, layout: str) -> dict[s
       layout: a key of `LAYOUTS`, or 'ours'.
 
     Raises:
-      InputError: for an unknown layout, or one that has no name for a part of the model.
+      InputError: for an unknown layout, or one without a name for a part of the model.
     """
-    if layout != OURS and layout not in LAYOUTS:
-        raise unknown_name('layout', layout, [OURS, *LAYOUTS])
+    check_choice('layout', layout, [OURS, *LAYOUTS])
     wanted = {name: variables[name] for name in ('params', 'batch_stats') if variables.get(name)}
     if model.scan_blocks:
         wanted = unstack_blocks(wanted)
@@ -136,29 +144,29 @@ def tensors_from_variables(variables: Any, model: ResNet, layout: str) -> dict[s
 
 def save_weights(
     path: str | os.PathLike[str],
-    variables: Any,
+    variables: Mapping[str, Any],
     model: ResNet,
     *,
     layout: str = OURS,
     dtype: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes the variables of a model to a file.
+    """Writes the variables of a model to a file, atomically.
 
     Args:
-      path: .safetensors, .npz, .pth or .pt; replaced if it exists, complete or not at all.
+      path: .safetensors, .npz, .pth or .pt; replaced if it exists.
       variables: `params` and `batch_stats` of the model.
       model: the model.
-      layout: a key of `LAYOUTS`: a file that PyTorch's model of that publisher loads; or 'ours'.
+      layout: a key of `LAYOUTS`, for a file that PyTorch's model of that publisher loads; or
+        'ours'.
       dtype: one of `DTYPES` to convert to; None keeps that of the variables.
-      metadata: texts to keep beside the tensors.
+      metadata: texts to store with the tensors.
 
     Raises:
-      InputError: for a path, layout or dtype that cannot be.
+      InputError: for an unknown layout or dtype, or a file that cannot be written.
     """
     arrays = tensors_from_variables(variables, model, layout)
     if dtype is not None:
-        if dtype not in DTYPES:
-            raise unknown_name('dtype', dtype, DTYPES)
+        check_choice('dtype', dtype, DTYPES)
         arrays = {name: array.astype(jnp.dtype(dtype)) for name, array in arrays.items()}
     write_tensors(Path(path), Tensors(arrays, dict(metadata or {})))

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a model, exactly and without computing anything."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -50,38 +50,18 @@ def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     )
 
 
-def model_counts(
-    name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
-) -> Counts:
-    """Counts of a registered model for images of its published size.
+def model_counts(name: str) -> Counts:
+    """Counts of a registered model for one image of its published size.
 
     Looked up in counts.py; a model that is not stored there is traced, which takes seconds.
 
-    Args:
-      name: of the model.
-      num_classes: of `create_model`.
-      overrides: of `create_model`.
-
     Raises:
-      InputError: for an unknown name, field or value.
+      InputError: for an unknown name.
     """
     row = model_row(name)
-    known = COUNTS.get(counts_key(name, num_classes, overrides))
-    if known:
-        return Counts(*known)
-    model = create_model(name, num_classes, **{**(overrides or {}), 'scan_blocks': True})
-    return count(model, (*(row.image_size,) * model.dimensions, 3))
-
-
-def counts_key(
-    name: str, num_classes: int | None = None, overrides: Mapping[str, Any] | None = None
-) -> str:
-    """The key of a model in `counts.COUNTS`: its name, and what differs from the registered one."""
-    row = model_row(name)
-    fields = dict(sorted((overrides or {}).items()))
-    if num_classes not in (None, row.settings['num_classes']):
-        fields['num_classes'] = num_classes
-    return ' '.join([name, *(f'{field}={value!r}' for field, value in fields.items())])
+    if name in COUNTS:
+        return Counts(*COUNTS[name])
+    return count(create_model(name, scan_blocks=True), (row.image_size, row.image_size, 3))
 
 
 def count_parameters(params: Any) -> int:

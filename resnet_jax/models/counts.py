@@ -1,10 +1,10 @@
-"""Stored counts of models, so that listing them needs no tracing; tests compare them with a trace.
+"""Parameters and multiply-adds of the registered models.
 
-The keys are `counting.counts_key`s: each registered model for images of its published size, and
-each row of a published table (papers/) whose fields differ from those of a registered model.
+Exact counts for one image of the published size; the tests trace every model and compare. Stored,
+so that listing the models traces nothing.
 """
 
-# name, and what differs -> (parameters, multiply-adds of one image)
+# Model -> (parameters, multiply-adds).
 COUNTS: dict[str, tuple[int, int]] = {
     'resnet18': (11_689_512, 1_814_073_344),
     'resnet34': (21_797_672, 3_663_761_408),
@@ -70,59 +70,4 @@ COUNTS: dict[str, tuple[int, int]] = {
     'cifar_se_resnet20': (275_506, 40_556_416),
     'cifar_se_resnet56': (870_370, 125_501_824),
     'cifar_se_resnet110': (1_762_666, 252_919_936),
-    # Rows of published tables.
-    'cifar_resnet110 shortcut_scale=0.0': (1_727_962, 252_887_680),
-    'cifar_resnet110 shortcut_scale=0.5': (1_727_962, 252_887_680),
-    'cifar_resnet110 branch_scale=0.5 shortcut_scale=0.5': (1_727_962, 252_887_680),
-    "cifar_resnet110 gate='exclusive' gate_bias=0.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 gate='exclusive' gate_bias=-5.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 gate='exclusive' gate_bias=-6.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 gate='exclusive' gate_bias=-7.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 gate='shortcut_only' gate_bias=0.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 gate='shortcut_only' gate_bias=-6.0": (1_824_186, 266_781_312),
-    "cifar_resnet110 shortcut='conv1x1'": (1_822_170, 266_781_312),
-    'cifar_resnet110 shortcut_dropout=0.5': (1_727_962, 252_887_680),
-    "cifar_resnet110 placement='original'": (1_727_962, 252_887_680),
-    "cifar_resnet110 placement='bn_after_add'": (1_727_962, 252_887_680),
-    "cifar_resnet110 placement='relu_before_add'": (1_727_962, 252_887_680),
-    "cifar_resnet110 placement='relu_only_preact'": (1_727_962, 252_887_680),
-    "cifar_resnet110 placement='full_preact'": (1_727_962, 252_887_680),
-    "cifar_resnet164 placement='original'": (1_704_154, 244_500_992),
-    "cifar_resnet164 placement='bn_after_add'": (1_703_258, 244_500_992),
-    "cifar_resnet164 placement='relu_before_add'": (1_704_154, 244_500_992),
-    "cifar_resnet164 placement='relu_only_preact'": (1_704_154, 244_500_992),
-    "cifar_resnet164 placement='full_preact'": (1_703_258, 244_500_992),
-    'cifar_resnet110 kernels=(3,) stage_sizes=(36, 36, 36)': (1_727_962, 252_887_680),
-    "cifar_resnet110 kernels=(3,) placement='full_preact' stage_sizes=(36, 36, 36)": (
-        1_727_962,
-        252_887_680,
-    ),
-    'cifar_resnet164 num_classes=100': (1_727_284, 244_524_032),
-    'cifar_preact_resnet164 num_classes=100': (1_726_388, 244_524_032),
-    'cifar_resnet1001 num_classes=100': (10_351_732, 1_487_873_024),
-    'cifar_preact_resnet1001 num_classes=100': (10_350_836, 1_487_873_024),
-    'wrn40_2 kernels=(1, 3, 1) stage_sizes=(6, 6, 6)': (1_429_082, 208_061_696),
-    'wrn40_2 kernels=(3, 1) stage_sizes=(6, 6, 6)': (1_211_354, 176_604_416),
-    'wrn40_2 kernels=(1, 3) stage_sizes=(6, 6, 6)': (1_297_370, 189_187_328),
-    'wrn40_2 kernels=(3, 1, 1) stage_sizes=(6, 6, 6)': (1_343_066, 195_478_784),
-    'wrn40_2 kernels=(3, 3) stage_sizes=(4, 4, 4)': (1_467_610, 214_353_152),
-    'wrn40_2 kernels=(3, 1, 3) stage_sizes=(3, 3, 3)': (1_145_498, 167_167_232),
-    'wrn40_2 kernels=(3,) stage_sizes=(12, 12, 12)': (2_243_546, 327_599_360),
-    'wrn40_2 kernels=(3, 3) stage_sizes=(6, 6, 6)': (2_243_546, 327_599_360),
-    'wrn40_2 kernels=(3, 3, 3) stage_sizes=(4, 4, 4)': (2_243_546, 327_599_360),
-    'wrn40_2 kernels=(3, 3, 3, 3) stage_sizes=(3, 3, 3)': (2_243_546, 327_599_360),
-    'wrn28_10 branch_dropout=0.3': (36_479_194, 5_243_328_768),
-    'wrn40_4 num_classes=100': (8_972_340, 1_298_605_056),
-    'wrn16_8 num_classes=100': (11_007_540, 1_548_191_744),
-    'wrn28_10 num_classes=100': (36_536_884, 5_243_386_368),
-    'wrn28_10 branch_dropout=0.3 num_classes=100': (36_536_884, 5_243_386_368),
-    'cifar_resnext29_8x64d num_classes=100': (34_518_948, 5_387_358_208),
-    'cifar_resnext29_16x64d num_classes=100': (68_247_460, 10_688_958_464),
-    'cifar_resnet110 stochastic_depth=0.5': (1_727_962, 252_887_680),
-    'cifar_resnet1202 stochastic_depth=0.5': (19_421_274, 2_829_238_912),
-    "resnet18 shortcut='zero_pad'": (11_515_688, 1_794_805_760),
-    "resnet34 shortcut='zero_pad'": (21_623_848, 3_644_493_824),
-    "resnet34 shortcut='projection_all'": (22_716_840, 3_830_747_136),
-    "resnet50 shortcut='none'": (22_780_456, 3_729_522_688),
-    "resnext50_32x4d shortcut='none'": (22_252_328, 3_870_818_304),
 }

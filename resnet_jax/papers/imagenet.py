@@ -1,64 +1,66 @@
-"""The papers' tables on ImageNet; see papers.py."""
+"""Published tables on ImageNet, in the form of cifar.py."""
 
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.papers.table import PublishedRow, PublishedTable
 
-IMAGENET: dict[str, Table] = {
-    'he2015_imagenet': Table(
+IMAGENET: dict[str, PublishedTable] = {
+    'he2015_imagenet': PublishedTable(
         'he2015',
         'ImageNet validation, 10 crops, tables 2 to 4',
         'imagenet',
         (
-            Row('plain-18', 'plain18', {}, 27.94),
-            Row('ResNet-18', 'resnet18', {'shortcut': 'zero_pad'}, 27.88),
-            Row('plain-34', 'plain34', {}, 28.54, top5=10.02),
-            Row('ResNet-34 A', 'resnet34', {'shortcut': 'zero_pad'}, 25.03, top5=7.76),
-            Row('ResNet-34 B', 'resnet34', {}, 24.52, top5=7.46),
-            Row('ResNet-34 C', 'resnet34', {'shortcut': 'projection_all'}, 24.19, top5=7.40),
-            Row('ResNet-50', 'resnet50_v1', {}, 22.85, top5=6.71),
-            Row('ResNet-101', 'resnet101_v1', {}, 21.75, top5=6.05),
-            Row('ResNet-152', 'resnet152_v1', {}, 21.43, top5=5.71),
+            PublishedRow('plain-18', 'plain18', {}, 27.94),
+            PublishedRow('ResNet-18', 'resnet18', {'shortcut': 'zero_pad'}, 27.88),
+            PublishedRow('plain-34', 'plain34', {}, 28.54, top5=10.02),
+            PublishedRow('ResNet-34 A', 'resnet34', {'shortcut': 'zero_pad'}, 25.03, top5=7.76),
+            PublishedRow('ResNet-34 B', 'resnet34', {}, 24.52, top5=7.46),
+            PublishedRow(
+                'ResNet-34 C', 'resnet34', {'shortcut': 'projection_all'}, 24.19, top5=7.40
+            ),
+            PublishedRow('ResNet-50', 'resnet50_v1', {}, 22.85, top5=6.71),
+            PublishedRow('ResNet-101', 'resnet101_v1', {}, 21.75, top5=6.05),
+            PublishedRow('ResNet-152', 'resnet152_v1', {}, 21.43, top5=5.71),
         ),
     ),
-    'he2015_imagenet_one_crop': Table(
+    'he2015_imagenet_one_crop': PublishedTable(
         'he2015',
         "ImageNet validation, one crop, the authors' release",
         'imagenet',
         (
-            Row('ResNet-50', 'resnet50_v1', {}, 24.7, top5=7.8),
-            Row('ResNet-101', 'resnet101_v1', {}, 23.6, top5=7.1),
-            Row('ResNet-152', 'resnet152_v1', {}, 23.0, top5=6.7),
+            PublishedRow('ResNet-50', 'resnet50_v1', {}, 24.7, top5=7.8),
+            PublishedRow('ResNet-101', 'resnet101_v1', {}, 23.6, top5=7.1),
+            PublishedRow('ResNet-152', 'resnet152_v1', {}, 23.0, top5=6.7),
         ),
     ),
-    'resnext_imagenet': Table(
+    'resnext_imagenet': PublishedTable(
         'resnext',
         'cardinality at equal cost, table 3, and without shortcuts, section 5.1',
         'imagenet',
         (
-            Row('ResNet-50', 'resnet50', {}, 23.9, parameters=25_557_032),
-            Row('ResNeXt-50, 32x4d', 'resnext50_32x4d', {}, 22.2, parameters=25_028_904),
-            Row('ResNet-101', 'resnet101', {}, 22.0, parameters=44_549_160),
-            Row('ResNeXt-101, 32x4d', 'resnext101_32x4d', {}, 21.2),
-            Row('ResNet-50, no shortcuts', 'resnet50', {'shortcut': 'none'}, 31.2),
-            Row('ResNeXt-50, no shortcuts', 'resnext50_32x4d', {'shortcut': 'none'}, 26.1),
+            PublishedRow('ResNet-50', 'resnet50', {}, 23.9, parameters=25_557_032),
+            PublishedRow('ResNeXt-50, 32x4d', 'resnext50_32x4d', {}, 22.2, parameters=25_028_904),
+            PublishedRow('ResNet-101', 'resnet101', {}, 22.0, parameters=44_549_160),
+            PublishedRow('ResNeXt-101, 32x4d', 'resnext101_32x4d', {}, 21.2),
+            PublishedRow('ResNet-50, no shortcuts', 'resnet50', {'shortcut': 'none'}, 31.2),
+            PublishedRow('ResNeXt-50, no shortcuts', 'resnext50_32x4d', {'shortcut': 'none'}, 26.1),
         ),
     ),
-    'senet_imagenet': Table(
+    'senet_imagenet': PublishedTable(
         'senet',
         "squeeze-and-excitation, table 2, the authors' re-implementation",
         'imagenet',
         (
-            Row('ResNet-50', 'resnet50', {}, 24.80, top5=7.48),
-            Row('SE-ResNet-50', 'se_resnet50', {}, 23.29, top5=6.62),
-            Row('ResNet-101', 'resnet101', {}, 23.17, top5=6.52),
-            Row('SE-ResNet-101', 'se_resnet101', {}, 22.38, top5=6.07),
+            PublishedRow('ResNet-50', 'resnet50', {}, 24.80, top5=7.48),
+            PublishedRow('SE-ResNet-50', 'se_resnet50', {}, 23.29, top5=6.62),
+            PublishedRow('ResNet-101', 'resnet101', {}, 23.17, top5=6.52),
+            PublishedRow('SE-ResNet-101', 'se_resnet101', {}, 22.38, top5=6.07),
         ),
     ),
-    'torchvision_imagenet': Table(
+    'torchvision_imagenet': PublishedTable(
         'torchvision',
         'released weights, one crop at 224',
         'imagenet',
         tuple(
-            Row(name, name, {}, accuracy, parameters=parameters)
+            PublishedRow(name, name, {}, accuracy, parameters=parameters)
             for name, accuracy, parameters in (
                 ('resnet18', 69.758, 11_689_512),
                 ('resnet34', 73.314, 21_797_672),
@@ -71,14 +73,14 @@ IMAGENET: dict[str, Table] = {
         ),
         metric='top-1 accuracy, %',
     ),
-    'rsb_imagenet': Table(
+    'rsb_imagenet': PublishedTable(
         'rsb',
         'training procedures of ResNet-50 at 224 (A1 600, A2 300, A3 100 epochs), table 2',
         'imagenet',
         (
-            Row('A1', 'resnet50', {}, 80.38),
-            Row('A2', 'resnet50', {}, 79.83),
-            Row('A3', 'resnet50', {}, 78.05),
+            PublishedRow('A1', 'resnet50', {}, 80.38),
+            PublishedRow('A2', 'resnet50', {}, 79.83),
+            PublishedRow('A3', 'resnet50', {}, 78.05),
         ),
         metric='top-1 accuracy, %',
     ),

@@ -1,19 +1,34 @@
-"""How each paper trained, as fields of a config: what `reproduce` runs at full scale.
+"""How each paper trained: a config of the package, and the fields in which the paper differs.
 
 The numbers are those that the papers state, as the project's collection of published facts has
-them. What it does not have is either taken from the authors' code, which is then named, or is this
-project's choice; both stand in `Recipe.unstated`. What is known to be another thing than the
-paper's, because nothing here does it or because the paper's own is not known, stands in
-`Recipe.differs`; a run of such a recipe says nothing about the paper's figure itself.
+them; those of he2015 are in configs/cifar10.py and default.py, the common ImageNet recipe is in
+configs/imagenet.py. Numbers that the collection lacks are taken from the authors' code, which is
+then named, or are choices of this project; both are listed in `Recipe.unstated`. Where a recipe is
+known to deviate from the paper's, because something is not implemented here or the paper's own is
+not known, `Recipe.differs` says how; its results say nothing about the paper's figures.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
-from resnet_jax.papers.table import Table
+from resnet_jax.papers.table import PublishedRow, PublishedTable
+from resnet_jax.training import config as configs
 
 Fields = Mapping[str, Any]
+# PublishedTable.data -> the data set, and the number of training images in its `train` split.
+DATA = {'cifar10': 'tfds:cifar10', 'cifar100': 'tfds:cifar100', 'imagenet': 'tfds:imagenet2012'}
+TRAIN_IMAGES = {'cifar10': 50_000, 'cifar100': 50_000, 'imagenet': 1_281_167}
+HELD_OUT = 5_000  # of CIFAR's 50,000: 'train[:45000]'
+# Fields that every sweep of a recipe spells out, also those that it shares with the base config.
+_STATED = (
+    *('data.train_split', 'data.normalize', 'train.batch_size', 'train.steps', 'train.epochs'),
+    *('optim.name', 'optim.learning_rate', 'optim.weight_decay', 'optim.warmup'),
+    *('optim.schedule', 'optim.schedule_unit', 'optim.boundaries'),
+)
+_STATED_OF_SGD = ('optim.momentum', 'optim.nesterov')
+_OF_EACH_ROW = ':{model}'  # a base's variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,156 +36,106 @@ class Recipe:
     """How the rows of a paper's tables on one kind of data were trained.
 
     Attributes:
-      base: a file of configs/.
-      fields: of the config, for all rows. Length, boundaries and warm-up are always among them.
-      by_model: model -> fields of its rows that differ.
-      by_row: name of a row -> fields that differ, in the few tables that compare recipes.
-      runs: how many the paper reports for a row.
-      runs_of: name of a row -> how many, where it differs.
-      unstated: choices that the reference does not back.
-      differs: what is known not to be the paper's.
+      base: a config of the package, perhaps with a variant; with the variant `{model}`, each row's
+        model is its own.
+      fields: config fields of all rows that differ from the base.
+      by_row: row name -> further fields, in the few tables that compare recipes.
+      runs: number of runs that the paper reports for a row.
+      runs_of: row name -> number of runs, where it is another.
+      unstated: choices that the reference does not state.
+      differs: known deviations from the paper's recipe.
     """
 
     base: str
-    fields: Fields
-    by_model: Mapping[str, Fields] = dataclasses.field(default_factory=dict)
+    fields: Fields = dataclasses.field(default_factory=dict)
     by_row: Mapping[str, Fields] = dataclasses.field(default_factory=dict)
     runs: int = 1
     runs_of: Mapping[str, int] = dataclasses.field(default_factory=dict)
     unstated: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
 
-    def of_row(self, name: str, model: str) -> dict[str, Any]:
-        """What a row's config sets besides `fields`."""
-        return {**self.by_model.get(model, {}), **self.by_row.get(name, {})}
-
-    def runs_for(self, name: str) -> int:
-        """How many runs the paper reports for a row."""
-        return self.runs_of.get(name, self.runs)
+    def runs_for(self, row: str) -> int:
+        """The number of runs that the paper reports for a row."""
+        return self.runs_of.get(row, self.runs)
 
 
-# Table.data -> the data set, and how many training images its `train` split has.
-DATA = {'cifar10': 'tfds:cifar10', 'cifar100': 'tfds:cifar100', 'imagenet': 'tfds:imagenet2012'}
-TRAIN_IMAGES = {'cifar10': 50_000, 'cifar100': 50_000, 'imagenet': 1_281_167}
-HELD_OUT = 5_000  # of CIFAR's 50,000: 'train[:45000]'
-
-
-def recipe_of(table: Table) -> Recipe:
+def recipe_of(table: PublishedTable) -> Recipe:
     """The recipe of a table's paper on its kind of data."""
     return RECIPES[table.paper, 'imagenet' if table.data == 'imagenet' else 'cifar']
 
 
-# he2015, section 4.2: "4 pixels are padded on each side, and a 32x32 crop is randomly sampled from
-# the padded image or its horizontal flip"; the papers after it say "the same" or "standard".
-_CROP_AND_FLIP = {'augment.pad': 4, 'augment.pad_mode': 'zero', 'augment.flip': True}
-_SGD = {'optim.name': 'sgd', 'optim.learning_rate': 0.1, 'optim.momentum': 0.9}
+def base_of(recipe: Recipe) -> str:
+    """The config that all rows start from: without the variant, where each row has its own."""
+    return recipe.base.removesuffix(_OF_EACH_ROW)
+
+
+def shared_fields(table: PublishedTable) -> dict[str, Any]:
+    """Config fields that all rows of a table share; they include the length and the schedule."""
+    recipe = recipe_of(table)
+    own = {'data.name': DATA[table.data], **recipe.fields}
+    replaced = {configs.ALTERNATIVES.get(field) for field in own}
+    base = {f: v for f, v in _flat(base_of(recipe)).items() if f not in replaced and v is not None}
+    name = own.get('optim.name', base['optim.name'])
+    stated = _STATED + (_STATED_OF_SGD if name == 'sgd' else ())
+    return {field: base[field] for field in stated if field in base} | own
+
+
+def row_fields(table: PublishedTable, row: PublishedRow) -> dict[str, Any]:
+    """Further config fields of one row, besides those that select its model."""
+    recipe = recipe_of(table)
+    fields = dict(recipe.by_row.get(row.name, {}))
+    if recipe.base.endswith(_OF_EACH_ROW):
+        base, variant = _flat(base_of(recipe)), _flat(recipe.base.format(model=row.model))
+        fields |= {f: v for f, v in variant.items() if v != base[f] and f != 'model.name'}
+    return fields
+
+
+@functools.cache
+def _flat(spec: str) -> dict[str, Any]:
+    return configs.flatten(configs.load_config(spec))
+
+
 # Equal blocks are compiled once: the same function, in minutes instead of hours at 1001 layers.
 _DEEP = {'model.scan_blocks': True}
-# he2015, section 4.2: "we use 0.01 to warm up the training until the training error is below 80 %
-# (about 400 iterations), and then go back to 0.1"; he2016 warms up every run so.
-_WARM_UP = {'optim.warmup': 400.0, 'optim.warmup_shape': 'constant', 'optim.warmup_start': 0.1}
-
-# he2015, section 4.2.
-_HE2015 = {
-    **_CROP_AND_FLIP,
-    **_SGD,
-    **_DEEP,
-    'data.train_split': 'train[:45000]',  # "a 45k/5k train/val split"
-    'data.normalize': 'pixel',  # "with the per-pixel mean subtracted"
-    'train.batch_size': 128,
-    'train.steps': 64_000,
-    'optim.nesterov': False,
-    'optim.weight_decay': 1e-4,
-    'optim.schedule': 'piecewise',
-    'optim.schedule_unit': 'steps',
-    'optim.boundaries': (32_000.0, 48_000.0),
-    'optim.decay_factor': 0.1,
-    'optim.warmup': 0.0,
-}
 
 # stochdepth, section 4: Nesterov, divided by 10 after half and three quarters of 500 epochs.
 _STOCHDEPTH = {
-    **_CROP_AND_FLIP,
-    **_SGD,
     **_DEEP,
-    'data.train_split': 'train[:45000]',
-    'data.normalize': 'pixel',
-    'train.batch_size': 128,
     'train.epochs': 500.0,
     'optim.nesterov': True,
-    'optim.weight_decay': 1e-4,
-    'optim.schedule': 'piecewise',
     'optim.schedule_unit': 'epochs',
     'optim.boundaries': (250.0, 375.0),
-    'optim.decay_factor': 0.1,
-    'optim.warmup': 0.0,
 }
 
 # wrn, section 3.
 _WRN = {
-    **_CROP_AND_FLIP,
-    **_SGD,
-    'augment.pad_mode': 'reflect',  # the reference: reflect pad
+    'augment.pad_mode': 'reflect',
     'data.train_split': 'train',
     'data.normalize': 'channel',  # mean and deviation
-    'train.batch_size': 128,
     'train.epochs': 200.0,
     'optim.nesterov': True,
     'optim.weight_decay': 5e-4,
-    'optim.schedule': 'piecewise',
     'optim.schedule_unit': 'epochs',
     'optim.boundaries': (60.0, 120.0, 160.0),
     'optim.decay_factor': 0.2,
-    'optim.warmup': 0.0,
 }
 
 # resnext, section 5.3.
 _RESNEXT = {
-    **_CROP_AND_FLIP,
-    **_SGD,
     'data.train_split': 'train',
     'data.normalize': 'channel',
-    'train.batch_size': 128,
     'train.epochs': 300.0,
     'optim.nesterov': True,
     'optim.weight_decay': 5e-4,
-    'optim.schedule': 'piecewise',
     'optim.schedule_unit': 'epochs',
     'optim.boundaries': (150.0, 225.0),
-    'optim.decay_factor': 0.1,
-    'optim.warmup': 0.0,
 }
 
-# The common ImageNet recipe, arXiv 1706.02677, section 5.1; the rest stands in configs/imagenet.py.
-_IMAGENET = {
-    **_SGD,
-    'train.batch_size': 256,
-    'train.epochs': 90.0,
-    'optim.scale_by_batch': 256,
-    'optim.nesterov': False,
-    'optim.weight_decay': 1e-4,
-    'optim.schedule': 'piecewise',
-    'optim.schedule_unit': 'epochs',
-    'optim.boundaries': (30.0, 60.0, 80.0),
-    'optim.decay_factor': 0.1,
-    'optim.warmup': 5.0,
-}
-_STANDS_IN = (
-    'the reference has no ImageNet recipe of this paper: that of arXiv 1706.02677 stands in'
-)
-
-# he2015, section 3.4: weight decay on all parameters, no warm-up; branches do not start at zero.
-_HE2015_IMAGENET = {
-    **_IMAGENET,
-    'optim.warmup': 0.0,
-    'optim.decay_norm_and_bias': True,
-    'model.zero_init_last': False,
-}
+_STAND_IN = 'the reference has no ImageNet recipe of this paper: that of arXiv 1706.02677 stands in'
 
 # rsb, table 2: what A1, A2 and A3 share. "BCE", LAMB, cosine after 5 epochs of warm-up; test crop
 # ratio 0.95.
 _RSB = {
-    **_IMAGENET,
     'data.resize': 236,
     'train.batch_size': 2048,
     'train.epochs': 300.0,
@@ -178,7 +143,6 @@ _RSB = {
     'optim.learning_rate': 5e-3,
     'optim.scale_by_batch': 2048,
     'optim.weight_decay': 0.02,
-    'optim.decay_norm_and_bias': False,
     'optim.schedule': 'cosine',
     'optim.boundaries': (),
     'loss.name': 'binary_cross_entropy',
@@ -186,11 +150,8 @@ _RSB = {
 
 RECIPES: dict[tuple[str, str], Recipe] = {
     ('he2015', 'cifar'): Recipe(
-        'cifar10.py',
-        _HE2015,
-        by_model={
-            name: _WARM_UP for name in ('cifar_resnet110', 'cifar_resnet1202', 'cifar_plain110')
-        },
+        'cifar10:{model}',  # warms up the nets of 110 layers and more
+        _DEEP,
         runs_of={'ResNet-110': 5},  # table 6: "best (mean +- std)" of 5
         unstated=(
             'the reference has the warm-up of ResNet-110; ResNet-1202 and plain-110 get it too',
@@ -198,8 +159,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('he2016', 'cifar'): Recipe(
-        'cifar10.py',
-        {**_HE2015, **_WARM_UP},  # section 3, every run
+        'cifar10:cifar_resnet110',  # section 3: every run warms up as he2015's net of 110 layers
+        _DEEP,
         runs=5,
         unstated=(
             'the published figures are medians of 5 runs (table 4: mean and deviation); ours is '
@@ -208,7 +169,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('stochdepth', 'cifar'): Recipe(
-        'cifar10.py',
+        'cifar10',
         _STOCHDEPTH,
         unstated=(
             "initial rate 0.1, 45,000 training images: the authors' code "
@@ -220,7 +181,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('wrn', 'cifar'): Recipe(
-        'cifar10.py',
+        'cifar10',
         _WRN,
         runs_of={'WRN-28-10': 5, 'WRN-28-10, dropout': 5},
         unstated=(
@@ -231,7 +192,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('resnext', 'cifar'): Recipe(
-        'cifar10.py',
+        'cifar10',
         _RESNEXT,
         unstated=(
             'Nesterov momentum, mean and deviation per channel, all 50,000 training images',
@@ -242,19 +203,23 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('he2015', 'imagenet'): Recipe(
-        'imagenet.py',
-        _HE2015_IMAGENET,
+        'imagenet',
+        {  # section 3.4: weight decay on all parameters, no warm-up; branches do not start at zero
+            'optim.warmup': 0.0,
+            'optim.decay_norm_and_bias': True,
+            'model.zero_init_last': False,
+        },
         differs=(
             'random resized crops instead of scales from 256 to 480 with colour augmentation',
             '90 epochs, divided by 10 at 30, 60 and 80, instead of whenever the error is flat',
             'one central crop is evaluated, also where the paper averages ten',
         ),
     ),
-    ('resnext', 'imagenet'): Recipe('imagenet.py', _IMAGENET, differs=(_STANDS_IN,)),
-    ('senet', 'imagenet'): Recipe('imagenet.py', _IMAGENET, differs=(_STANDS_IN,)),
-    ('torchvision', 'imagenet'): Recipe('imagenet.py', _IMAGENET, differs=(_STANDS_IN,)),
+    ('resnext', 'imagenet'): Recipe('imagenet', differs=(_STAND_IN,)),
+    ('senet', 'imagenet'): Recipe('imagenet', differs=(_STAND_IN,)),
+    ('torchvision', 'imagenet'): Recipe('imagenet', differs=(_STAND_IN,)),
     ('rsb', 'imagenet'): Recipe(
-        'imagenet.py',
+        'imagenet',
         _RSB,
         by_row={
             'A1': {

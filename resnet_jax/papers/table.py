@@ -1,4 +1,4 @@
-"""What a published table is."""
+"""The form in which published tables are kept."""
 
 import dataclasses
 from typing import Any
@@ -16,18 +16,19 @@ PAPERS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of a table.
+class PublishedRow:
+    """One row of a published table.
 
     Attributes:
       name: as the paper calls it.
       model: a registered model.
-      overrides: fields of its design or net that differ.
-      value: the published figure; None where the paper reports a failure.
+      overrides: fields in which its block design or network differs from the model's.
+      value: the published figure; None where the paper reports a failure or only a curve.
       spread: standard deviation of `value`, where given.
       top5: the published top-5 error, where given.
       parameters: exact count for the table's classes, where one is published or computed.
-      failed: what the paper calls failed: an error above 20 % (above 60 % for the plain net).
+      failed: whether the paper reports a failure: an error above 20 % (above 60 % for the plain
+        net).
     """
 
     name: str
@@ -41,24 +42,29 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """One published comparison.
+class PublishedTable:
+    """A published comparison.
 
     Attributes:
       paper: a key of `PAPERS`.
-      title: what is compared, and where it stands in the paper.
+      title: what is compared, and where in the paper.
       data: 'cifar10', 'cifar100' or 'imagenet'.
-      metric: what `Row.value` is.
+      metric: what `PublishedRow.value` is.
       rows: the rows.
     """
 
     paper: str
     title: str
     data: str
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     metric: str = 'top-1 error, %'
 
     @property
     def num_classes(self) -> int:
-        """Of the data set."""
+        """Number of classes of the data set."""
         return {'cifar10': 10, 'cifar100': 100, 'imagenet': 1000}[self.data]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that the models see, in pixels."""
+        return 224 if self.data == 'imagenet' else 32

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard events and the console."""
+"""What a run writes while it trains: metrics.jsonl, TensorBoard events and the console."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file by a complete one: a reader or a crash sees the old text or the new."""
+    """Replaces a file: a reader, also after a crash, sees the old text or the new."""
     temporary = path.with_name(path.name + '.tmp')
     with temporary.open('w') as file:
         file.write(text)
@@ -24,7 +24,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line that a crash cut short is left out."""
+    """The lines of a run's metrics.jsonl, without a last line that a crash cut short."""
     path = workdir / 'metrics.jsonl'
     if not path.exists():
         return
@@ -39,7 +39,7 @@ class MetricWriter:
     """Appends figures to metrics.jsonl and to TensorBoard events.
 
     Attributes:
-      step: the step that the run goes on from; what was written beyond it, before a crash, is
+      step: the step that the run resumes from; what was written beyond it, before a crash, is
         dropped, so that the files are those of an uninterrupted run.
     """
 
@@ -51,13 +51,13 @@ class MetricWriter:
             workdir / 'metrics.jsonl', ''.join(json.dumps(line) + '\n' for line in lines)
         )
         self._file = (workdir / 'metrics.jsonl').open('a')
-        # Not SummaryWriter: on a full disk its thread dies, and whoever waits for it waits forever.
+        # Not SummaryWriter: on a full disk its thread dies, and waiting for it takes forever.
         self._events = EventsWriter(str(workdir / 'events'))
         if step:
             self._events.write_event(_restart_after(step))
 
     def write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Appends {'step', 'split', **figures} as a line; what is not finite becomes null."""
+        """Appends {'step', 'split', **figures} as a line; infinities and NaN become null."""
         clean = {k: v if math.isfinite(v) else None for k, v in figures.items()}
         self._file.write(json.dumps({'step': step, 'split': split, **clean}) + '\n')
         self._file.flush()
@@ -67,7 +67,7 @@ class MetricWriter:
     def close(self) -> None:
         """Closes the files."""
         for file in (self._file, self._events):
-            with contextlib.suppress(OSError):  # `write` has said so, and nothing is left to flush
+            with contextlib.suppress(OSError):  # `write` has reported it; nothing is left to flush
                 file.close()
 
 
@@ -105,11 +105,11 @@ class Console:
         self._last_step = last_step
 
     def advance(self, steps: int, total: int, runs: int = 1) -> None:
-        """So many more steps, of `total`, are under way, of so many runs at the same time."""
+        """Moves the bar by steps that were dispatched, of `total`, for `runs` runs at a time."""
         self._bar.update(steps)
 
     def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
-        """A run has ended, and its summary is written."""
+        """Called when a run has finished and its summary is written."""
 
     def figures(
         self, step: int, figures: Mapping[str, float], images_left: int, name: str = ''

@@ -1,45 +1,52 @@
-"""What a config makes, before any step is taken."""
+"""What a config describes, built: devices, model, optimiser, and the compiled step."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
 from resnet_jax import data, models
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.data import Preprocessing
+from resnet_jax.errors import InputError
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.training import metrics, optim, step, workdir
+from resnet_jax.training import optim, step
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
-from resnet_jax.training.inputs import Inputs
+from resnet_jax.training.inputs import Batch, Inputs, open_inputs
 from resnet_jax.training.placement import Placement, make_placement
 from resnet_jax.training.step import TrainState
+from resnet_jax.training.tasks import TASKS, Task
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a config makes, before any step is taken.
+    """What a config describes, before any step is taken.
 
     Attributes:
       inputs: the examples.
       placement: on which devices, and how.
-      start: seed -> TrainState, not yet placed.
+      task: what is learnt.
+      start: seed -> initial TrainState, not yet placed.
       template: the state's shapes, with where each array lives.
       steps: (seed, state, totals, arrays, batches) -> (state, totals), a pure function for the
         share of one device; batches [steps, ...] are taken one after another.
       train_step: the same compiled for the placement; state and totals are donated.
       eval_step: see `make_eval_step`.
       schedule: the learning rate as a function of the step.
-      steps_per_dispatch: how many batches `train_step` is given at a time, where they divide.
+      steps_per_dispatch: number of batches that `train_step` takes at a time, where they divide.
     """
 
     inputs: Inputs
     placement: Placement
+    task: Task
     start: Callable[[int], TrainState]
     template: TrainState
     steps: Callable[..., Any]
@@ -49,44 +56,156 @@ class Run:
     steps_per_dispatch: int
 
     @property
-    def seed(self) -> jax.Array:
+    def config(self) -> ConfigDict:
+        """Of the run."""
+        return self.inputs.config
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run."""
+        return self.inputs.total_steps
+
+    @property
+    def seed(self) -> Array:
         """The config's, on the devices: an argument of the step, so that seeds share a program."""
-        return self.placement.put_whole(_as_key(self.inputs.config.seed))
+        return self.placement.put_whole(_as_key(self.config.seed))
 
     def init_state(self) -> TrainState:
         """The state that the run starts from, not yet placed."""
-        return self.start(self.inputs.config.seed)
+        return self.start(self.config.seed)
+
+    def no_totals(self) -> Any:
+        """The totals that a step adds to, of no steps, on the devices."""
+        return self.placement.put_whole(self.task.no_sums())
+
+    def dispatches(self, first: int) -> Generator[tuple[int, int, Batch]]:
+        """From a step to the last: (steps then taken, steps in the dispatch, batches [steps, ...]).
+
+        A dispatch ends where the config wants figures, an evaluation or a checkpoint.
+        """
+        config, total = self.config, self.total_steps
+        periods = (
+            config.train.log_every,
+            config.train.eval_every or total,
+            config.checkpoint.every,
+        )
+        batches = self.inputs.train_batches(first, total)
+        done = first
+        try:
+            while done < total:
+                left = min(total - done, *(period - done % period for period in periods))
+                # A shorter rest is taken step by step: two programs to compile, not one per length.
+                count = self.steps_per_dispatch if self.steps_per_dispatch <= left else 1
+                done += count
+                yield done, count, stack(list(itertools.islice(batches, count)))
+        finally:
+            batches.close()
 
     def reseeded(self, config: ConfigDict) -> 'Run':
-        """The run of a config that differs in its seed alone; what is compiled serves both."""
+        """The run of a config that differs in its seed alone; compiled programs serve both."""
         return dataclasses.replace(self, inputs=dataclasses.replace(self.inputs, config=config))
+
+
+def stack(batches: list[Batch]) -> Batch:
+    """Batches [B, ...], one for each step -> [steps, B, ...]."""
+    if len(batches) == 1:
+        return {name: x[None] for name, x in batches[0].items()}
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _as_key(seed: int) -> np.uint32:
     return np.uint32(seed % 2**32)  # as JAX takes a seed
 
 
-def build_run(config: ConfigDict, inputs: Inputs) -> Run:
-    """Builds model, optimiser and steps."""
-    preprocessing = inputs.preprocessing
-    pieces = config.optim.accumulate
-    placement = make_placement(config.parallel, config.train.batch_size, pieces)
-    model = workdir.build_model(config.model, len(preprocessing.class_names))
-    norm_fields = placement.norm_fields(config.train.batch_size // pieces)
+def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
+    """The model that config.model describes; a field that is not set keeps its row's value."""
+    overrides = {
+        field: value
+        for field, value in settings.items()
+        if field not in ('name', 'dtype') and value is not None
+    }
+    return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
+
+
+def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
+    """Builds data, model, optimiser and steps of a resolved config.
+
+    Args:
+      config: checked by `checks.resolve`.
+      inputs: opened before; None: open them here.
+
+    Raises:
+      InputError: for what only the data and the devices can show to be wrong.
+    """
+    inputs = inputs or open_inputs(config)
+    preprocessing, task = inputs.preprocessing, TASKS[config.task]
+    placement = make_placement(config.parallel, config.train.batch_size, config.optim.accumulate)
+    model = build_model(config.model, len(preprocessing.class_names))
     schedule = optim.make_schedule(
         config.optim,
         batch_size=config.train.batch_size,
         total_steps=inputs.total_steps,
         steps_per_epoch=inputs.steps_per_epoch,
     )
-    optimizer = optim.make_optimizer(config.optim, schedule)
-    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
-    loss = make_loss(config.loss)
+    trained = _trained(config, model, preprocessing)
+    optimizer = optim.make_optimizer(config.optim, schedule, trained)
 
     def init_state(seed: Any) -> TrainState:
-        return step.create_state(model, optimizer, shape, seed, bool(config.optim.ema))
+        return _create_state(config, model, optimizer, preprocessing, seed)
 
     template = jax.eval_shape(init_state, config.seed)
+    steps = _make_steps(config, inputs, placement, model, optimizer, trained)
+    return Run(
+        inputs=inputs,
+        placement=placement,
+        task=task,
+        start=functools.partial(start, config, model, jit(init_state)),
+        template=placement.template(template),
+        steps=steps,
+        train_step=placement.compile(steps, template),
+        eval_step=make_eval_step(model, preprocessing, placement.everywhere, task),
+        schedule=schedule,
+        steps_per_dispatch=_steps_per_dispatch(config, inputs),
+    )
+
+
+def _trained(
+    config: ConfigDict, model: models.ResNet, preprocessing: Preprocessing
+) -> PyTree[bool] | None:
+    """Which parameters are trained; None: all."""
+    if not config.optim.freeze:
+        return None
+    images = jnp.zeros((1, *_image_shape(preprocessing)))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    return optim.trained_mask(variables['params'], config.optim.freeze)
+
+
+def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
+    return preprocessing.image_size, preprocessing.image_size, preprocessing.channels
+
+
+def _create_state(
+    config: ConfigDict,
+    model: models.ResNet,
+    optimizer: optax.GradientTransformation,
+    preprocessing: Preprocessing,
+    seed: Any,
+) -> TrainState:
+    shape = _image_shape(preprocessing)
+    return step.create_state(model, optimizer, shape, seed, bool(config.optim.ema))
+
+
+def _make_steps(
+    config: ConfigDict,
+    inputs: Inputs,
+    placement: Placement,
+    model: models.ResNet,
+    optimizer: optax.GradientTransformation,
+    trained: PyTree[bool] | None,
+) -> Callable[..., Any]:
+    """(seed, state, totals, arrays, batches [steps, ...]) -> (state, totals), for one device."""
+    task, pieces = TASKS[config.task], config.optim.accumulate
+    norm_fields = placement.norm_fields(config.train.batch_size // pieces)
 
     def train_step(seed: Any, state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
         if arrays is not None:
@@ -94,36 +213,43 @@ def build_run(config: ConfigDict, inputs: Inputs) -> Run:
         one = step.make_train_step(
             model.clone(**norm_fields),
             optimizer,
-            make_prepare(config, preprocessing, seed),
+            make_prepare(config, inputs.preprocessing, seed),
+            task,
             seed=seed,
-            loss=loss,
+            loss=task.loss(config.loss),
             ema_decay=config.optim.ema,
+            trained=trained,
             pieces=pieces,
             axis=placement.axis,
         )
-        return step.accumulate(one)(state, totals, batch)
+        return step.add_up(one)(state, totals, batch)
 
-    steps = step.repeat(train_step)
-    return Run(
-        inputs=inputs,
-        placement=placement,
-        start=functools.partial(start, config, model, jit(init_state)),
-        template=placement.template(template),
-        steps=steps,
-        train_step=placement.compile(steps, template),
-        eval_step=make_eval_step(model, preprocessing, placement.everywhere),
-        schedule=schedule,
-        steps_per_dispatch=steps_per_dispatch(config, inputs),
-    )
+    return step.repeat(train_step)
 
 
-def steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
-    """How many steps the device takes for one call of the host; 1 for data that streams."""
+def make_prepare(
+    config: ConfigDict, preprocessing: Preprocessing, seed: int | Array
+) -> step.Prepare:
+    """The device's part of preparing a batch: normalises and augments."""
+    key = step.named_key(seed, 'augment')
+    names, settings = config.augment.transforms, config.augment
+
+    def prepare(
+        images: Array, targets: PyTree[Array], number: Array, positions: Array
+    ) -> tuple[Array, PyTree[Array]]:
+        normalized = preprocessing.normalize(images)
+        return data.augment(names, settings, key, normalized, targets, number, positions)
+
+    return prepare
+
+
+def _steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
+    """Steps that the device takes for one call of the host; 1 for data that is streamed."""
     if inputs.arrays is None:
         return 1
     if config.train.steps_per_dispatch is not None:
         return config.train.steps_per_dispatch
-    # A CPU gains nothing: it computes a step far longer than the host takes to ask for it.
+    # A CPU gains nothing: computing a step takes it far longer than dispatching one.
     return 1 if jax.default_backend() == 'cpu' else 10
 
 
@@ -136,12 +262,12 @@ def start(
       InputError: if the weights cannot be read or do not fit.
     """
     settings = config.init
-    state, reset_head = init_state(_as_key(seed)), settings.reset_head
+    state = init_state(_as_key(seed))
     if settings.weights is None:
         return state
     tensors = files.read_tensors(hub.fetch(settings.weights))
     loaded = weights.variables_from_tensors(
-        tensors.arrays, model, reset_head=reset_head, where=settings.weights
+        tensors.arrays, model, reset_head=settings.reset_head, where=settings.weights
     )
     theirs, ours = (
         params['stem']['conv1']['kernel'].shape[-2] for params in (loaded['params'], state.params)
@@ -161,31 +287,16 @@ def start(
     return state
 
 
-def make_loss(settings: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The loss that config.loss names: (logits, labels) -> [N]."""
-    if settings.name not in metrics.LOSSES:
-        raise unknown_name('loss.name', settings.name, metrics.LOSSES)
-    if settings.name == 'focal' and settings.label_smoothing:
-        raise InputError('loss.label_smoothing does not go with loss.name=focal; set it to 0')
-    loss = metrics.LOSSES[settings.name]
-    return lambda logits, labels: loss(logits, labels, settings)
-
-
-def make_prepare(
-    config: ConfigDict, preprocessing: data.Preprocessing, seed: int | jax.Array
-) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """The device's part of preparing a batch: (uint8 images, step, positions) -> floats."""
-    key = step.named_key(seed, 'augment')
-    settings = config.augment
-
-    def prepare(images: jax.Array, number: jax.Array, positions: jax.Array) -> jax.Array:
-        keys = data.example_keys(key, number, positions)
-        return data.augment(
-            preprocessing.normalize(images),
-            keys,
-            pad=settings.pad,
-            pad_mode=settings.pad_mode,
-            flip=settings.flip,
-        )
-
-    return prepare
+def state_template(
+    config: ConfigDict, model: models.ResNet, preprocessing: Preprocessing
+) -> TrainState:
+    """The shapes of a run's training state on one device, without computing it."""
+    # The schedule is no part of the state, so any one gives the same structure.
+    trained = _trained(config, model, preprocessing)
+    optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0), trained)
+    state = jax.eval_shape(
+        lambda: _create_state(config, model, optimizer, preprocessing, config.seed)
+    )
+    # Stated, because a checkpoint remembers devices that may not be here.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)

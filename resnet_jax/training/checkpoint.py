@@ -37,8 +37,6 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, settings: ConfigDict, read_only: bool = False) -> None:
-        if settings.best not in BEST_MODES:
-            raise unknown_name('checkpoint.best', settings.best, BEST_MODES)
         self.best_metric = settings.best
         self._dir = checkpoints_dir(workdir).resolve()
         if read_only and not self._dir.is_dir():

@@ -1,19 +1,19 @@
-"""Config files: reading, overriding and comparing them."""
+"""Configs: reading files, overriding fields, and JSON. What a field may hold is in checks.py."""
 
 import ast
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import config_files
-from resnet_jax.training.compilation import check_matmul_precision
+from resnet_jax.training.checks import lacking, refuse_without_effect, resolve
 
-# Fields that may change between a run and its continuation: they say how a run is watched and kept,
-# or where its data lies, not what it computes.
+# Fields that may change when a run is resumed: they say how it is watched and kept, or where its
+# data lies, not what it computes.
 FREE_FIELDS = frozenset(
     {
         'data.dir',
@@ -32,58 +32,63 @@ FREE_FIELDS = frozenset(
 )
 # Setting one of a pair by an override unsets the other.
 ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
-# Fields that an override may also give as names separated by commas.
-_NAMES = ('log.trackers',)
+# Fields that hold names; an override may separate them by commas.
+NAME_LISTS = ('log.trackers', 'augment.transforms', 'optim.freeze')
 
 
 def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
-    """Reads a config file and applies overrides.
+    """Reads a config file, applies overrides, and checks the result.
 
     Args:
-      spec: path of a Python file that defines `get_config()`; `path.py:variant` calls
-        `get_config(variant)`. While it is read, its own folder comes first on the import path, as
-        when Python runs a script.
+      spec: path of a Python file that defines `get_config()`, or the name of a config of this
+        package, such as 'digits'; `FILE:VARIANT` calls `get_config(VARIANT)`.
       overrides: pairs of a dotted field and its value as text, a Python literal or a bare string.
 
     Returns:
-      The config, locked.
+      The resolved config, locked.
 
     Raises:
-      InputError: for a file that cannot be read, an unknown field (with the nearest names) or a
-        value of the wrong type.
+      InputError: for a file that cannot be read, an unknown field (with the nearest names), a value
+        that the field does not take, or an override that has no effect with the other settings.
     """
-    config = _run_config_file(spec)
-    set_fields = {field for field, _ in overrides}
-    for field, text in overrides:
-        _override(config, field, text)
-        other = ALTERNATIVES.get(field)
-        if other and other not in set_fields and parse_value(text) is not None:
-            config.update_from_flattened_dict({other: None})
-    if (config.train.steps is None) == (config.train.epochs is None):
-        raise InputError(
-            f'set exactly one of train.steps and train.epochs; they are '
-            f'{config.train.steps} and {config.train.epochs}'
-        )
+    config = override(read_config_file(spec), overrides)
+    resolve(config)
+    refuse_without_effect([config], [field for field, _ in overrides])
     return config
 
 
-def _run_config_file(spec: str) -> ConfigDict:
+def read_config_file(spec: str) -> ConfigDict:
+    """What `get_config()` of a config file returns, locked; `spec` as in `load_config`."""
     config = config_files.call(spec, 'get_config')
     if not isinstance(config, ConfigDict):
         raise InputError(
             f'config file {spec}: get_config() must return an ml_collections.ConfigDict'
         )
-    _check_fields(config, f'config file {spec}')
+    missing = sorted(flatten(default_config()).keys() - flatten(config).keys())
+    if missing:
+        raise InputError(
+            f'config file {spec} lacks the fields {", ".join(missing[:5])}; start from '
+            'default.get_config() in configs/default.py'
+        )
     return config.lock()
 
 
-def _check_fields(config: ConfigDict, where: str) -> None:
-    missing = {*_AT_LEAST, *_FRACTIONS, *ALTERNATIVES, *_NAMES} - flatten(config).keys()
-    if missing:
-        raise InputError(
-            f'{where} lacks the fields {", ".join(sorted(missing)[:5])}; start from '
-            'default.get_config() in configs/default.py'
-        )
+def default_config() -> ConfigDict:
+    """The package's default config: every field that there is."""
+    path = config_files.package_folder() / 'default.py'
+    config: ConfigDict = config_files.call(str(path), 'get_config')
+    return config
+
+
+def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+    """Sets fields of a config, in place, from their values as text; returns it."""
+    given = {field for field, _ in overrides}
+    for field, text in overrides:
+        _override(config, field, text)
+        other = ALTERNATIVES.get(field)
+        if other and other not in given and parse_value(text) is not None:
+            config.update_from_flattened_dict({other: None})
+    return config
 
 
 def parse_value(text: str) -> Any:
@@ -105,60 +110,13 @@ def _override(config: ConfigDict, field: str, text: str) -> None:
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
     if config_type(config, field) == 'str' and value is not None:
         value = text  # also a name that looks like a number
-    if field in _NAMES and isinstance(value, str):
+    if field in NAME_LISTS and isinstance(value, str):
         value = tuple(name.strip() for name in value.split(',') if name.strip())
     try:
         config.update_from_flattened_dict({field: value})
     except (TypeError, ValueError) as error:
         kind = config_type(config, field)
         raise InputError(f'config field {field} takes {kind}, got {text!r}') from error
-
-
-# Least values of numeric fields.
-_AT_LEAST = {
-    'seed': 0,
-    'data.image_size': 1,
-    'data.memory_mib': 0,
-    'data.workers': 0,
-    'augment.pad': 0,
-    'train.batch_size': 1,
-    'train.steps': 1,
-    'train.log_every': 1,
-    'train.steps_per_dispatch': 1,
-    'train.eval_every': 0,
-    'train.eval_batch_size': 1,
-    'optim.scale_by_batch': 0,
-    'optim.accumulate': 1,
-    'optim.weight_decay': 0,
-    'optim.warmup': 0,
-    'optim.clip_norm': 0,
-    'checkpoint.every': 1,
-    'checkpoint.keep': 1,
-}
-# Fields in [0, 1).
-_FRACTIONS = ('model.dropout', 'optim.momentum', 'optim.ema', 'loss.label_smoothing')
-
-
-def check_values(config: ConfigDict) -> None:
-    """Refuses values that make no sense, before anything is read or written.
-
-    Raises:
-      InputError: naming the field and its range.
-    """
-    fields = flatten(config)
-    for field, least in _AT_LEAST.items():
-        if fields[field] is not None and fields[field] < least:
-            raise InputError(f'config field {field} must be at least {least}, got {fields[field]}')
-    for field in _FRACTIONS:
-        if fields[field] is not None and not 0 <= fields[field] < 1:
-            raise InputError(f'config field {field} must be in [0, 1), got {fields[field]}')
-    if config.train.epochs is not None and config.train.epochs <= 0:
-        raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
-    check_matmul_precision(config.train.matmul_precision)
-    check_trackers(fields.get('log.trackers', ()))  # runs of earlier versions lack it
-    scale = config.augment.crop_scale
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise InputError(f'config field augment.crop_scale must be two in (0, 1], got {scale}')
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
@@ -189,14 +147,10 @@ def _optional(config: ConfigDict, field: str) -> bool:
     return field in ALTERNATIVES or isinstance(held, FieldReference)
 
 
-def flatten(config: ConfigDict | Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names of all fields, with their values."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict | Mapping):
-            flat.update(flatten(value, f'{prefix}{key}.'))
-        else:
-            flat[prefix + key] = value
+    fields = config.to_dict() if isinstance(config, ConfigDict) else config
+    flat: dict[str, Any] = flatten_dict(fields, sep='.')
     return flat
 
 
@@ -206,29 +160,65 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The inverse of `to_json`, locked; lists become tuples.
+    """The inverse of `to_json`, locked; also of configs that earlier versions wrote.
+
+    Fields that such a config lacks get their default, and renamed fields their new name; a field
+    that this version does not know is kept.
 
     Raises:
       ValueError: if it is not the JSON of a config.
     """
 
     def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: tuples(item) for key, item in value.items()}
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
     fields = json.loads(text)
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or 'model' not in fields:
         raise ValueError('it holds no config')
-    return ConfigDict(tuples(fields)).lock()
+    config = default_config()
+    with config.unlocked(), config.ignore_type():
+        for field, value in upgraded(flatten(fields)).items():
+            *sections, leaf = field.split('.')
+            section = config
+            for name in sections:
+                if name not in section:
+                    section[name] = ConfigDict()
+                section = section[name]
+            section[leaf] = tuples(value)
+    return config.lock()
+
+
+def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened fields of an earlier version under today's names.
+
+    `augment.flip` and `augment.random_resized_crop` are transforms now, and so is a crop after
+    padding.
+    """
+    found = dict(fields)
+    switches = {
+        name: found.pop(f'augment.{name}', None) for name in ('random_resized_crop', 'flip')
+    }
+    if any(switch is not None for switch in switches.values()):
+        used = {
+            'random_resized_crop': switches['random_resized_crop'],
+            'pad_crop': found.get('augment.pad'),
+            'flip': switches['flip'],
+        }
+        found['augment.transforms'] = tuple(name for name, on in used.items() if on)
+    return found
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """What of a run would change: a line 'field: old -> new' for each field not in FREE_FIELDS."""
+    """What a run would compute differently, as lines 'field: old -> new'.
+
+    FREE_FIELDS are left out, and fields that have no effect in either config.
+    """
     a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
     missing = '(absent)'
     return [
         f'{field}: {a.get(field, missing)!r} -> {b.get(field, missing)!r}'
         for field in sorted(a.keys() | b.keys())
-        if field not in FREE_FIELDS and a.get(field, missing) != b.get(field, missing)
+        if field not in FREE_FIELDS
+        and a.get(field, missing) != b.get(field, missing)
+        and not (lacking(old, field) and lacking(new, field))
     ]

@@ -8,50 +8,52 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from resnet_jax.data import Preprocessing
-from resnet_jax.training import metrics
 from resnet_jax.training.compilation import jit
-
-Array = jax.Array
+from resnet_jax.training.tasks import TASKS, Task
 
 
 def make_eval_step(
-    model: nn.Module, preprocessing: Preprocessing, sharding: jax.sharding.Sharding | None = None
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    sharding: jax.sharding.Sharding | None = None,
+    task: Task = TASKS['classification'],
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
-    `batch` holds 'image' (uint8 [N, S, S, C]), 'label' (int32 [N]) and 'mask' (bool [N], False for
-    padding).
+    `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
+    [N]) and 'mask' (bool [N], False for padding).
     """
 
     @functools.partial(jit, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = preprocessing.normalize(batch['image'])
-        logits: Any = model.apply(variables, images, train=False)
-        labels, mask = batch['label'], batch['mask']
-        return {
-            **metrics.batch_sums(logits, labels, mask),
-            **metrics.calibration_sums(logits, labels, mask),
-            'confusion': metrics.confusion_sums(logits, labels, mask),
-        }
+        outputs: Any = model.apply(variables, images, train=False)
+        return task.eval_sums(outputs, task.targets(batch), batch['mask'])
 
     return eval_step
 
 
 def evaluate(
-    eval_step: Any, variables: Any, batches: Iterable[dict[str, Any]]
-) -> tuple[dict[str, float], np.ndarray]:
+    eval_step: Any,
+    variables: Any,
+    batches: Iterable[dict[str, Any]],
+    task: Task = TASKS['classification'],
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Figures of merit over all batches.
 
     Args:
       eval_step: from `make_eval_step`.
       variables: the model's.
-      batches: as `eval_batches` gives them.
+      batches: from `data.eval_batches`.
+      task: that of `eval_step`.
 
     Returns:
-      {'n', 'loss', 'top1', 'top5', 'ece'}, fractions of 1 (loss in nats), and the confusion matrix:
-      counts [classes, classes], row the true class, column the predicted one.
+      The task's figures, of classification {'n', 'loss', 'top1', 'top5', 'ece'}: fractions of 1,
+      and the loss in nats; and the sums that they come from, of classification also 'confusion',
+      counts [classes, classes]: row the true class, column the predicted one.
     """
     total = None
     for batch in batches:
@@ -62,9 +64,4 @@ def evaluate(
         )
         total = sums if total is None else jax.tree.map(np.add, total, sums)
     assert total is not None, 'a source holds at least one example'
-    figures = {
-        'n': int(total['n']),
-        **metrics.averages(total),
-        'ece': metrics.expected_calibration_error(total),
-    }
-    return figures, total['confusion']
+    return task.eval_figures(total), total

@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError
 from resnet_jax.training import processes
 
-NORMALIZE = ('channel', 'pixel')
-PAD_MODES = ('zero', 'reflect')
+Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Inputs:
       eval: the split that the run is evaluated on.
       preprocessing: of both.
       arrays: the whole training set, {'image': uint8 [N, S, S, C], 'label': int32 [N]}, where it is
-        small enough to live on the device; else None, and it streams.
+        small enough to live on the device; None: it is streamed.
     """
 
     config: ConfigDict
     train: Source
     eval: Source
     preprocessing: Preprocessing
-    arrays: dict[str, np.ndarray] | None
+    arrays: Batch | None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -48,17 +47,17 @@ class Inputs:
             return self.config.train.steps
         return math.ceil(self.config.train.epochs * self.steps_per_epoch)
 
-    def train_batches(self, first_step: int, last_step: int) -> Generator[dict[str, np.ndarray]]:
+    def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.
 
-        {'index': int32 [B]} into `arrays`, or, streaming, {'image': uint8 [B, S, S, C], 'label':
+        {'index': int32 [B]} into `arrays`, or, streamed, {'image': uint8 [B, S, S, C], 'label':
         int32 [B]}. B is this process's share of the batch.
         """
         config = self.config
         size, seed = config.train.batch_size, config.seed
         if self.arrays is not None:
-            for step in range(first_step, last_step):
-                indices = data.batch_indices(seed, step, size, len(self.train))
+            for number in range(first_step, last_step):
+                indices = data.batch_indices(seed, number, size, len(self.train))
                 yield {'index': indices[data.rows(size, processes.part())]}
             return
         yield from data.train_batches(
@@ -70,15 +69,15 @@ class Inputs:
             last_step=last_step,
             part=processes.part(),
             workers=workers(config),
-            random_resized_crop=config.augment.random_resized_crop,
-            crop_scale=config.augment.crop_scale,
+            transforms=config.augment.transforms,
+            settings=config.augment,
         )
 
-    def eval_batches(self, devices: int = 1) -> Iterable[dict[str, np.ndarray]]:
-        """The evaluation split once; iterate anew for each evaluation, except over a list.
+    def eval_batches(self, devices: int = 1) -> Iterable[Batch]:
+        """The evaluation split once; call anew for each evaluation.
 
-        The batch size is rounded up to what divides over so many devices; of each batch this
-        process gets its share.
+        The batch size is rounded up to a multiple of the number of devices; this process gets its
+        share of each batch.
         """
         size = -(-self.config.train.eval_batch_size // devices) * devices
         return data.eval_batches(
@@ -87,35 +86,27 @@ class Inputs:
 
 
 def workers(config: ConfigDict) -> int:
-    """Reading processes: as configured, else what suits the machine."""
+    """Number of reading processes: as configured, else what suits the machine."""
     return data.default_workers() if config.data.workers is None else config.data.workers
 
 
 def fits_in_memory(source: Source, config: ConfigDict) -> bool:
-    """Whether a split, at the model's resolution, is at most config.data.memory_mib."""
+    """Whether a split, at the model's resolution, takes at most config.data.memory_mib."""
     example = config.data.image_size**2 * config.data.channels
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
 def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inputs:
-    """Opens both splits and reads the training set where it fits.
+    """Opens both splits, and reads the training set where it fits into memory.
 
     Args:
       config: of the run.
-      stored: the preprocessing of a run that is being continued; measured and built if None.
+      stored: the preprocessing of a run that is being resumed; None: measure it.
 
     Raises:
-      InputError: for data that is not there, cannot be read, or does not fit the config.
+      InputError: for data that does not exist, cannot be read, or does not fit the config.
     """
-    settings, augment = config.data, config.augment
-    if settings.normalize not in NORMALIZE:
-        raise unknown_name('data.normalize', settings.normalize, NORMALIZE)
-    if augment.pad_mode not in PAD_MODES:
-        raise unknown_name('augment.pad_mode', augment.pad_mode, PAD_MODES)
-    if augment.pad_mode == 'reflect' and augment.pad >= settings.image_size:
-        raise InputError(
-            f'augment.pad {augment.pad} cannot reflect an image of {settings.image_size} pixels'
-        )
+    settings = config.data
     train = data.open_source(settings.name, settings.train_split, settings.dir)
     evaluation = data.open_source(settings.name, settings.eval_split, settings.dir)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
@@ -127,24 +118,20 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
         std=(1.0,) * settings.channels,
         class_names=train.class_names,
     )
-    resident = not augment.random_resized_crop and fits_in_memory(train, config)
+    resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
     arrays = data.load_arrays(train, draft, processes.is_first()) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     return Inputs(config, train, evaluation, preprocessing, arrays)
 
 
-def _fit(
-    draft: Preprocessing, config: ConfigDict, arrays: dict[str, np.ndarray] | None
-) -> Preprocessing:
+def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:
     """Fills in mean and deviation: as configured, else measured on the training set."""
     settings = config.data
     per_pixel = settings.normalize == 'pixel'
     fitted: dict[str, Any] = {'mean': settings.mean, 'std': settings.std}
-    if per_pixel and (settings.mean is not None or settings.std is not None):
-        raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')
     if arrays is None and (per_pixel or settings.mean is None or settings.std is None):
         raise InputError(
-            'a data set that streams is not measured: set data.mean and data.std, with '
+            'a data set that is streamed is not measured: set data.mean and data.std, with '
             'data.normalize=channel'
         )
     if arrays is not None and settings.mean is None:

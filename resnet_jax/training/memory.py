@@ -10,6 +10,7 @@ from resnet_jax import models
 from resnet_jax.errors import RunError
 from resnet_jax.training import step
 from resnet_jax.training.compilation import jit
+from resnet_jax.training.tasks import TASKS
 
 
 def compiled_bytes(compiled: Any) -> int | None:
@@ -79,10 +80,10 @@ def train_step_bytes(
     train_step = step.make_train_step(
         model,
         optimizer,
-        lambda images, step, positions: images.astype(jnp.float32) / 255,
+        lambda images, targets, step, positions: (images.astype(jnp.float32) / 255, targets),
+        TASKS['classification'],
         seed=0,
         loss=optax.softmax_cross_entropy_with_integer_labels,
-        ema_decay=0.0,
     )
     state = jax.eval_shape(lambda: step.create_state(model, optimizer, image_shape, 0, False))
     batch = {

@@ -1,90 +1,99 @@
-"""Losses and figures of merit, as sums that add up over batches and devices."""
+"""Losses and figures of merit of classification, as sums that add up over batches and devices.
 
-from collections.abc import Callable
+Targets are labels, integers [N], or distributions over the classes, floats [N, classes].
+"""
+
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-Array = jax.Array
 ECE_BINS = 15
-SUMS = ('n', 'loss', 'top1', 'top5')  # what `batch_sums` gives
+SUMS = ('n', 'loss', 'top1', 'top5')  # the keys of `batch_sums`
+Logits = Float[Array, 'n classes']
+Targets = Shaped[Array, 'n *classes']
+PerExample = Float[Array, ' n']
 
 
-def no_sums() -> dict[str, np.ndarray]:
-    """What `batch_sums` gives, of no examples."""
-    return {name: np.zeros((), np.float32) for name in SUMS}
+def as_distribution(targets: Targets, classes: int, dtype: Any) -> Float[Array, 'n classes']:
+    """Targets as distributions over the classes: labels become one-hot."""
+    if targets.ndim == 1:
+        return jax.nn.one_hot(targets, classes, dtype=dtype)
+    return targets.astype(dtype)
 
 
-def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+def as_labels(targets: Targets) -> Int[Array, ' n']:
+    """Targets as labels: of a distribution, its most probable class."""
+    return targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)
+
+
+def cross_entropy(logits: Logits, targets: Targets, label_smoothing: float = 0.0) -> PerExample:
     """Cross entropy of each example, in nats.
 
     Args:
-      logits: [N, classes], float32.
-      labels: [N], integers.
-      label_smoothing: s in target = (1 - s) * one_hot + s / classes (arXiv 1512.00567, section 7).
-
-    Returns:
-      [N] float32.
+      logits: float32.
+      targets: labels or distributions t.
+      label_smoothing: s in (1 - s) * t + s / classes (arXiv 1512.00567, section 7).
     """
-    if not label_smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    if targets.ndim == 1 and not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    targets = as_distribution(targets, logits.shape[-1], logits.dtype)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
 
 
-def focal_loss(logits: Array, labels: Array, gamma: float, alpha: float) -> Array:
+def focal_loss(logits: Logits, targets: Targets, gamma: float, alpha: float) -> PerExample:
     """Focal loss of each example over the softmax: -alpha (1 - p)^gamma log p (arXiv 1708.02002).
 
     Args:
-      logits: [N, classes], float32.
-      labels: [N], integers; p is the probability of the label.
+      logits: float32.
+      targets: labels, p being the probability of the label; or distributions, of which the loss is
+        the expectation.
       gamma: how much easy examples are played down; 0 gives alpha times the cross entropy.
       alpha: a factor.
-
-    Returns:
-      [N] float32.
     """
-    log_p = -cross_entropy(logits, labels)
-    # From below by the least positive number, where a fractional power has no derivative.
+    if targets.ndim > 1:
+        log_p = jax.nn.log_softmax(logits)
+        return jnp.sum(targets.astype(log_p.dtype) * _focal(log_p, gamma, alpha), axis=-1)
+    return _focal(-cross_entropy(logits, targets), gamma, alpha)
+
+
+def _focal(log_p: Array, gamma: float, alpha: float) -> Array:
+    # Bounded below by the smallest positive number: at 0 a fractional power has no derivative.
     missed = jnp.maximum(-jnp.expm1(log_p), jnp.finfo(log_p.dtype).tiny)
     return -alpha * missed**gamma * log_p
 
 
-def binary_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-    """Each class against the rest, summed over the classes (arXiv 2110.00476, section 2.2).
+def binary_cross_entropy(
+    logits: Logits, targets: Targets, label_smoothing: float = 0.0
+) -> PerExample:
+    """Each class against the rest, summed over the classes, in nats (arXiv 2110.00476, sect. 2.2).
 
     Args:
-      logits: [N, classes], float32.
-      labels: [N], integers.
-      label_smoothing: s in target = (1 - s) * one_hot + s / classes.
-
-    Returns:
-      [N] float32, in nats.
+      logits: float32.
+      targets: labels or distributions t.
+      label_smoothing: s in (1 - s) * t + s / classes.
     """
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = as_distribution(targets, logits.shape[-1], logits.dtype)
     targets = optax.smooth_labels(targets, label_smoothing)
     return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
 
 
-# What a config may train with: (logits, labels, config.loss) -> [N].
-LOSSES: dict[str, Callable[[Array, Array, Any], Array]] = {
-    'cross_entropy': lambda x, y, loss: cross_entropy(x, y, loss.label_smoothing),
-    'focal': lambda x, y, loss: focal_loss(x, y, loss.gamma, loss.alpha),
-    'binary_cross_entropy': lambda x, y, loss: binary_cross_entropy(x, y, loss.label_smoothing),
-}
-
-
-def batch_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[str, Array]:
-    """Sums over a batch: 'n', 'loss' (unsmoothed), 'top1', 'top5'.
+def batch_sums(
+    logits: Logits, targets: Targets, mask: Bool[Array, ' n'] | None = None
+) -> dict[str, Float[Array, '']]:
+    """Sums over a batch: 'n', 'loss' (cross entropy, unsmoothed), 'top1', 'top5'.
 
     Args:
-      logits: [N, classes].
-      labels: [N], integers.
-      mask: [N] bool; False for padding, which counts nowhere. None: all count.
+      logits: float32.
+      targets: labels, or distributions, whose label is the most probable class.
+      mask: False for padding, which counts nowhere; None: every example counts.
     """
+    labels = as_labels(targets)
     weight = jnp.ones(labels.shape) if mask is None else mask.astype(jnp.float32)
     # The rank of the true class, counted from the classes it beats, so that a NaN beats nothing. A
     # tie goes to the lower class, as in argmax: equal logits do not make every answer right.
@@ -94,20 +103,23 @@ def batch_sums(logits: Array, labels: Array, mask: Array | None = None) -> dict[
     rank = logits.shape[1] - 1 - jnp.sum(beaten, axis=1)
     return {
         'n': jnp.sum(weight),
-        'loss': jnp.sum(weight * cross_entropy(logits, labels)),
+        'loss': jnp.sum(weight * cross_entropy(logits, targets)),
         'top1': jnp.sum(weight, where=rank < 1),
         'top5': jnp.sum(weight, where=rank < 5),
     }
 
 
-def calibration_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
-    """Sums per confidence bin, [ECE_BINS] each: 'bin_n', 'bin_confidence', 'bin_correct'.
+def calibration_sums(
+    logits: Logits, targets: Targets, mask: Bool[Array, ' n']
+) -> dict[str, Float[Array, ' bins']]:
+    """Sums per confidence bin: 'bin_n', 'bin_confidence', 'bin_correct'.
 
-    The bins divide (0, 1] into equal parts and hold their upper end (arXiv 1706.04599, section 2).
+    The `ECE_BINS` bins divide (0, 1] into equal parts and hold their upper end (arXiv 1706.04599,
+    section 2).
     """
     probabilities = jax.nn.softmax(logits)
     confidence = jnp.max(probabilities, axis=1)
-    correct = jnp.argmax(logits, axis=1) == labels
+    correct = jnp.argmax(logits, axis=1) == as_labels(targets)
     bins = jnp.clip(jnp.ceil(confidence * ECE_BINS).astype(jnp.int32) - 1, 0, ECE_BINS - 1)
     weight = mask.astype(jnp.float32)
 
@@ -121,11 +133,14 @@ def calibration_sums(logits: Array, labels: Array, mask: Array) -> dict[str, Arr
     }
 
 
-def confusion_sums(logits: Array, labels: Array, mask: Array) -> Array:
-    """[classes, classes] counts: row the true class, column the predicted one."""
+def confusion_sums(
+    logits: Logits, targets: Targets, mask: Bool[Array, ' n']
+) -> Int[Array, 'classes classes']:
+    """Counts of examples: row the true class, column the predicted one."""
     classes = logits.shape[1]
     counts = jnp.zeros((classes, classes), jnp.int32)
-    return counts.at[labels, jnp.argmax(logits, axis=1)].add(mask.astype(jnp.int32))
+    predicted = jnp.argmax(logits, axis=1)
+    return counts.at[as_labels(targets), predicted].add(mask.astype(jnp.int32))
 
 
 def averages(sums: dict[str, Any]) -> dict[str, float]:

@@ -1,15 +1,19 @@
-"""Optimisers and learning rate schedules, from a config to Optax."""
+"""Optimisers and learning rate schedules, from a config's `optim` to Optax."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, unknown_name
+
+SCHEDULE_UNITS = ('steps', 'epochs')
+WARMUP_SHAPES = ('linear', 'constant')
 
 
 def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:
@@ -29,12 +33,6 @@ def make_schedule(
       total_steps: length of the run; cosine and onecycle end there.
       steps_per_epoch: not rounded; used where `schedule_unit` is epochs.
     """
-    if optim.schedule not in SCHEDULES:
-        raise unknown_name('optim.schedule', optim.schedule, SCHEDULES)
-    if optim.schedule_unit not in ('steps', 'epochs'):
-        raise unknown_name('optim.schedule_unit', optim.schedule_unit, ('steps', 'epochs'))
-    if optim.warmup_shape not in ('linear', 'constant'):
-        raise unknown_name('optim.warmup_shape', optim.warmup_shape, ('linear', 'constant'))
     unit = 1.0 if optim.schedule_unit == 'steps' else steps_per_epoch
     peak = peak_learning_rate(optim, batch_size)
     warmup = round(optim.warmup * unit)
@@ -96,17 +94,59 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def make_optimizer(optim: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+def trained_mask(params: PyTree, freeze: Sequence[str]) -> PyTree[bool]:
+    """A tree like the parameters: False for those that stay as they are.
+
+    Args:
+      params: arrays or their shapes.
+      freeze: paths of parameters, or beginnings of paths: 'stem', 'stage1/block1'.
+
+    Raises:
+      InputError: for a name that no parameter's path begins with.
+    """
+    paths = {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in _leaves(params)}
+    sections = {path.rpartition('/')[0] for path in paths} | {p.partition('/')[0] for p in paths}
+    for name in freeze:
+        if not any(_begins_with(path, name) for path in paths):
+            raise unknown_name('parameters in optim.freeze', name, sections)
+
+    def is_trained(path: Any, _: Any) -> bool:
+        text = jax.tree_util.keystr(path, simple=True, separator='/')
+        return not any(_begins_with(text, name) for name in freeze)
+
+    return jax.tree_util.tree_map_with_path(is_trained, params)
+
+
+def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_leaves_with_path(tree)
+
+
+def _begins_with(path: str, name: str) -> bool:
+    return f'{path}/'.startswith(f'{name.strip("/")}/')
+
+
+def make_optimizer(
+    optim: ConfigDict, schedule: optax.Schedule, trained: PyTree[bool] | None = None
+) -> optax.GradientTransformation:
     """The optimiser: clipping, weight decay and the update.
 
     For sgd and adam the decay is L2 regularisation, added to the (clipped) gradient before the
     momentum, as in he2015; adamw and lamb decouple it (arXiv 1711.05101, 1904.00962).
+
+    Args:
+      optim: the config's `optim`.
+      schedule: the learning rate as a function of the step.
+      trained: from `trained_mask`; the others have no state, no decay and no update. None: all.
     """
-    if optim.name not in OPTIMIZERS:
-        raise unknown_name('optim.name', optim.name, OPTIMIZERS)
     mask = None if optim.decay_norm_and_bias else decay_mask
     steps = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
     optimizer = optax.chain(*steps, OPTIMIZERS[optim.name](optim, schedule, mask))
+    if trained is not None:
+        # Where the mask is False, `masked` passes the gradient on as the update: zero it.
+        frozen = jax.tree.map(lambda keep: not keep, trained)
+        optimizer = optax.chain(
+            optax.masked(optimizer, trained), optax.masked(optax.set_to_zero(), frozen)
+        )
     return optax.GradientTransformation(optimizer.init, _standard_promotion(optimizer.update))
 
 

@@ -181,6 +181,17 @@ def _put_shares(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> Any
     return {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
 
 
+def check_batch_norm(name: str) -> None:
+    """Refuses what is not one of `BATCH_NORMS`, N being a positive number.
+
+    Raises:
+      InputError: suggesting the nearest names.
+    """
+    kind, _, group = name.partition(':')
+    if name not in BATCH_NORMS[:2] and not (kind == 'groups' and group.isdigit() and int(group)):
+        raise unknown_name('parallel.batch_norm', name, BATCH_NORMS)
+
+
 def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Placement:
     """The placement that config.parallel describes.
 
@@ -192,11 +203,7 @@ def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Pl
     Raises:
       InputError: for an unknown name, or a batch that cannot be divided.
     """
-    if settings.mode not in MODES:
-        raise unknown_name('parallel.mode', settings.mode, MODES)
     kind, _, group = settings.batch_norm.partition(':')
-    if settings.batch_norm not in BATCH_NORMS[:2] and not (kind == 'groups' and group.isdigit()):
-        raise unknown_name('parallel.batch_norm', settings.batch_norm, BATCH_NORMS)
     found = jax.devices()
     count = len(found) if settings.devices is None else settings.devices
     if jax.process_count() > 1 and count != len(found):
@@ -208,15 +215,13 @@ def make_placement(settings: ConfigDict, batch_size: int, pieces: int = 1) -> Pl
             f'train.batch_size {batch_size} cannot be divided over {count} devices; change it, or '
             'set parallel.devices'
         )
-    if settings.shard_optimizer and settings.mode != 'jit':
-        raise InputError('parallel.shard_optimizer goes with parallel.mode=jit only')
     if batch_size % (count * pieces):
         raise InputError(
             f'optim.accumulate={pieces} does not divide the share of each of {count} devices in '
             f'train.batch_size {batch_size}'
         )
     share = batch_size // pieces // (1 if settings.mode == 'jit' else count)
-    if kind == 'groups' and (int(group) < 1 or share % int(group)):
+    if kind == 'groups' and share % int(group):
         raise InputError(
             f'parallel.batch_norm={settings.batch_norm} does not divide the {share} examples that '
             'are normalised together'

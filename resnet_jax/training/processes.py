@@ -1,7 +1,7 @@
-"""Several processes that train one model together, each with devices of its own.
+"""Several processes that train one model together, each with its own devices.
 
-They run the same program; what a process reads, writes and decides by itself is said here and where
-`is_first` and `part` are asked. Two things are agreed on: the config, and when to stop.
+All run the same program. `part` says which examples a process reads, `is_first` which of them
+writes and prints; they must have the same config, and they stop after the same step.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from jax.experimental import multihost_utils
 
 from resnet_jax.errors import InputError
 
-# Seconds without a sign of life after which JAX takes a process for dead and ends the others.
+# Seconds without a heartbeat after which JAX takes a process for dead and ends the others.
 HEARTBEAT = 30
-# Seconds that processes wait for each other at the beginning.
+# Seconds that processes wait for each other at the start.
 PATIENCE = 300
 
 
@@ -28,13 +28,13 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None)
     """Makes this process one of several, before JAX is used for anything else.
 
     Args:
-      coordinator: HOST:PORT at which the first process listens; None here and below: as SLURM, Open
-        MPI, Kubernetes or a TPU pod says.
-      processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator: HOST:PORT at which process 0 listens. None, here and below: detected by JAX under
+        SLURM, Open MPI, Kubernetes or on a TPU pod.
+      processes: number of processes.
+      process_id: number of this one, from 0.
 
     Raises:
-      InputError: if something is left open that no cluster says, or the others do not come.
+      InputError: if an argument is missing and cannot be detected, or the others do not connect.
     """
     host, _, port = (coordinator or 'host:1').rpartition(':')
     if not host or not port.isdigit():
@@ -52,31 +52,31 @@ def join(coordinator: str | None, processes: int | None, process_id: int | None)
         )
     except ValueError as error:  # what JAX could not find out
         raise InputError(
-            f'{error} No cluster that JAX knows says it; give --coordinator HOST:PORT, '
-            '--processes and --process-id to each process'
+            f'{error} JAX detects no cluster here: give --coordinator HOST:PORT, --processes and '
+            '--process-id to each process'
         ) from error
     except RuntimeError as error:
         raise InputError(f'the processes did not find each other: {error}') from error
 
 
 def is_first() -> bool:
-    """Whether this process writes and shows what is written and shown once."""
+    """Whether this is the process that writes and prints what all have in common."""
     return jax.process_index() == 0
 
 
 def part() -> tuple[int, int]:
-    """(i, n): of every batch this process reads the i-th of n equal parts."""
+    """(i, n): this process reads the i-th of n equal parts of each batch."""
     return jax.process_index(), jax.process_count()
 
 
-def meet(place: str) -> None:
-    """Waits until all processes are at this place."""
+def barrier(place: str) -> None:
+    """Waits until all processes have reached this place in the program."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
 
 
-def agree(text: str, what: str) -> None:
-    """Refuses what is not the same text in all processes.
+def require_same(text: str, what: str) -> None:
+    """Refuses a text that is not the same in all processes.
 
     Raises:
       InputError: in all of them.
@@ -89,12 +89,12 @@ def agree(text: str, what: str) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second SIGINT interrupts at once.
+    """Collects SIGTERM and SIGINT, so that a run can save its step; a second SIGINT interrupts.
 
     Yields:
-      asked: (dispatch) -> the number of the signal that asks for an end, or None. It is called
-      after each dispatch, counted from 1. Of several processes any one may get the signal, and all
-      stop after the same dispatch.
+      stop_requested: (dispatch) -> the number of the signal received, or None. Call it after each
+      dispatch, counted from 1. Any one of several processes may receive the signal; all stop after
+      the same dispatch.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -109,7 +109,7 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
         if several:  # JAX's own handler tells the other processes
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(dispatch: int) -> int | None:
+    def stop_requested(dispatch: int) -> int | None:
         if not several:
             return received[0] if received else None
         reached = multihost_utils.reached_preemption_sync_point(dispatch)
@@ -118,7 +118,7 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
     mine = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
     old = {s: signal.signal(s, handler) for s in mine}
     try:
-        yield asked
+        yield stop_requested
     finally:
         for signum, previous in old.items():
             signal.signal(signum, previous)

@@ -2,7 +2,7 @@
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,15 +10,18 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Int, PyTree
 
-from resnet_jax.training import metrics
+from resnet_jax.training.tasks import Loss, Task
 
-Array = jax.Array
-Batch = dict[str, Array]
+Batch = Mapping[str, Array]
+Sums = dict[str, Array]
+# (uint8 images [N, H, W, C], targets, step, positions in the whole batch [N]) -> (floats, targets)
+Prepare = Callable[[Array, PyTree[Array], Array, Array], tuple[Array, PyTree[Array]]]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes in training, as one pytree.
+    """Everything that changes during training, as one pytree.
 
     Attributes:
       step: number of steps taken, int32.
@@ -27,11 +30,11 @@ class TrainState(flax.struct.PyTreeNode):
       ema: averaged {'params', 'batch_stats'}, or None.
     """
 
-    step: Array
-    params: Any
-    batch_stats: Any
-    opt_state: Any
-    ema: Any = None
+    step: Int[Array, '']
+    params: PyTree[Array]
+    batch_stats: PyTree[Array]
+    opt_state: PyTree[Array]
+    ema: PyTree[Array] | None = None
 
 
 def named_key(seed: int | Array, name: str) -> Array:
@@ -55,7 +58,7 @@ def create_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # Copies, because the step donates its state and a buffer can be given away only once.
+        # Copies, because the step donates its state and a buffer can be donated only once.
         ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if ema else None,
     )
 
@@ -67,41 +70,50 @@ def eval_variables(state: TrainState) -> dict[str, Any]:
     return {'params': state.params, 'batch_stats': state.batch_stats}
 
 
+@jax.jit
+def is_finite(state: TrainState) -> Array:
+    """Whether every number of a state is finite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
+
+
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    prepare: Callable[[Array, Array, Array], Array],
+    prepare: Prepare,
+    task: Task,
     *,
     seed: int | Array,
-    loss: Callable[[Array, Array], Array],
-    ema_decay: float,
+    loss: Loss,
+    ema_decay: float = 0.0,
+    trained: PyTree[bool] | None = None,
     pieces: int = 1,
     axis: str | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One step of training: (state, batch) -> (state, sums).
 
     Args:
       model: the module.
       optimizer: its state is `state.opt_state`.
-      prepare: (uint8 images [N, H, W, C], step, positions in the whole batch [N]) -> floats:
-        normalises and augments.
+      prepare: normalises and augments.
+      task: gives the targets and the sums.
       seed: of the run; may be a traced value.
-      loss: (logits, labels) -> [N], whose mean is minimised; the sums hold the cross entropy.
+      loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables; unused where `state.ema` is None.
+      trained: a tree like the parameters: False where no gradient is computed. None: train all.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
       axis: name of the mapped axis over which the whole batch is divided; None: it is here.
 
     Returns:
-      A pure function. `batch` holds 'image' (uint8) and 'label' (int32); the sums are those of
-      `metrics.batch_sums`, of the model in training mode, before the update. State and sums are the
-      same on all devices of `axis`; so are batch statistics, averaged if they were each one's own.
+      A pure function. `batch` holds 'image' (uint8) and the task's targets; the sums are the task's
+      `train_sums` of the model in training mode, before the update. State and sums are the same on
+      all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
-    gradients = _make_gradients(model, prepare, loss)
+    gradients = _make_gradients(model, prepare, task, loss, trained)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        size = batch['label'].shape[0]
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        size = batch['image'].shape[0]
         share = jax.lax.axis_index(axis) if axis else 0
         batch = {**batch, 'position': share * size + jnp.arange(size)}
         key = jax.random.fold_in(dropout, state.step)
@@ -110,7 +122,7 @@ def make_train_step(
         grads, batch_stats, sums = (
             one(state.batch_stats, batch, key)
             if pieces == 1
-            else _piecewise(one, state, batch, key, pieces)
+            else _piecewise(one, state, batch, key, pieces, task)
         )
         if axis:
             grads, batch_stats = jax.lax.pmean((grads, batch_stats), axis)
@@ -121,41 +133,50 @@ def make_train_step(
         if ema is not None:
             new = {'params': params, 'batch_stats': batch_stats}
             ema = optax.incremental_update(new, ema, 1.0 - ema_decay)
-        state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        return state, sums
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     return train_step
 
 
 def _make_gradients(
-    model: nn.Module, prepare: Callable[..., Array], loss: Callable[[Array, Array], Array]
+    model: nn.Module, prepare: Prepare, task: Task, loss: Loss, trained: PyTree[bool] | None
 ) -> Callable[..., Any]:
-    """(state, batch_stats, batch, key) -> gradients, new batch_stats, sums of figures."""
+    """(state, batch_stats, batch, key) -> gradients, new batch_stats, sums."""
 
     def gradients(state: TrainState, batch_stats: Any, batch: Batch, key: Array) -> Any:
-        images = prepare(batch['image'], state.step, batch['position'])
+        images, targets = prepare(
+            batch['image'], task.targets(batch), state.step, batch['position']
+        )
 
-        def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, updates = model.apply(
+        def loss_fn(params: Any) -> tuple[Float[Array, ''], tuple[Array, Any]]:
+            if trained is not None:
+                stop = jax.lax.stop_gradient
+                params = jax.tree.map(lambda p, keep: p if keep else stop(p), params, trained)
+            outputs, updates = model.apply(
                 {'params': params, 'batch_stats': batch_stats},
                 images,
                 train=True,
                 mutable=['batch_stats'],
                 rngs={'dropout': key},
             )
-            return jnp.mean(loss(logits, batch['label'])), (logits, updates.get('batch_stats', {}))
+            return jnp.mean(loss(outputs, targets)), (outputs, updates.get('batch_stats', {}))
 
-        (_, (logits, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-        return grads, new, metrics.batch_sums(logits, batch['label'])
+        (_, (outputs, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return grads, new, task.train_sums(outputs, targets)
 
     return gradients
 
 
 def _piecewise(
-    gradients: Callable[..., Any], state: TrainState, batch: Batch, key: Array, pieces: int
+    gradients: Callable[..., Any],
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    pieces: int,
+    task: Task,
 ) -> Any:
     """The mean gradient of the pieces, the statistics after the last, and all their sums."""
-    # Piece j holds examples j, j + pieces, ...: so every device's share has its part in each.
+    # Piece j holds examples j, j + pieces, ...: every device's share has its part in each.
     parts = {k: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
 
     def body(carry: Any, part: Any) -> Any:
@@ -164,35 +185,34 @@ def _piecewise(
         total = functools.partial(jax.tree.map, jnp.add)
         return (total(grads, more), batch_stats, total(sums, others)), None
 
-    zeros = {name: jnp.zeros((), jnp.float32) for name in metrics.SUMS}
-    start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, zeros)
+    none = jax.tree.map(jnp.zeros_like, (state.params, task.no_sums()))
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(pieces))
-    (grads, batch_stats, sums), _ = _scan(body, start, (parts, keys))
+    (grads, batch_stats, sums), _ = _scan(
+        body, (none[0], state.batch_stats, none[1]), (parts, keys)
+    )
     return jax.tree.map(lambda g: g / pieces, grads), batch_stats, sums
 
 
-def accumulate(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]],
-) -> Callable[[TrainState, dict[str, Array], Batch], tuple[TrainState, dict[str, Array]]]:
-    """Adds the step's sums to running totals on the device, so that the host need not wait."""
+def add_up(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Sums]],
+) -> Callable[[TrainState, Sums, Batch], tuple[TrainState, Sums]]:
+    """Adds a step's sums to running totals on the device, so that the host need not wait."""
 
-    def accumulating_step(
-        state: TrainState, totals: dict[str, Array], batch: Batch
-    ) -> tuple[TrainState, dict[str, Array]]:
+    def adding_step(state: TrainState, totals: Sums, batch: Batch) -> tuple[TrainState, Sums]:
         state, sums = train_step(state, batch)
         return state, jax.tree.map(jnp.add, totals, sums)
 
-    return accumulating_step
+    return adding_step
 
 
 def repeat(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
-    """Some steps in one call.
+    """Several steps in one call.
 
     Args:
       step: (seed, state, totals, arrays, batch) -> (state, totals).
 
     Returns:
-      The same, but for batches [steps, ...] that are taken one after another.
+      The same function of batches [steps, ...], which are taken one after another.
     """
 
     def steps(seed: Any, state: Any, totals: Any, arrays: Any, batches: Any) -> tuple[Any, Any]:
@@ -208,8 +228,6 @@ def repeat(step: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any
 
 
 def _scan(body: Callable[..., Any], carry: Any, xs: Any) -> Any:
-    """`lax.scan`, but unrolled on a CPU: gradients of convolutions are slow in a loop there, see
-    convolution.py.
-    """
+    """`lax.scan`, unrolled on a CPU, where gradients of convolutions are slow inside a loop."""
     count = len(jax.tree.leaves(xs)[0])
     return jax.lax.scan(body, carry, xs, unroll=count if jax.default_backend() == 'cpu' else 1)

@@ -1,71 +1,27 @@
-"""A run's folder: what it was told, what it learnt, and how to use it again."""
+"""A run's folder: its config, preprocessing and summary, and the lock on it."""
 
 import contextlib
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
 from ml_collections import ConfigDict
 
-from resnet_jax import models
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.records.writers import write_atomically
+from resnet_jax.errors import InputError
+from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training import config as configs
-from resnet_jax.training import optim
-from resnet_jax.training.step import TrainState, create_state
+from resnet_jax.training.memory import device_peak_bytes
 
-DTYPES = ('float32', 'bfloat16')
-# Fields of config.model that are not overrides of the model's row.
-_MODEL_ARGUMENTS = ('name', 'dtype')
 LOCK = '.lock'
-# What a run killed in its first moments may leave.
+# What a run that is killed at its very beginning may leave.
 _FIRST_FILES = (LOCK, 'preprocessing.json', 'preprocessing.json.tmp', 'config.json.tmp')
-
-
-def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
-    """The model that config.model describes; fields that are not set keep the row's value."""
-    overrides = {
-        field: value
-        for field, value in settings.items()
-        if field not in _MODEL_ARGUMENTS and value is not None
-    }
-    check_dtype(settings.dtype, 'model.dtype')
-    return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
-
-
-def check_dtype(name: str, field: str) -> None:
-    """Refuses what is not one of `DTYPES`; `field` says whose value it is."""
-    if name == 'float16':
-        raise InputError(
-            f'{field} float16 is not supported: gradients vanish in its narrow range unless the '
-            'loss is scaled; use bfloat16, which has the range of float32'
-        )
-    if name not in DTYPES:
-        raise unknown_name(field, name, DTYPES)
-
-
-def state_template(
-    config: ConfigDict, model: nn.Module, preprocessing: Preprocessing
-) -> TrainState:
-    """The shapes of the run's training state, without computing it."""
-    # The schedule is no part of the state, so any one gives the same structure.
-    optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0))
-    size = preprocessing.image_size
-    state = jax.eval_shape(
-        lambda: create_state(
-            model,
-            optimizer,
-            (size, size, preprocessing.channels),
-            config.seed,
-            bool(config.optim.ema),
-        )
-    )
-    # Said, because a checkpoint remembers devices that may not be here.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), state)
 
 
 def is_run(workdir: Path) -> bool:
@@ -74,7 +30,7 @@ def is_run(workdir: Path) -> bool:
 
 
 def check_folder(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a folder that holds something else than this run; writes nothing.
+    """Refuses a folder that holds anything but this run; writes nothing.
 
     Raises:
       InputError: showing what differs between the folder's config and this one.
@@ -100,14 +56,14 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
-    """Makes the folder and keeps other processes from training in it meanwhile.
+    """Makes the folder, and keeps other processes from training in it while the context is open.
 
     Args:
       workdir: the folder.
-      wait: for a process that has it, instead of complaining.
+      wait: whether to wait for a process that holds the lock, instead of refusing.
 
     Raises:
-      InputError: if the folder cannot be written in, or another process has it.
+      InputError: if the folder cannot be written to, or another process holds the lock.
     """
     import fcntl
 
@@ -115,7 +71,7 @@ def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open('w')
     except OSError as error:
-        raise InputError(f'cannot write in workdir {workdir}: {error.strerror}') from error
+        raise InputError(f'cannot write to workdir {workdir}: {error.strerror}') from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -139,7 +95,7 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / 'config.json'
     if not is_run(workdir):
         what = 'is not a run (it has no config.json)' if workdir.is_dir() else 'does not exist'
-        raise InputError(f'workdir {workdir} {what}; make one with `resnet-jax train`')
+        raise InputError(f'workdir {workdir} {what}; create one with `resnet-jax train`')
     try:
         return configs.from_json(path.read_text())
     except (ValueError, OSError) as error:
@@ -153,3 +109,87 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
         return Preprocessing.from_json(path.read_text())
     except OSError as error:
         raise InputError(f'cannot read {path}: {error}') from error
+
+
+PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+
+def write_summary(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    parameters: int,
+    seconds: float,
+    first_step_seconds: float | None,
+    step_bytes: int | None,
+    trained_together: int = 1,
+) -> dict[str, Any]:
+    """Writes summary.json from a finished run's metrics.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      parameters: number of entries of the model's `params`.
+      seconds: trained in all, over all resumptions.
+      first_step_seconds: until this process had taken its first step, compilation included; None if
+        it took none.
+      step_bytes: memory of a step, by the compiler's account; None where it gives none.
+      trained_together: number of runs that shared each step; the speed is that of one of them.
+
+    Returns:
+      What it wrote. `images_per_second` is the median over the logged intervals, which leave out
+      compilation, evaluation and saving.
+    """
+    lines = list(read_metrics(workdir))
+    train = [line for line in lines if line['split'] == 'train']
+    final = [line for line in lines if line['split'] == 'eval'][-1]
+    speeds = [line['images_per_second'] for line in train if 'images_per_second' in line]
+    summary = {
+        'model': config.model.name,
+        'data': config.data.name,
+        'seed': config.seed,
+        'parameters': parameters,
+        'steps': final['step'],
+        'seconds': round(seconds, 3),
+        'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
+        'trained_together': trained_together,
+        'images_per_second': statistics.median(speeds) if speeds else None,
+        'train': _figures(train[-1]),
+        'eval': _figures(final),
+        'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
+        'device': jax.devices()[0].device_kind,
+        'versions': {
+            'python': platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        'git_commit': git_commit(),
+    }
+    write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
+    return summary
+
+
+def read_summary(workdir: Path) -> dict[str, Any] | None:
+    """What `write_summary` wrote; None if the run has not finished."""
+    path = workdir / 'summary.json'
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _figures(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ('step', 'split')}
+
+
+def git_commit() -> str | None:
+    """The commit of the code's checkout, with '+' if it has changes; None outside a checkout."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ['git', '-C', str(Path(__file__).parent), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git('rev-parse', 'HEAD') + ('+' if git('status', '--porcelain', '-uno') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None

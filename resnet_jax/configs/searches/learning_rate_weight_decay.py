@@ -2,9 +2,9 @@
 
 Trials are chosen on images that are kept from training, so that none of the test set chooses.
 
-    resnet-jax search --config configs/searches/learning_rate_weight_decay.py --workdir DIR
+    resnet-jax search --config searches/learning_rate_weight_decay --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def get_search(base: str = 'digits') -> dict[str, Any]:
-    """The search; the variant is a config beside this folder."""
+    """The search; the variant is its base config."""
     return {
         'title': 'learning rate and weight decay of SGD',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**_FIELDS.get(base, {}), 'checkpoint.keep': 1},
         'space': {
             'optim.learning_rate': ('log', 0.003, 1.0),

@@ -9,5 +9,5 @@ _FIELDS: dict[str, dict[str, Any]] = {
 
 
 def fields(base: str) -> dict[str, Any]:
-    """Fields of all arms of a sweep on a config beside this folder."""
+    """Fields that all arms of a sweep on a base config share."""
     return _FIELDS.get(base, {})

@@ -2,9 +2,9 @@
 
 All combinations.
 
-    resnet-jax sweep --config configs/sweeps/learning_rate.py --workdir DIR
+    resnet-jax sweep --config sweeps/learning_rate --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from resnet_jax.experiments import grid
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         'title': 'learning rates and weight decays of SGD',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**budgets.fields(base), 'model.name': 'cifar_resnet20'},
         'arms': grid(
             {'optim.learning_rate': [0.01, 0.02, 0.05, 0.1], 'optim.weight_decay': [1e-4, 5e-4]}

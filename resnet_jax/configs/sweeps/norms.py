@@ -2,9 +2,9 @@
 
 Group norm is arXiv 1803.08494, Fixup 1901.09321, SkipInit 2002.10444.
 
-    resnet-jax sweep --config configs/sweeps/norms.py --workdir DIR
+    resnet-jax sweep --config sweeps/norms --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -13,10 +13,10 @@ import budgets
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         'title': 'norms of a net of 20 layers',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**budgets.fields(base), 'model.name': 'cifar_resnet20'},
         'arms': {
             'batch': {},

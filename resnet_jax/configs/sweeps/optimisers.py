@@ -2,9 +2,9 @@
 
 Each with a learning rate and weight decay usual for it; AdamW is arXiv 1711.05101.
 
-    resnet-jax sweep --config configs/sweeps/optimisers.py --workdir DIR
+    resnet-jax sweep --config sweeps/optimisers --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ FIELDS = ('optim.name', 'optim.learning_rate', 'optim.weight_decay')
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         'title': 'optimisers of a net of 20 layers',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**budgets.fields(base), 'model.name': 'cifar_resnet20'},
         'arms': {
             name: dict(zip(FIELDS, values, strict=True))

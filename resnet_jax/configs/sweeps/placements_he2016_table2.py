@@ -1,10 +1,10 @@
 """Where should norm and activation stand, at 110 and 164 layers?
 
-he2016 (arXiv 1603.05027), table 2; the rows are those of experiments/papers.py.
+he2016 (arXiv 1603.05027), table 2; the rows are those of resnet_jax/papers/cifar.py.
 
-    resnet-jax sweep --config configs/sweeps/placements_he2016_table2.py --workdir DIR
+    resnet-jax sweep --config sweeps/placements_he2016_table2 --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from resnet_jax.experiments import from_table
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         **from_table('he2016_table2'),
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**budgets.fields(base), 'model.scan_blocks': True},
         'seeds': 3,
     }

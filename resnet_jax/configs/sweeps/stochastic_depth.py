@@ -2,9 +2,9 @@
 
 Stochastic depth (arXiv 1603.09382), figure 8.
 
-    resnet-jax sweep --config configs/sweeps/stochastic_depth.py --workdir DIR
+    resnet-jax sweep --config sweeps/stochastic_depth --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from resnet_jax.experiments import grid
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         'title': 'rates of stochastic depth, 56 layers',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {
             **budgets.fields(base),
             'model.name': 'cifar_resnet56',

@@ -2,9 +2,9 @@
 
 Wide residual networks (arXiv 1605.07146), section 3.2.
 
-    resnet-jax sweep --config configs/sweeps/width_wrn.py --workdir DIR
+    resnet-jax sweep --config sweeps/width_wrn --workdir DIR
 
-`.py:cifar10` asks on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
+The variant `:cifar10` trains on CIFAR-10 instead of the digits. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from resnet_jax.experiments import grid
 
 
 def get_sweep(base: str = 'digits') -> dict[str, Any]:
-    """The sweep; the variant is a config beside this folder."""
+    """The sweep; the variant is its base config."""
     return {
         'title': 'widths of a pre-activation net of 16 layers',
-        'base': f'../{base}.py',
+        'base': base,
         'fields': {**budgets.fields(base), 'model.name': 'wrn16_4'},
         'arms': grid({'model.width': [16, 32, 64, 128]}),
         'seeds': 5,

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are trained."""
+"""Engines: where the runs of a sweep are trained."""

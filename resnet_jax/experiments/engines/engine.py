@@ -1,4 +1,4 @@
-"""Running a sweep: what is not done yet, arm by arm, through any interruption."""
+"""Running a sweep: trains the runs that have not ended, whatever interrupted them."""
 
 import contextlib
 import signal
@@ -12,22 +12,23 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, Interrupted, RunError
 from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
-from resnet_jax.experiments.failures import FAILED_FILE, write_failure
+from resnet_jax.experiments.results import FAILED_FILE, write_failure
 from resnet_jax.experiments.seeds import train_seeds
-from resnet_jax.experiments.sweep import Sweep, Unit, units
-from resnet_jax.experiments.sweep_json import begin
-from resnet_jax.training.summary import read_summary
-from resnet_jax.training.workdir import is_run
+from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
+from resnet_jax.training.workdir import is_run, read_summary
 
-# Trains runs of a sweep that have not ended, shows it, and gives those that failed:
-# (sweep, its workdir, the runs, display) -> failed runs.
+# A process's share of a GPU's memory; JAX reads the variable when it starts.
+MEMORY_FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
+GPU_MEMORY = 0.9  # fraction of a GPU's memory for the processes that share it
+# Trains runs of a sweep and shows their progress:
+# (sweep, its workdir, runs that have not ended, display) -> runs that failed.
 Engine = Callable[[Sweep, Path, Sequence[Unit], SweepConsole], list[Unit]]
 
 
 def in_this_process(
     sweep: Sweep, workdir: Path, todo: Sequence[Unit], display: SweepConsole
 ) -> list[Unit]:
-    """The engine that trains one arm after another here, on all devices that JAX sees."""
+    """The engine that trains one arm after another in this process, on all its devices."""
     failed = []
     for arm in sweep.arms:
         if of_arm := [unit for unit in todo if unit.arm == arm]:
@@ -42,16 +43,16 @@ def run_sweep(
 
     Args:
       sweep: the sweep.
-      workdir: of the sweep; made if it does not exist.
+      workdir: the sweep's workdir; created if it does not exist.
       shard: (i, n): only the i-th of n parts of the runs, counted from 1.
-      engine: what trains them.
+      engine: trains the runs.
 
     Returns:
       The runs of this part that failed.
 
     Raises:
       InputError: for a workdir that holds something else, or data that cannot be read.
-      Interrupted: after SIGTERM or SIGINT; what runs is saved.
+      Interrupted: after SIGTERM or SIGINT; the runs under way have been saved.
     """
     begin(sweep, workdir)
     mine = units(sweep, workdir)[shard[0] - 1 :: shard[1]]
@@ -66,21 +67,21 @@ def run_sweep(
 
 
 def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -> list[Unit]:
-    """Trains runs of an arm, which share a compiled program, in this process.
+    """Trains runs of one arm, which share a compiled program, in this process.
 
     Args:
-      config: of any of them; its seed is not used.
+      config: the config of any of them; its seed is not used.
       todo: the runs.
-      display: where they are shown.
+      display: shows their progress.
 
     Returns:
-      Those that failed; failed.json in their folders says why.
+      The runs that failed; failed.json in their folders gives the reason.
     """
     # A CPU gains nothing from several seeds in a program: see docs/devices.md.
     place = 'serial' if jax.default_backend() == 'cpu' and jax.device_count() == 1 else None
     for unit in todo:
         unit.folder.parent.mkdir(parents=True, exist_ok=True)
-        if not is_run(unit.folder):  # its process died before it had begun: it begins anew
+        if not is_run(unit.folder):  # its process died before it began
             (unit.folder / FAILED_FILE).unlink(missing_ok=True)
     results = train_seeds(
         config, [unit.seed for unit in todo], [unit.folder for unit in todo], place, display
@@ -98,16 +99,17 @@ def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, for an engine that trains elsewhere; a second SIGINT interrupts.
+    """Collects SIGTERM and SIGINT, for engines that train in other processes.
 
-    Unlike `processes.stop_signals` it does not start JAX, which would take the devices.
+    A second SIGINT raises KeyboardInterrupt. Unlike `processes.stop_signals` this does not start
+    JAX, which would reserve the devices.
 
     Yields:
-      The numbers of those that came.
+      The signals received so far.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
+        yield received  # only the main thread can set handlers
         return
 
     def handler(signum: int, frame: Any) -> None:
@@ -124,15 +126,15 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def check_all_ended(errors: Sequence[str], stopped: Sequence[int], left: int) -> None:
-    """Says why an engine that trains elsewhere leaves runs, if it does.
+    """Raises if an engine that trains in other processes has left runs unfinished.
 
     Args:
-      errors: data or configs that could not be read.
-      stopped: numbers of the signals that came.
-      left: runs that have not ended.
+      errors: messages about data or configs that could not be read.
+      stopped: the signals received.
+      left: number of runs that have not ended.
 
     Raises:
-      InputError: for the first of the errors.
+      InputError: with the first of the errors.
       Interrupted: if runs are left.
     """
     if errors:
@@ -140,6 +142,6 @@ def check_all_ended(errors: Sequence[str], stopped: Sequence[int], left: int) ->
     if left:
         raise Interrupted(
             stopped[0],
-            f'stopped by {signal.Signals(stopped[0]).name}; {left} runs are left, and what was '
-            'under way is saved; run the same command again to continue',
+            f'stopped by {signal.Signals(stopped[0]).name}; {left} runs are left, and those '
+            'under way are saved; run the same command again to continue',
         )

@@ -1,14 +1,17 @@
 """The engine for one machine: in this process, or in several, one for each device.
 
-The processes take what is left, a few runs of one arm at a time. One that dies is replaced; what it
-trained is continued, from its checkpoint, by whoever is next. None outlives this process.
+The processes take the remaining runs, a few of one arm at a time. One that dies is replaced, and
+whoever is next resumes its runs from their checkpoints. None outlives this process.
 """
 
 import collections
 import contextlib
 import dataclasses
+import importlib.metadata
+import itertools
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,17 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.engines.engine import check_all_ended, in_this_process, stop_signals
-from resnet_jax.experiments.engines.gpus import visible_gpus
-from resnet_jax.experiments.failures import write_failure
+from resnet_jax.experiments.engines.engine import (
+    GPU_MEMORY,
+    MEMORY_FRACTION,
+    check_all_ended,
+    in_this_process,
+    stop_signals,
+)
+from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
-from resnet_jax.training.summary import read_summary
+from resnet_jax.training.workdir import read_summary
 
-LOGS = 'logs'  # in the sweep's workdir: what the processes print
-_PATIENCE = 0.2  # seconds between looks at signals and at processes that died
-_FRACTION = 'XLA_PYTHON_CLIENT_MEM_FRACTION'
-_GPU_MEMORY = 0.9  # of a GPU that several processes share
+LOGS = 'logs'  # folder in the sweep's workdir for the output of the processes
+_POLL_SECONDS = 0.2  # between checks for signals and dead processes
 
 
 def run_local(
@@ -44,23 +50,23 @@ def run_local(
 
     Args:
       sweep: the sweep.
-      workdir: of the sweep.
-      todo: the runs.
-      display: where they are shown.
-      workers: how many processes; None: one for each of several NVIDIA GPUs, where a run needs no
-        more than one. 1 is this process.
-      retries: how often a run begins again whose process died.
+      workdir: the sweep's workdir.
+      todo: the runs to train.
+      display: shows their progress.
+      workers: number of processes; 1 is this process. None: one for each NVIDIA GPU if there are
+        several and no run needs more than one, otherwise 1.
+      retries: how often a run is restarted after its process died.
 
     Returns:
       The runs that failed.
 
     Raises:
       InputError: for data that cannot be read.
-      Interrupted: after SIGTERM or SIGINT; what runs is saved.
+      Interrupted: after SIGTERM or SIGINT; the runs under way have been saved.
     """
     gpus = visible_gpus()
     if workers is None:
-        workers = 1 if _needs_several(sweep, todo) else len(gpus)
+        workers = 1 if _needs_several_devices(sweep, todo) else len(gpus)
     workers = min(workers, len(todo))
     if workers <= 1:
         return in_this_process(sweep, workdir, todo, display)
@@ -68,26 +74,52 @@ def run_local(
     return _in_processes(sweep, workdir, todo, display, environments, retries)
 
 
-def _needs_several(sweep: Sweep, todo: Sequence[Unit]) -> bool:
-    """Whether some run says how it is divided among devices."""
+def _needs_several_devices(sweep: Sweep, todo: Sequence[Unit]) -> bool:
+    """Whether the config of a run asks for several devices."""
     parallel = [sweep.config(arm, 0).parallel for arm in {unit.arm for unit in todo}]
     return any(p.devices not in (None, 1) or p.batch_norm == 'per_replica' for p in parallel)
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that JAX would use, as CUDA_VISIBLE_DEVICES names them.
+
+    They are counted without starting JAX, which would reserve them for this process.
+    """
+    plugins = importlib.metadata.entry_points(group='jax_plugins')
+    platforms = {name for name in os.environ.get('JAX_PLATFORMS', '').split(',') if name}
+    if not any('cuda' in plugin.name for plugin in plugins):
+        return []
+    if platforms and not platforms & {'cuda', 'gpu'}:
+        return []
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    if visible is not None:
+        names = (name.strip() for name in visible.split(','))
+        return list(itertools.takewhile(lambda name: name not in ('', '-1'), names))
+    try:
+        listed = subprocess.run(
+            ['nvidia-smi', '-L'], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    if 'UUID: MIG-' in listed:
+        return []  # by default, CUDA shows only one partition of a partitioned GPU
+    return re.findall(r'^GPU \d+: .*\(UUID: (GPU-[^)]+)\)', listed, re.MULTILINE)
+
+
 def _environment(gpus: Sequence[str], workers: int, number: int) -> dict[str, str]:
-    """What a process is told of its device, if it is a GPU."""
+    """Environment variables that give a process its GPU, or its share of one."""
     if not gpus:
         return {}
-    told = {'CUDA_VISIBLE_DEVICES': gpus[number % len(gpus)]}
+    variables = {'CUDA_VISIBLE_DEVICES': gpus[number % len(gpus)]}
     sharing = math.ceil(workers / len(gpus))
-    if sharing > 1 and _FRACTION not in os.environ:
-        told[_FRACTION] = f'{_GPU_MEMORY / sharing:.3f}'
-    return told
+    if sharing > 1 and MEMORY_FRACTION not in os.environ:
+        variables[MEMORY_FRACTION] = f'{GPU_MEMORY / sharing:.3f}'
+    return variables
 
 
 @dataclasses.dataclass
 class _Worker:
-    """A process, and the runs that it has to train."""
+    """A worker process, and the runs that it is training."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -95,8 +127,8 @@ class _Worker:
     log: Path
     units: list[Unit]
 
-    def undone(self) -> list[Unit]:
-        """Those that have not ended."""
+    def unfinished(self) -> list[Unit]:
+        """The runs that have not ended."""
         return [unit for unit in self.units if read_summary(unit.folder) is None]
 
 
@@ -108,19 +140,19 @@ def _in_processes(
     environments: Sequence[Mapping[str, str]],
     retries: int,
 ) -> list[Unit]:
-    left, deaths = collections.deque(todo), collections.Counter[Unit]()
+    queue, deaths = collections.deque(todo), collections.Counter[Unit]()
     workers: list[_Worker] = []
     failed: list[Unit] = []
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(stop_signals())
-        stack.callback(_end, workers)
-        passed_on = False
+        stack.callback(_shut_down, workers)
+        stopping = False
         while True:
             if not (stopped or errors):
-                _hand_out(sweep, workdir, left, deaths, workers, environments)
-            elif not passed_on:
-                passed_on = True
+                _dispatch(sweep, workdir, queue, deaths, workers, environments)
+            elif not stopping:
+                stopping = True
                 for worker in workers:
                     worker.process.send_signal((stopped or [signal.SIGTERM])[0])
             busy = [worker for worker in workers if worker.units]
@@ -138,47 +170,47 @@ def _in_processes(
                         failed += bad
                     case ('input', text):
                         errors.append(text)
-                        left.extend(worker.undone())
-                    case None if not passed_on:
-                        failed += _bury(worker, left, deaths, retries, display)
+                        queue.extend(worker.unfinished())
+                    case None if not stopping:
+                        failed += _requeue(worker, queue, deaths, retries, display)
                     case _:  # it was told to stop
-                        left.extend(worker.undone())
+                        queue.extend(worker.unfinished())
                 display.idle(worker.number)
                 worker.units = []
-    check_all_ended(errors, stopped, len(left))
+    check_all_ended(errors, stopped, len(queue))
     return failed
 
 
-def _hand_out(
+def _dispatch(
     sweep: Sweep,
     workdir: Path,
-    left: collections.deque[Unit],
+    queue: collections.deque[Unit],
     deaths: Mapping[Unit, int],
     workers: list[_Worker],
     environments: Sequence[Mapping[str, str]],
 ) -> None:
-    """Gives runs to those who have none, starting them where they are not there."""
+    """Sends runs to idle workers, starting those that do not run."""
     workers[:] = [worker for worker in workers if worker.units or worker.process.poll() is None]
     for number, environment in enumerate(environments):
         mine = [worker for worker in workers if worker.number == number]
-        if not left or (mine and mine[0].units):
+        if not queue or (mine and mine[0].units):
             continue
         if not mine:
             workers += (mine := [_start(number, workdir, environment)])
-        # Fewer and fewer, so that all end at about the same time.
-        mine[0].units = _take(left, math.ceil(len(left) / len(environments)), deaths)
+        # Ever smaller parts, so that all workers end at about the same time.
+        mine[0].units = _next_runs(queue, math.ceil(len(queue) / len(environments)), deaths)
         config = sweep.config(mine[0].units[0].arm, mine[0].units[0].seed)
-        with contextlib.suppress(OSError):  # it has died: the next look finds that
+        with contextlib.suppress(OSError):  # it has died, which `_messages` will notice
             mine[0].connection.send((to_json(config), mine[0].units))
 
 
-def _take(left: collections.deque[Unit], most: int, deaths: Mapping[Unit, int]) -> list[Unit]:
-    """The next runs of one arm; alone if its process died, lest it takes others with it again."""
-    taken = [left.popleft()]
-    while (
-        left and len(taken) < most and left[0].arm == taken[0].arm and not deaths.get(taken[0], 0)
-    ):
-        taken.append(left.popleft())
+def _next_runs(queue: collections.deque[Unit], most: int, deaths: Mapping[Unit, int]) -> list[Unit]:
+    """Takes the next runs of one arm; a run whose process has died before is trained alone."""
+    taken = [queue.popleft()]
+    if deaths.get(taken[0], 0):
+        return taken
+    while queue and len(taken) < most and queue[0].arm == taken[0].arm:
+        taken.append(queue.popleft())
     return taken
 
 
@@ -191,7 +223,7 @@ def _start(number: int, workdir: Path, environment: Mapping[str, str]) -> _Worke
             [sys.executable, '-m', 'resnet_jax.experiments.engines.worker', str(theirs.fileno())],
             env={**os.environ, **environment},
             pass_fds=(theirs.fileno(),),
-            process_group=0,  # else Ctrl-C would reach it twice
+            process_group=0,  # otherwise Ctrl-C would reach it twice
             stdin=subprocess.DEVNULL,
             stdout=printed,
             stderr=printed,
@@ -201,8 +233,8 @@ def _start(number: int, workdir: Path, environment: Mapping[str, str]) -> _Worke
 
 
 def _messages(workers: Sequence[_Worker]) -> Iterator[tuple[_Worker, Any]]:
-    """What they say; None of one that has died, after its last words."""
-    ready = wait([worker.connection for worker in workers], _PATIENCE)
+    """Messages of workers; None is the last one of a worker that has died."""
+    ready = wait([worker.connection for worker in workers], _POLL_SECONDS)
     for worker in workers:
         dead = worker.process.poll() is not None
         if not dead and worker.connection not in ready:
@@ -216,24 +248,28 @@ def _messages(workers: Sequence[_Worker]) -> Iterator[tuple[_Worker, Any]]:
             yield worker, None
 
 
-def _bury(
+def _requeue(
     worker: _Worker,
-    left: collections.deque[Unit],
+    queue: collections.deque[Unit],
     deaths: collections.Counter[Unit],
     retries: int,
     display: SweepConsole,
 ) -> list[Unit]:
-    """Puts back what a dead process trained; gives the runs that nobody tries again."""
+    """Puts the runs of a dead process back into the queue.
+
+    Returns:
+      Those that have used up their retries instead; they have failed.
+    """
     code = worker.process.wait()
     if code < 0:
         reason = f'its process was killed by {signal.Signals(-code).name}'
     else:
         last = worker.log.read_text(errors='replace').strip().splitlines()[-1:]
         reason = f'its process ended with code {code} ({"".join(last)[:200]})'
-    undone = worker.undone()
-    deaths.update(undone)
-    given_up = [unit for unit in undone if deaths[unit] > retries]
-    left.extendleft(unit for unit in reversed(undone) if unit not in given_up)
+    unfinished = worker.unfinished()
+    deaths.update(unfinished)
+    given_up = [unit for unit in unfinished if deaths[unit] > retries]
+    queue.extendleft(unit for unit in reversed(unfinished) if unit not in given_up)
     for unit in given_up:
         text = f'{reason}, {deaths[unit]} times; what it printed is in {worker.log}'
         display.ended(unit.folder, f'failed: {text}', worker.number)
@@ -241,8 +277,8 @@ def _bury(
     return given_up
 
 
-def _end(workers: Sequence[_Worker]) -> None:
-    """Ends the processes, at once, and leaves no empty logs."""
+def _shut_down(workers: Sequence[_Worker]) -> None:
+    """Ends the processes, which exit when their connection closes, and removes empty logs."""
     for worker in workers:
         worker.connection.close()
     for worker in workers:
@@ -250,5 +286,5 @@ def _end(workers: Sequence[_Worker]) -> None:
         if not worker.log.stat().st_size:
             worker.log.unlink()
     for worker in workers[:1]:
-        with contextlib.suppress(OSError):  # others are in it
+        with contextlib.suppress(OSError):  # not empty
             worker.log.parent.rmdir()

@@ -2,51 +2,95 @@
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import InputError
-from resnet_jax.experiments import results, sweep_json
-from resnet_jax.experiments import statistics as comparison
-from resnet_jax.experiments.results import SPLITS, Curve, Result
-from resnet_jax.experiments.statistics import Difference, Estimate
-from resnet_jax.experiments.sweep import Sweep
-from resnet_jax.training import workdir as runs
+from resnet_jax.experiments.results import (
+    SPLITS,
+    Curve,
+    RunResult,
+    model_counts,
+    provenance,
+    read_run,
+)
+from resnet_jax.experiments.statistics import (
+    LEVEL,
+    POWER,
+    Difference,
+    Estimate,
+    compare,
+    difference_json,
+    estimate,
+)
+from resnet_jax.experiments.sweep import Sweep, read_sweep, units
 
 MOST_POINTS = 400  # of a curve; a longer one is thinned evenly
+_SETTINGS = (
+    *('data.name', 'data.train_split', 'data.eval_split', 'data.image_size'),
+    *('train.batch_size', 'train.epochs', 'train.steps'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """What became of an arm.
+    """Runs that differ in their seeds alone: an arm of a sweep, or a group of compared runs.
 
     Attributes:
-      name: its name.
-      runs: all of them, seed by seed.
-      error: final test error in %, over the runs that have ended; None where none has.
-      difference: to the baseline, in percentage points; None for the baseline and where no seed of
-        both has ended.
-      published: error in % that a paper reports.
-      multiply_adds: of one image; None where the runs' files do not say.
+      name: of the arm.
+      runs: all of them, in order.
+      error: final test error in %, over the seeds that have ended; None if none has.
+      difference: to the baseline, in percentage points; None for the baseline, and if no seed has
+        ended in both.
+      published: error in % that a paper reports, if it does.
+      multiply_adds: of one image; None if the runs' files do not say.
     """
 
     name: str
-    runs: tuple[Result, ...]
+    runs: tuple[RunResult, ...]
     error: Estimate | None
     difference: Difference | None
-    published: float | None
-    multiply_adds: int | None
+    published: float | None = None
+    multiply_adds: int | None = None
 
     def count(self, state: str) -> int:
-        """How many runs are in a state, as `Result.state` calls it."""
+        """How many runs are in a state of `RunResult.state`."""
         return sum(run.state == state for run in self.runs)
 
     def median(self, figure: str) -> float | None:
-        """Of a figure of `Final`, over the runs that have ended."""
+        """The median of an attribute of `FinalFigures`, over the runs that have it."""
         found = [getattr(run.final, figure) for run in self.runs if run.final is not None]
         found = [value for value in found if value is not None]
         return statistics.median(found) if found else None
+
+
+def make_arms(runs: Mapping[str, Sequence[RunResult]], baseline: str) -> list[Arm]:
+    """Compares runs arm by arm.
+
+    Args:
+      runs: arm -> its runs. Runs of an arm with the same seed count once, with their mean.
+      baseline: the arm that the others are compared with.
+    """
+    errors = {name: _errors(of_arm) for name, of_arm in runs.items()}
+    differences = compare(errors, baseline)
+    return [
+        Arm(
+            name=name,
+            runs=tuple(of_arm),
+            error=estimate(list(errors[name].values()), (0.0, 100.0)) if errors[name] else None,
+            difference=differences.get(name),
+        )
+        for name, of_arm in runs.items()
+    ]
+
+
+def _errors(runs: Iterable[RunResult]) -> dict[int, float]:
+    """Seed -> final error in %."""
+    by_seed: dict[int, list[float]] = {}
+    for run in runs:
+        if run.final is not None:
+            by_seed.setdefault(run.seed, []).append(run.final.error)
+    return {seed: statistics.fmean(errors) for seed, errors in by_seed.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +99,9 @@ class Findings:
 
     Attributes:
       sweep: the sweep.
-      workdir: where it lies.
+      workdir: its folder.
       arms: in the sweep's order.
-      settings: some fields of the first run's config, for the budget; empty where there is none.
+      settings: the fields of the first run's config that describe its budget; empty without one.
     """
 
     sweep: Sweep
@@ -67,7 +111,7 @@ class Findings:
 
     @property
     def baseline(self) -> Arm:
-        """The arm that others are compared with."""
+        """The arm that the others are compared with."""
         return next(arm for arm in self.arms if arm.name == self.sweep.baseline)
 
     @property
@@ -77,94 +121,67 @@ class Findings:
 
     @property
     def tests(self) -> int:
-        """How many comparisons were tested, and so corrected for."""
+        """Number of tests made, for which p-values are corrected."""
         return sum(arm.difference is not None and arm.difference.p is not None for arm in self.arms)
 
-    def runs(self, *states: str) -> list[Result]:
-        """The runs in some states; all where none is named."""
+    def runs(self, *states: str) -> list[RunResult]:
+        """The runs in these states; all runs if no state is given."""
         every = [run for arm in self.arms for run in arm.runs]
         return [run for run in every if not states or run.state in states]
-
-
-_SETTINGS = (
-    *('data.name', 'data.train_split', 'data.eval_split', 'data.image_size'),
-    *('train.batch_size', 'train.epochs', 'train.steps'),
-)
 
 
 def find(workdir: Path) -> Findings:
     """Reads a sweep's workdir and compares its arms.
 
     Raises:
-      InputError: if it holds no sweep, if nothing of it has ended, or files cannot be understood.
+      InputError: if it holds no sweep, or files cannot be understood.
     """
-    sweep = sweep_json.read_sweep(workdir)
-    every = results.read_results(sweep, workdir)
-    if not any(run.final for run in every):
-        raise InputError(_nothing(workdir, every))
-    errors = {
-        arm: {run.unit.seed: run.final.error for run in every if run.unit.arm == arm and run.final}
-        for arm in sweep.arms
-    }
-    differences = comparison.compare(errors, sweep.baseline)
+    sweep = read_sweep(workdir)
+    by_arm: dict[str, list[RunResult]] = {arm: [] for arm in sweep.arms}
+    for unit in units(sweep, workdir):
+        by_arm[unit.arm].append(read_run(unit.folder, unit.seed))
     arms = []
-    for name in sweep.arms:
-        of_arm = tuple(run for run in every if run.unit.arm == name)
-        begun = [run.unit.folder for run in of_arm if runs.is_run(run.unit.folder)]
+    for arm in make_arms(by_arm, sweep.baseline):
+        begun = [run.folder for run in arm.runs if run.config]
+        counts = model_counts(begun[0]) if begun else None
         arms.append(
-            Arm(
-                name=name,
-                runs=of_arm,
-                error=comparison.estimate(list(errors[name].values())) if errors[name] else None,
-                difference=differences.get(name),
-                published=sweep.published.get(name),
-                multiply_adds=results.multiply_adds(begun[0]) if begun else None,
+            dataclasses.replace(
+                arm,
+                published=sweep.published.get(arm.name),
+                multiply_adds=counts and counts.multiply_adds,
             )
         )
-    return Findings(sweep, workdir, tuple(arms), _settings(every))
+    return Findings(sweep, workdir, tuple(arms), _settings(by_arm))
 
 
-def _nothing(workdir: Path, every: Sequence[Result]) -> str:
-    failed = [run for run in every if run.state == 'failed']
-    begun = sum(run.state == 'unfinished' for run in every)
-    text = f'nothing to report: none of the {len(every)} runs in {workdir} has ended'
-    if failed:
-        unit = failed[0].unit
-        text += f'; {len(failed)} failed ({unit.arm} seed {unit.seed}: {failed[0].failure})'
-    return f'{text}; {begun} have begun; `resnet-jax sweep` goes on' if begun else text
+def _settings(by_arm: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
+    configs = [run.config for runs in by_arm.values() for run in runs if run.config]
+    first = configs[0] if configs else {}
+    return {field: first[field] for field in _SETTINGS if first.get(field) is not None}
 
 
-def _settings(every: Sequence[Result]) -> dict[str, Any]:
-    for run in every:
-        if runs.is_run(run.unit.folder):
-            flat = runs.configs.flatten(runs.read_config(run.unit.folder))
-            return {field: flat[field] for field in _SETTINGS if flat.get(field) is not None}
-    return {}
-
-
-def curves(findings: Findings) -> list[dict[str, Any]]:
+def curves(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Errors in % over the steps, for JSON.
 
     Returns:
-      For each arm and split that has any: its seeds with points [step, error], and mean points
-      [step, mean, least, greatest] over the runs that have ended (over all, where none has), at the
+      For each arm and split with any: its seeds with points [step, error], and mean points
+      [step, mean, least, greatest] over the runs that have ended (over all, if none has), at the
       steps that each of them has.
     """
     found = []
-    for arm in findings.arms:
+    for arm in arms:
         for split in SPLITS:
-            shown = [run for run in arm.runs if run.curves[split]]
-            whole = [run for run in shown if run.final is not None] or shown
+            shown = [(run, curve) for run in arm.runs if (curve := run.curve(split))]
+            whole = [curve for run, curve in shown if run.final] or [curve for _, curve in shown]
             if shown:
                 found.append(
                     {
                         'arm': arm.name,
                         'split': split,
                         'seeds': [
-                            {'seed': run.unit.seed, 'points': _thin(run.curves[split])}
-                            for run in shown
+                            {'seed': run.seed, 'points': thinned(curve)} for run, curve in shown
                         ],
-                        'mean': _thin(_mean(run.curves[split] for run in whole)),
+                        'mean': thinned(_mean(whole)),
                     }
                 )
     return found
@@ -177,42 +194,50 @@ def _mean(several: Iterable[Curve]) -> list[tuple[float, ...]]:
     return [(s, statistics.fmean(v), min(v), max(v)) for s, v in zip(steps, values, strict=True)]
 
 
-def _thin(points: Sequence[Sequence[float]]) -> list[list[float]]:
-    """At most MOST_POINTS of them, evenly, with the last one; four decimals."""
+def thinned(points: Sequence[Sequence[float]], digits: int = 4) -> list[list[float]]:
+    """At most `MOST_POINTS` points, evenly spaced, the last one included; values are rounded."""
     stride = -(-len(points) // MOST_POINTS)
     kept = list(points[:: max(stride, 1)])
     if points and kept[-1] != points[-1]:
         kept[-1] = points[-1]
-    return [[step, *(round(value, 4) for value in values)] for step, *values in kept]
+    return [[step, *(round(value, digits) for value in values)] for step, *values in kept]
 
 
-def to_json(findings: Findings, statement: Sequence[str]) -> dict[str, Any]:
-    """All of it but the curves, for JSON; errors in %, differences in percentage points."""
+def to_json(findings: Findings, statement: Sequence[str], written: str) -> dict[str, Any]:
+    """All findings but the curves, for JSON; errors in %, differences in percentage points.
+
+    Args:
+      findings: of the sweep.
+      statement: its sentences.
+      written: when the report was written.
+    """
     sweep = findings.sweep
     return {
         'title': sweep.title,
         'workdir': str(findings.workdir),
+        'written': written,
+        **provenance(findings.runs()),
         'base': sweep.base,
         'fields': dict(sweep.fields),
         'settings': findings.settings,
         'seeds': list(sweep.seeds),
         'baseline': sweep.baseline,
         'complete': not findings.runs('unfinished', 'not begun', 'failed'),
-        'level': comparison.LEVEL,
-        'power': comparison.POWER,
+        'level': LEVEL,
+        'power': POWER,
         'tests': findings.tests,
         'statement': list(statement),
-        'arms': [_arm_json(arm, sweep) for arm in findings.arms],
-        'runs': [_run_json(run) for run in findings.runs()],
+        'arms': [arm_json(arm) | {'fields': dict(sweep.arms[arm.name])} for arm in findings.arms],
+        'runs': [{'arm': arm.name, **run.to_json()} for arm in findings.arms for run in arm.runs],
     }
 
 
-def _arm_json(arm: Arm, sweep: Sweep) -> dict[str, Any]:
+def arm_json(arm: Arm) -> dict[str, Any]:
+    """An arm for JSON, without its runs."""
     return {
         'name': arm.name,
-        'fields': dict(sweep.arms[arm.name]),
         'error': arm.error and dataclasses.asdict(arm.error),
-        'difference': arm.difference and comparison.to_json(arm.difference),
+        'difference': arm.difference and difference_json(arm.difference),
         'ended': arm.count('ended'),
         'failed': arm.count('failed'),
         'unfinished': arm.count('unfinished') + arm.count('not begun'),
@@ -221,17 +246,7 @@ def _arm_json(arm: Arm, sweep: Sweep) -> dict[str, Any]:
         'multiply_adds': arm.multiply_adds,
         'images_per_second': arm.median('images_per_second'),
         'seconds': arm.median('seconds'),
+        'first_step_seconds': arm.median('first_step_seconds'),
+        'training_seconds': arm.median('training_seconds'),
         'published': arm.published,
-    }
-
-
-def _run_json(run: Result) -> dict[str, Any]:
-    return {
-        'arm': run.unit.arm,
-        'seed': run.unit.seed,
-        'folder': str(run.unit.folder),
-        'state': run.state,
-        'last_step': run.final.steps if run.final else run.last_step,
-        'failure': None if run.final else run.failure,
-        **({} if run.final is None else dataclasses.asdict(run.final)),
     }

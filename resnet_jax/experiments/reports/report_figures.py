@@ -1,55 +1,64 @@
-"""Figures of a sweep's report, as PNG and SVG."""
+"""The figures of reports, as PNG and SVG."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnet_jax.experiments.reports.findings import Arm, Findings
+from resnet_jax.errors import InputError
+from resnet_jax.experiments.reports.findings import Arm
 
-# Told apart on white and on black, and by most of those who see colours otherwise.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Look = tuple[str, tuple[int, ...]]  # colour and dashes of a line
+# Distinguishable on white and on black, and with most kinds of colour blindness.
 COLOURS = (
     *('#3b7dd8', '#e07b22', '#2f9e55', '#c94f7c', '#8a63d2', '#b8860b', '#1b9aaa', '#8c7565'),
 )
-# Of further rounds through the colours: lengths of strokes and gaps, in line widths.
+# Dashes of further rounds through the colours: lengths of strokes and gaps, in line widths.
 DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 2), (6, 2, 1, 2))
 _INCHES = (9.0, 4.2)
 
 
-def styles(count: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Colour and dashes of so many arms."""
+def styles(names: Sequence[str]) -> dict[str, Look]:
+    """Name of a line -> its colour and dashes."""
     rounds = len(COLOURS)
-    return [(COLOURS[i % rounds], DASHES[i // rounds % len(DASHES)]) for i in range(count)]
+    return {
+        name: (COLOURS[i % rounds], DASHES[i // rounds % len(DASHES)])
+        for i, name in enumerate(names)
+    }
 
 
-def write_figures(findings: Findings, curves: list[dict[str, Any]], folder: Path) -> list[Path]:
-    """Draws the curves and the final errors.
+def write_figures(figures: 'Mapping[str, Figure]', folder: Path) -> list[Path]:
+    """Writes Matplotlib figures as PNG and SVG.
 
     Args:
-      findings: of the sweep.
-      curves: as `findings.curves` gives them.
-      folder: for curves.png, curves.svg, final_error.png and final_error.svg.
+      figures: name of a file, without its extension -> figure.
+      folder: for the files.
 
     Returns:
       The PNGs and then the SVGs.
+
+    Raises:
+      InputError: if they cannot be written.
     """
-    drawn = {'curves': _curves(findings, curves), 'final_error': _final(findings)}
-    return [
-        _save(figure, folder / f'{n}.{kind}')
-        for kind in ('png', 'svg')
-        for n, figure in drawn.items()
-    ]
-
-
-def _save(figure: Any, path: Path) -> Path:
     import matplotlib
 
-    # The same findings give the same file.
+    paths = [folder / f'{name}.{kind}' for kind in ('png', 'svg') for name in figures]
+    # The same figures give the same files.
     fixed: Any = {'svg.hashsalt': 'resnet_jax', 'svg.fonttype': 'none'}
-    with matplotlib.rc_context(fixed):
-        figure.savefig(path, dpi=150, metadata={'Date': None} if path.suffix == '.svg' else None)
-    return path
+    try:
+        with matplotlib.rc_context(fixed):
+            for path in paths:
+                metadata = {'Date': None} if path.suffix == '.svg' else None
+                figures[path.stem].savefig(path, dpi=150, metadata=metadata)
+    except OSError as error:
+        raise InputError(f'cannot write figures in {folder}: {error.strerror}') from error
+    return paths
 
 
-def _figure(size: tuple[float, float], title: str) -> Any:
+def _figure(size: tuple[float, float], title: str) -> 'Figure':
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,48 +69,86 @@ def _figure(size: tuple[float, float], title: str) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Dollar signs as they are, not as the beginning of a formula."""
+    """Text whose dollar signs do not start a formula."""
     return text.replace('$', r'\$')
 
 
-def _curves(findings: Findings, curves: list[dict[str, Any]]) -> Any:
-    arms = [arm.name for arm in findings.arms]
-    looks = dict(zip(arms, styles(len(arms)), strict=True))
+def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> 'Figure':
+    """The errors over the steps: a line for each arm, with a band from its best to its worst seed.
+
+    Args:
+      title: of the figure.
+      arms: names, in order.
+      curves: as `findings.curves` returns them.
+    """
+    looks = styles(arms)
     legend_rows = -(-len(arms) // 3)
-    figure = _figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), findings.sweep.title)
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = _figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), title)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, split in zip(panels, ('train', 'test'), strict=True):
         for curve in (curve for curve in curves if curve['split'] == split and curve['mean']):
             steps, mean, low, high = zip(*curve['mean'], strict=True)
-            colour, dashes = looks[curve['arm']]
-            marker = '.' if len(steps) < 30 else ''
-            axes.plot(steps, mean, color=colour, dashes=dashes, marker=marker, linewidth=1.5)
+            _line(axes, steps, mean, looks[curve['arm']])
             if len(curve['seeds']) > 1:
+                colour = looks[curve['arm']][0]
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.set_xlabel('training step')
-        axes.xaxis.get_major_locator().set_params(integer=True)
         name = 'training' if split == 'train' else 'test'
-        axes.set_ylabel(f'{name} error, top-1 (%)')
+        _label(axes, f'{name} error, top-1 (%)')
         axes.set_title('training, augmented images' if split == 'train' else 'test', fontsize=10)
-        axes.grid(alpha=0.3)
+    _legend(figure, looks, 'line: mean over seeds; band: from the lowest to the highest seed')
+    return figure
+
+
+def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> 'Figure':
+    """The figures of one run over its steps, side by side.
+
+    Args:
+      title: of the figure.
+      panels: label of the vertical axis -> name of a line -> points (step, value).
+    """
+    looks = styles(list(dict.fromkeys(name for lines in panels.values() for name in lines)))
+    figure = _figure((_INCHES[0] * len(panels) / 2, _INCHES[1]), title)
+    for axes, (label, lines) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for name, points in lines.items():
+            if points:
+                steps, values = zip(*points, strict=True)
+                _line(axes, steps, values, looks[name])
+        _label(axes, label)
     _legend(figure, looks)
     return figure
 
 
-def _legend(figure: Any, looks: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Below the panels, for all arms; the drawn ones may be fewer."""
+def _line(axes: 'Axes', steps: Sequence[float], values: Sequence[float], look: Look) -> None:
+    marker = '.' if len(steps) < 30 else ''
+    axes.plot(steps, values, color=look[0], dashes=look[1], marker=marker, linewidth=1.5)
+
+
+def _label(axes: 'Axes', name: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel('training step')
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator('auto', integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.set_ylabel(name)
+    axes.grid(alpha=0.3)
+
+
+def _legend(figure: 'Figure', looks: Mapping[str, Look], title: str | None = None) -> None:
+    """A legend below the panels, of all lines, including those without points."""
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color=colour, dashes=dashes, label=_plain(_short(arm)))
-        for arm, (colour, dashes) in looks.items()
+        Line2D([], [], color=colour, dashes=dashes, label=_plain(_short(name)))
+        for name, (colour, dashes) in looks.items()
     ]
     figure.legend(
         handles=lines,
         loc='outside lower center',
-        ncols=min(3, len(lines)),
+        ncols=min(3, max(len(lines), 1)),
         fontsize=8,
-        title='line: mean over seeds; band: from the lowest to the highest seed',
+        title=title,
         title_fontsize=8,
         handlelength=3.5,
     )
@@ -111,20 +158,20 @@ def _short(text: str, limit: int = 44) -> str:
     return text if len(text) <= limit else f'{text[: limit - 1]}…'
 
 
-def _final(findings: Findings) -> Any:
-    """Arms from above to below: a dot for each seed, mean and interval."""
-    looks = styles(len(findings.arms))
-    figure = _figure((_INCHES[0], 1.6 + 0.42 * len(findings.arms)), findings.sweep.title)
+def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
+    """The final errors, an arm below the other: a dot for each seed, the mean and its interval."""
+    figure = _figure((_INCHES[0], 1.6 + 0.42 * len(arms)), title)
     axes = figure.subplots()
-    for place, (arm, (colour, _)) in enumerate(zip(findings.arms, looks, strict=True)):
-        _final_row(axes, place, arm, colour)
-    names = [_plain(_short(arm.name)) for arm in findings.arms]
+    looks = styles([arm.name for arm in arms])
+    for place, arm in enumerate(arms):
+        _final_row(axes, place, arm, looks[arm.name][0])
+    names = [_plain(_short(arm.name)) for arm in arms]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     low, high = axes.get_xlim()
-    axes.set_xlim(max(low, 0), min(high, 100))  # an interval of two seeds may go far beyond
+    axes.set_xlim(max(low, 0), min(high, 100))
     axes.set_ylabel('arm')
-    published = any(arm.published is not None for arm in findings.arms)
+    published = any(arm.published is not None for arm in arms)
     axes.set_xlabel(
         'final test error, top-1 (%)\n'
         'dots: seeds; diamond and bar: mean and its 95 % interval'
@@ -135,12 +182,12 @@ def _final(findings: Findings) -> Any:
     return figure
 
 
-def _final_row(axes: Any, place: int, arm: Arm, colour: str) -> None:
+def _final_row(axes: 'Axes', place: int, arm: Arm, colour: str) -> None:
     if arm.published is not None:
         axes.plot(arm.published, place - 0.22, 'x', color='black', markersize=7)
     if arm.error is None:
         axes.text(
-            0.01, place, 'no run has ended', transform=axes.get_yaxis_transform(), va='center'
+            0.01, place, 'no run has finished', transform=axes.get_yaxis_transform(), va='center'
         )
         return
     errors = [run.final.error for run in arm.runs if run.final is not None]

@@ -1,61 +1,72 @@
-"""What a sweep says, in plain words: every claim follows from the findings' figures."""
+"""What a sweep's figures show, as plain sentences; every claim follows from the figures."""
 
 from resnet_jax.experiments.reports.findings import Arm, Findings
 from resnet_jax.experiments.statistics import LEVEL, MOST_SEEDS, Difference
+from resnet_jax.text import NOTHING
 
 
 def statement(findings: Findings) -> list[str]:
-    """A sentence or two about each arm but the baseline, and what limits them all."""
+    """A sentence or two about each arm but the baseline, and about what limits them all."""
     return [*_verdicts(findings), *_failures(findings), *_progress(findings)]
 
 
 def _verdicts(findings: Findings) -> list[str]:
     base, others = findings.baseline, findings.others
     if not others:
-        return [f'No statement: {base.name} is the only arm.']
+        return [f'There is nothing to compare: {base.name} is the only arm.']
     if base.error is None:
-        return [f'No statement: no run of the baseline, {base.name}, has ended.']
+        return [f'The arms cannot be compared: no run of the baseline, {base.name}, has finished.']
     if len(findings.sweep.seeds) == 1:
-        return ['No statement: one seed. A difference between single runs may be chance.']
+        return [
+            'The arms cannot be compared: there is only one seed, and a difference between single '
+            'runs may be chance.'
+        ]
     found = [_verdict(arm, base.name) for arm in others]
     if len(others) > 1 and findings.tests > 1:
         found.append(
-            f'p-values are corrected for {findings.tests} comparisons (Holm); a difference counts '
-            f'below {LEVEL:g}.'
+            f'p-values are corrected for {findings.tests} comparisons (Holm); a difference is '
+            f'significant if its corrected p is below {LEVEL:g}.'
         )
     return found
 
 
 def _verdict(arm: Arm, base: str) -> str:
     if arm.error is None:
-        why = 'all its runs failed' if arm.count('failed') == len(arm.runs) else 'none has ended'
-        return f'{arm.name}: no statement, {why}.'
+        failed = arm.count('failed') == len(arm.runs)
+        why = 'all its runs failed' if failed else 'none of its runs has finished'
+        return f'{arm.name} cannot be compared with {base}: {why}.'
     return verdict(arm.name, base, arm.difference)
 
 
 def verdict(name: str, base: str, difference: Difference | None) -> str:
-    """What an arm's difference to the baseline says; None: no seed of both has ended."""
+    """What the difference between an arm and the baseline shows.
+
+    Args:
+      name: of the arm.
+      base: name of the baseline.
+      difference: between the two; None if no seed has finished in both.
+    """
     if difference is None or difference.estimate.n == 1:
         shared = 'no seed' if difference is None else 'only one seed'
-        return f'{name}: no statement, {shared} of both it and {base} has ended.'
+        return f'{name} cannot be compared with {base}: {shared} has finished in both.'
     seeds, mean = difference.estimate.n, difference.estimate.mean
     if difference.corrected is None:
         if abs(mean) < 0.005:
-            return f'{name} and {base} have the same error in each of {seeds} seeds.'
+            return f'{name} and {base} have the same error with each of {seeds} seeds.'
         return (
-            f'{name}: no statement, its error is {_points(mean)} {base} in each of {seeds} '
-            'seeds, and a t test needs differences that vary.'
+            f'{name} cannot be tested against {base}: its error is {_points(mean)} that of {base} '
+            f'with each of {seeds} seeds, and a t test needs differences that vary.'
         )
     figures = f'95 % interval {interval(difference)}, corrected p {p_value(difference.corrected)}'
     if difference.differs:
         better = 'better' if mean < 0 else 'worse'
         return (
-            f'{name} is {better} than {base}: its test error is {_points(mean)} it '
+            f'{name} is {better} than {base}: its test error is {_points(mean)} that of {base} '
             f'({figures}, {seeds} seeds).'
         )
     return (
-        f'{name} and {base} cannot be told apart with {seeds} seeds: the test error is '
-        f'{_points(mean)} {base} on average ({figures}). {_needed(difference)}'
+        f'{name} and {base} cannot be told apart with {seeds} seeds: the test error of {name} is '
+        f'{_points(mean)} that of {base} on average ({figures}). {_needed(difference)}'
     )
 
 
@@ -70,8 +81,8 @@ def _needed(difference: Difference) -> str:
             'show it.'
         )
     return (
-        f'If the true difference and its spread are those seen, about {difference.seeds_needed} '
-        'seeds would show it with a power of 80 %.'
+        f'If the true difference and its spread are the observed ones, about '
+        f'{difference.seeds_needed} seeds would show it with a power of 80 %.'
     )
 
 
@@ -81,8 +92,8 @@ def _failures(findings: Findings) -> list[str]:
         failed = arm.count('failed')
         if failed and arm.error is not None:
             found.append(
-                f'{failed} of {len(arm.runs)} runs of {arm.name} failed; what is said of it is of '
-                'the others alone.'
+                f'{failed} of {len(arm.runs)} runs of {arm.name} failed; its figures are those of '
+                'the other runs.'
             )
         elif 0 < failed < len(arm.runs) or (arm is findings.baseline and failed):
             found.append(f'{failed} of {len(arm.runs)} runs of {arm.name} failed.')
@@ -93,17 +104,20 @@ def _progress(findings: Findings) -> list[str]:
     ended, every = len(findings.runs('ended')), len(findings.runs())
     if not findings.runs('unfinished', 'not begun'):
         return []
-    return [f'The sweep is not complete: {ended} of {every} runs have ended; this may change.']
+    return [
+        f'The sweep is not complete: {ended} of {every} runs have finished, and the rest may '
+        'change this.'
+    ]
 
 
 def interval(difference: Difference) -> str:
-    """Of a difference in percentage points; '-' where there is none."""
+    """The interval of a difference in percentage points; '-' if there is none."""
     low, high = difference.estimate.low, difference.estimate.high
-    return '-' if low is None or high is None else f'{low:+.2f} to {high:+.2f}'
+    return NOTHING if low is None or high is None else f'{low:+.2f} to {high:+.2f}'
 
 
 def p_value(p: float | None) -> str:
-    """Two significant digits, three decimals at most; '-' where there is none."""
+    """Two significant digits, three decimals at most; '-' for None."""
     if p is None:
-        return '-'
+        return NOTHING
     return '< 0.001' if p < 0.001 else f'{p:.3f}' if p < 0.1 else f'{p:.2f}'

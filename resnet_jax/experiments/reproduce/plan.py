@@ -1,29 +1,57 @@
-"""A published table as a sweep: at the paper's recipe, at a sixteenth of it, or two steps of it."""
+"""A published table as a sweep: with the paper's recipe, a sixteenth of it, or two steps."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.experiments.reproduce.scales import (
-    LENGTHS,
-    SCALES,
-    SHORT_SEEDS,
-    SHORTER,
-    shorter,
-    smoke_fields,
-    smoke_fields_of,
+from resnet_jax.errors import InputError, check_choice
+from resnet_jax.experiments.sweep import (
+    Sweep,
+    from_table,
+    make_sweep,
+    refuse_shared_without_effect,
+    source_text,
 )
-from resnet_jax.experiments.sweep import Sweep, from_table, make_sweep, source_text
 from resnet_jax.papers.cifar import find_table
-from resnet_jax.papers.recipes import DATA, Recipe, recipe_of
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.papers.recipes import Recipe, base_of, recipe_of, row_fields, shared_fields
+from resnet_jax.papers.table import PublishedRow, PublishedTable
 from resnet_jax.training import config as configs
 
+# full   the recipe
+# short  the recipe, its length divided by SHORTER
+# smoke  two steps on synthetic images
+SCALES = ('smoke', 'short', 'full')
+SHORTER = 16
+SHORT_SEEDS = 3
+# The fields that grow with the length of a run.
+_LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
+# Without effect where there is no warm-up.
+_OF_WARMUP = ('optim.warmup_shape', 'optim.warmup_start')
 # Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
 _HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
+
+_SMOKE: dict[str, Any] = {
+    'data.name': 'synthetic',  # with 10 classes
+    'data.train_split': 'train[:64]',
+    'data.eval_split': 'test[:4]',
+    'data.image_size': 32,  # the last stage of an ImageNet net then sees a single pixel
+    'data.workers': 0,
+    'train.batch_size': 4,
+    'train.steps': 2,
+    'train.log_every': 1,
+    'train.eval_every': 0,
+    'train.eval_batch_size': 4,
+    'optim.learning_rate': 1e-3,
+    'optim.scale_by_batch': 0,
+    'optim.warmup': 0.0,  # often longer than the two steps
+    'model.dtype': 'float32',
+    'model.scan_blocks': True,  # compiles faster
+    'checkpoint.keep': 1,
+}
+# A CPU takes minutes for grouped convolutions of 32x32 images, above all in a scan.
+_SMOKE_GROUPED: dict[str, Any] = {'train.batch_size': 2, 'model.scan_blocks': False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +59,19 @@ class Plan:
     """A table, and the sweep that reproduces it.
 
     Attributes:
-      key: of the table.
-      table: the published one.
-      recipe: of its paper.
+      key: the table's key in `papers.cifar.TABLES`.
+      table: the published table.
+      recipe: how its paper trained.
       scale: one of `SCALES`.
-      sweep: an arm for each row, under the row's name.
-      scaled: what the scale makes of the recipe, a line for each field.
-      overridden: what the caller changed besides, likewise.
+      sweep: has an arm for each row, under the row's name.
+      scaled: what the scale changes in the recipe, a line for each field.
+      overridden: what the caller changes besides, likewise.
       notes: what the result cannot show, and why.
-      figures: whether a figure may be held against the published one, besides the order of rows.
+      figures: whether figures may be compared with the published ones, not only the order of rows.
     """
 
     key: str
-    table: Table
+    table: PublishedTable
     recipe: Recipe
     scale: str
     sweep: Sweep
@@ -53,43 +81,40 @@ class Plan:
     figures: bool
 
 
-def find_configs(folder: Path | None) -> Path:
-    """The folder of configs: the given one, else ./configs, else that of the code's checkout.
+def find_configs(folder: Path | None) -> Path | None:
+    """Checks a folder of configs that replaces the package's; None stands for the package's.
 
     Raises:
-      InputError: if there is none.
+      InputError: if the folder has no default.py.
     """
-    checkout = Path(__file__).parents[2] / 'configs'
-    for place in (Path('configs'), checkout) if folder is None else (folder,):
-        if (place / 'default.py').is_file():
-            return place.resolve()
-    where = f'{folder} has no default.py' if folder else 'there is no folder configs/ here'
-    raise InputError(f'{where}; give the configs of the checkout with --configs DIR')
+    if folder is not None and not (folder / 'default.py').is_file():
+        raise InputError(f'{folder} has no default.py; --configs takes a folder of configs')
+    return folder
 
 
 def make_plan(
     key: str,
     scale: str,
-    folder: Path,
+    folder: Path | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     seeds: Sequence[int] | None = None,
 ) -> Plan:
-    """What reproduces a table.
+    """Plans the reproduction of a table.
 
     Args:
-      key: of the table, in `papers.TABLES`.
+      key: the table's key in `papers.cifar.TABLES`.
       scale: one of `SCALES`.
-      folder: the one that `find_configs` gives.
-      overrides: fields and their values as text, on top of the recipe and the scale, in all rows.
-      seeds: of every row; else as many as the paper reports, 3 at scale short, 1 at smoke.
+      folder: replaces the package's configs, which are the default.
+      overrides: fields and their values as text; they take precedence over the recipe and the
+        scale, in all rows.
+      seeds: of every row; by default as many as the paper reports, 3 at scale short, 1 at smoke.
 
     Raises:
-      InputError: for an unknown table, scale or field, a value that a config refuses, an override
-        of what the rows differ in.
+      InputError: for an unknown table, scale or field, an invalid value, or an override of a field
+        in which the rows differ.
     """
     table = find_table(key)
-    if scale not in SCALES:
-        raise unknown_name('scale', scale, SCALES)
+    check_choice('scale', scale, SCALES)
     recipe = recipe_of(table)
     _check_overrides(key, table, overrides)
     sweep = _sweep(key, scale, folder, (), seeds)
@@ -99,91 +124,108 @@ def make_plan(
         changes = _changes(sweep, changed)
         sweep = changed
     _check_distinct(sweep)
-    serious = [c for c in changes if c.partition(':')[0] not in _HARMLESS]
-    figures = scale == 'full' and not recipe.differs and not serious
+    serious = [change for change in changes if change.partition(':')[0] not in _HARMLESS]
     return Plan(
         key=key,
         table=table,
         recipe=recipe,
         scale=scale,
         sweep=sweep,
-        scaled=_scaled_text(recipe, table, scale, dict(overrides)),
+        scaled=_scaled_text(table, scale, dict(overrides)),
         overridden=tuple(f'--config.{field}={value}' for field, value in overrides),
         notes=_notes(table, recipe, scale, sweep, serious, dict(overrides)),
-        figures=figures,
+        figures=scale == 'full' and not recipe.differs and not serious,
     )
 
 
 def _sweep(
     key: str,
     scale: str,
-    folder: Path,
+    folder: Path | None,
     overrides: Sequence[tuple[str, str]],
     seeds: Sequence[int] | None,
 ) -> Sweep:
     table = find_table(key)
     recipe, found = recipe_of(table), from_table(key)
-    scaling = _scaling(scale, table)
-    fields = _scaled({'data.name': DATA[table.data], **recipe.fields}, scaling)
-    arms = {
-        row.name: _without(
-            {**_own(recipe, table, row, scaling), **found['arms'][row.name]}, dict(overrides)
-        )
-        for row in table.rows
-    }
-    most = max(recipe.runs_for(row.name) for row in table.rows)
-    count = {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale]
+    changed = dict(overrides)
     runs = {row.name: recipe.runs_for(row.name) for row in table.rows}
+    most = max(runs.values())
+    base = base_of(recipe)
     found |= {
-        'base': recipe.base,
-        'fields': _without(fields, dict(overrides)),
-        'arms': arms,
-        'seeds': count,
+        'base': base if folder is None else _in_folder(base),
+        'fields': _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed),
+        'arms': {
+            row.name: _without(_row_fields(table, row, scale), changed) | found['arms'][row.name]
+            for row in table.rows
+        },
+        'seeds': {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale],
         'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
     }
     sweep = make_sweep(found, f'table {key}', folder, overrides, seeds)
+    refuse_shared_without_effect(sweep, dict(overrides))
     source = source_text(['reproduce', key, '--scale', scale], overrides)
     return dataclasses.replace(sweep, source=source)
 
 
-def _scaling(scale: str, table: Table) -> Mapping[str, Any] | int:
-    """What a scale does to a recipe: fields that it sets, or what it divides lengths by."""
+def _in_folder(name: str) -> str:
+    """The name of a config of the package as the path of a file in another folder of configs."""
+    stem, separator, variant = name.partition(':')
+    return f'{stem}.py{separator}{variant}'
+
+
+def _smoke_fields(table: PublishedTable) -> dict[str, Any]:
+    """What scale smoke sets in all rows of a table."""
+    # For the central crop, in the proportion of 256 to 224.
+    return {**_SMOKE, **({'data.resize': 36} if table.data == 'imagenet' else {})}
+
+
+def _row_fields(table: PublishedTable, row: PublishedRow, scale: str) -> dict[str, Any]:
+    """What one row sets at a scale, besides its model."""
+    fields = row_fields(table, row)
+    if scale != 'smoke':
+        return _scaled(fields, scale, {})
+    return _without(fields, _smoke_fields(table)) | _smoke_fields_of(table, row)
+
+
+def _smoke_fields_of(table: PublishedTable, row: PublishedRow) -> dict[str, Any]:
+    """What scale smoke sets in one row."""
+    from resnet_jax.models.registry import model_row
+
+    if model_row(row.model).settings['block'].groups == 1:
+        return {}
+    return {**_SMOKE_GROUPED, **({} if table.data == 'imagenet' else {'data.image_size': 8})}
+
+
+def _scaled(fields: Mapping[str, Any], scale: str, smoke: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe at a scale; `smoke` replaces them at scale smoke."""
     if scale == 'smoke':
-        return smoke_fields(table)
-    return SHORTER if scale == 'short' else 1
+        return {**_without(fields, smoke), **smoke}
+    if scale == 'full':
+        return dict(fields)
+    return {f: shorter(v) if f in _LENGTHS else v for f, v in fields.items()}
 
 
-def _scaled(fields: Mapping[str, Any], scaling: Mapping[str, Any] | int) -> dict[str, Any]:
-    if isinstance(scaling, int):
-        return {
-            field: shorter(value, scaling) if field in LENGTHS else value
-            for field, value in fields.items()
-        }
-    return {**_without(fields, scaling), **scaling}
+def shorter(length: Any) -> Any:
+    """A length at scale short: a float, an int (rounded up), or a tuple of either."""
+    if isinstance(length, tuple):
+        return tuple(map(shorter, length))
+    return -(-length // SHORTER) if isinstance(length, int) else length / SHORTER
 
 
-def _own(
-    recipe: Recipe, table: Table, row: Row, scaling: Mapping[str, Any] | int
-) -> dict[str, Any]:
-    """The fields of a row alone; what the scale sets for all comes before the recipe's."""
-    own = recipe.of_row(row.name, row.model)
-    if isinstance(scaling, int):
-        return _scaled(own, scaling)
-    return {**_without(own, scaling), **smoke_fields_of(table, row)}
-
-
-def _without(fields: Mapping[str, Any], set_later: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields less those that come from elsewhere; of the length's two fields one is enough."""
-    gone = {*set_later, *(configs.ALTERNATIVES.get(field) for field in set_later)}
+def _without(fields: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields except those that others replace or leave without effect."""
+    gone = {*replaced, *(configs.ALTERNATIVES.get(field) for field in replaced)}
+    if 'optim.warmup' in replaced and not configs.parse_value(str(replaced['optim.warmup'])):
+        gone |= set(_OF_WARMUP)
     return {field: value for field, value in fields.items() if field not in gone}
 
 
-def _check_overrides(key: str, table: Table, overrides: Sequence[tuple[str, str]]) -> None:
+def _check_overrides(key: str, table: PublishedTable, overrides: Sequence[tuple[str, str]]) -> None:
     identity = {'model.name', *(f'model.{f}' for row in table.rows for f in row.overrides)}
     for field, _ in overrides:
         if field in identity:
             raise InputError(
-                f'--config.{field} is what the rows of {key} are; it cannot be changed'
+                f'--config.{field} is what the rows of {key} differ in; it cannot be changed'
             )
 
 
@@ -193,14 +235,14 @@ def _check_distinct(sweep: Sweep) -> None:
         text = configs.to_json(sweep.config(arm, sweep.seeds[0]))
         if text in seen:
             raise InputError(
-                f'with these fields {arm!r} and {seen[text]!r} are the same run; leave out what '
-                'the rows differ in'
+                f'with these fields {arm!r} and {seen[text]!r} are the same run; do not set '
+                'fields in which the rows differ'
             )
         seen[text] = arm
 
 
 def _changes(old: Sweep, new: Sweep) -> tuple[str, ...]:
-    """The fields that differ in any arm, a line each; not those of `FREE_FIELDS`."""
+    """The fields that differ in any arm, a line for each; FREE_FIELDS are left out."""
     lines: dict[str, None] = {}
     for arm in old.arms:
         pair = [sweep.config(arm, sweep.seeds[0]) for sweep in (old, new)]
@@ -209,28 +251,33 @@ def _changes(old: Sweep, new: Sweep) -> tuple[str, ...]:
 
 
 def _scaled_text(
-    recipe: Recipe, table: Table, scale: str, overrides: Mapping[str, str]
+    table: PublishedTable, scale: str, overrides: Mapping[str, str]
 ) -> tuple[str, ...]:
+    """What a scale changes in the recipe, a line for each field."""
     if scale == 'full':
         return ()
-    scaling = _scaling(scale, table)
-    if not isinstance(scaling, int):
-        lines = [f'{field}: {value}' for field, value in _without(scaling, overrides).items()]
-        for row in table.rows:
-            fields = _without(smoke_fields_of(table, row), overrides)
-            lines += [f'{field} of {row.name}: {value}' for field, value in fields.items()]
-        return tuple(lines)
-    sources = {'': recipe.fields, **recipe.by_model, **recipe.by_row}
+    of_rows: Callable[[PublishedRow], Mapping[str, Any]]
+    if scale == 'smoke':
+        shared, of_rows = _smoke_fields(table), lambda row: _smoke_fields_of(table, row)
+    else:
+        shared, of_rows = shared_fields(table), lambda row: row_fields(table, row)
+    sources = [('', shared), *((f' of {row.name}', of_rows(row)) for row in table.rows)]
+    fields = [
+        (f'{field}{owner}', field, value)
+        for owner, found in sources
+        for field, value in _without(found, overrides).items()
+    ]
+    if scale == 'smoke':
+        return tuple(f'{name}: {value}' for name, _, value in fields)
     return tuple(
-        f'{field}{f" of {name}" if name else ""}: {value} -> {shorter(value, scaling)}'
-        for name, fields in sources.items()
-        for field, value in _without(fields, overrides).items()
-        if field in LENGTHS and value
+        f'{name}: {value} -> {shorter(value)}'
+        for name, field, value in fields
+        if field in _LENGTHS and value
     )
 
 
 def _notes(
-    table: Table,
+    table: PublishedTable,
     recipe: Recipe,
     scale: str,
     sweep: Sweep,
@@ -239,7 +286,8 @@ def _notes(
 ) -> tuple[str, ...]:
     if scale == 'smoke':
         return ('no verdict: two steps on synthetic images show that a row runs, and nothing else',)
-    notes, own_length = [], overrides.keys() & configs.ALTERNATIVES.keys()
+    notes = []
+    own_length = overrides.keys() & configs.ALTERNATIVES.keys()
     only = 'only the order of the rows is compared, no figure with the published one'
     if scale == 'short':
         length = 'another length than published' if own_length else f'1/{SHORTER} of the length'

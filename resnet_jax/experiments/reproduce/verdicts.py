@@ -1,11 +1,11 @@
-"""Ours beside published: what may be said of each row of a table, and why."""
+"""What may be concluded about each row of a published table that was run again, and why."""
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 
-from resnet_jax.papers.table import Row, Table
+from resnet_jax.experiments.statistics import estimate
+from resnet_jax.papers.table import PublishedRow, PublishedTable
 
 WITHIN = 'within published spread'
 SAME_ORDER = 'same order'
@@ -16,20 +16,20 @@ NOT_RUN = 'not run yet'
 NO_FIGURE = 'no published figure'
 TOO_FEW = 'nothing to compare with'
 
-# Where a paper says that a net fails: he2016, table 1, "when the error is above 20 %"; he2015,
-# section 4.2, says of the plain net of 110 layers "higher than 60 %".
+# The error above which a paper says that a net fails: he2016, table 1, "when the error is above
+# 20 %"; he2015, section 4.2, says of the plain net of 110 layers "higher than 60 %".
 FAILED_ABOVE = {'he2015': 60.0}
 FAILED_ABOVE_ELSEWHERE = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a row's runs.
+class RowResult:
+    """The runs of a row.
 
     Attributes:
-      values: the table's metric, in %, of each run that ended.
-      diverged: how many runs did not stay finite.
-      wanted: how many there are to be.
+      values: the table's metric, in %, of each run that has ended.
+      diverged: number of runs that diverged.
+      wanted: number of runs planned.
     """
 
     values: tuple[float, ...] = ()
@@ -37,128 +37,139 @@ class Outcome:
     wanted: int = 1
 
     @property
+    def begun(self) -> bool:
+        """Whether any run has ended or diverged."""
+        return bool(self.values or self.diverged)
+
+    @property
     def mean(self) -> float | None:
-        """Of the values; None without any."""
-        return statistics.fmean(self.values) if self.values else None
+        """Mean of the values; None without any."""
+        return estimate(self.values).mean if self.values else None
 
     @property
     def sd(self) -> float | None:
-        """Their standard deviation (n - 1); None for fewer than two."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+        """Standard deviation of the values (n - 1); None for fewer than two."""
+        return estimate(self.values).sd if self.values else None
 
     @property
-    def squared_error(self) -> float:
-        """The square of the mean's standard error; 0 where one run tells nothing of it."""
-        return (self.sd or 0.0) ** 2 / len(self.values) if self.values else 0.0
+    def standard_error(self) -> float:
+        """Standard error of the mean; 0 if there are too few runs to estimate it."""
+        return (estimate(self.values).standard_error if self.values else None) or 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What may be said of a row: one of this module's words, and the numbers behind it."""
+    """What may be concluded about a row: one of this module's verdicts, and its reason."""
 
     word: str
     why: str
 
 
-def judge(table: Table, outcomes: Mapping[str, Outcome], figures: bool) -> dict[str, Verdict]:
+def judge(
+    table: PublishedTable, results: Mapping[str, RowResult], figures: bool
+) -> dict[str, Verdict]:
     """A verdict on each row.
 
     Args:
       table: the published one.
-      outcomes: name of a row -> what became of it; a row that is not there has not been run.
-      figures: whether a figure may be held against the published one: the paper's recipe on the
-        paper's data. Otherwise only the order of the rows is.
+      results: name of a row -> its runs; a missing row has not been run.
+      figures: whether figures may be compared with the published ones, as with the paper's recipe
+        on the paper's data. Otherwise only the order of the rows is compared.
 
     Returns:
       Name of a row -> verdict, in the table's order.
     """
-    found = {row.name: outcomes.get(row.name, Outcome()) for row in table.rows}
+    found = {row.name: results.get(row.name, RowResult()) for row in table.rows}
     return {row.name: _judge_row(table, row, found, figures) for row in table.rows}
 
 
-def _judge_row(table: Table, row: Row, outcomes: Mapping[str, Outcome], figures: bool) -> Verdict:
-    mine = outcomes[row.name]
-    if not _ended(mine):
+def _judge_row(
+    table: PublishedTable, row: PublishedRow, results: Mapping[str, RowResult], figures: bool
+) -> Verdict:
+    mine = results[row.name]
+    if not mine.begun:
         return Verdict(NOT_RUN, '')
     reason = why_failed(table, row, mine)
     if row.failed:
-        limit = FAILED_ABOVE.get(table.paper, FAILED_ABOVE_ELSEWHERE)
         if reason:
             return Verdict(FAILED_TOO, reason)
+        limit = _failed_above(table)
         return Verdict(NOT, f'published as failed, above {limit:g} %; ours is {mine.mean:.2f}')
     if row.value is None:
         return Verdict(NO_FIGURE, reason)
     if reason:
         return Verdict(FAILED.format(row.value), reason)
-    near, why = _near(row, mine) if figures else (False, '')
+    near, why = _is_near(row, mine) if figures else (False, '')
     if near:
         return Verdict(WITHIN, why)
-    order, rank = _order(table, row, outcomes)
+    order, rank = _compare_order(table, row, results)
     return Verdict(order, '; '.join(part for part in (why, rank) if part))
 
 
-def why_failed(table: Table, row: Row, outcome: Outcome) -> str:
-    """Why a row counts as failed; empty where it does not.
+def _failed_above(table: PublishedTable) -> float:
+    return FAILED_ABOVE.get(table.paper, FAILED_ABOVE_ELSEWHERE)
 
-    It has failed when half of its runs, or more, diverged; one that the paper calls failed also
-    above the paper's threshold.
+
+def why_failed(table: PublishedTable, row: PublishedRow, result: RowResult) -> str:
+    """Why a row counts as failed; empty if it does not.
+
+    A row has failed if at least half of its runs diverged. A row that the paper calls failed has
+    also failed if its mean error is above the paper's threshold.
     """
-    runs = len(outcome.values) + outcome.diverged
-    if outcome.diverged and 2 * outcome.diverged >= runs:
-        return f'{outcome.diverged} of {runs} runs diverged'
-    limit = FAILED_ABOVE.get(table.paper, FAILED_ABOVE_ELSEWHERE)
-    if row.failed and outcome.mean is not None and outcome.mean > limit:
-        return f'{outcome.mean:.2f} is above {limit:g} %'
+    runs = len(result.values) + result.diverged
+    if result.diverged and 2 * result.diverged >= runs:
+        return f'{result.diverged} of {runs} runs diverged'
+    limit = _failed_above(table)
+    if row.failed and result.mean is not None and result.mean > limit:
+        return f'{result.mean:.2f} is above {limit:g} %'
     return ''
 
 
-def _ended(outcome: Outcome) -> bool:
-    return bool(outcome.values or outcome.diverged)
-
-
-def _near(row: Row, mine: Outcome) -> tuple[bool, str]:
-    """Whether a figure is the published one within twice their joint deviation, and the numbers."""
+def _is_near(row: PublishedRow, mine: RowResult) -> tuple[bool, str]:
+    """Whether ours and the published figure are within twice their joint error, and the numbers."""
     assert row.value is not None and mine.mean is not None
     if mine.diverged:
-        return False, 'a run diverged: the mean of the others is no fair figure'
+        return False, 'a run diverged, so the mean of the others is no fair figure'
     if row.spread is None and mine.sd is None:
         return False, 'one run and no published spread: only the order can be compared'
-    allowed = 2 * math.sqrt(mine.squared_error + (row.spread or 0.0) ** 2)
+    allowed = 2 * math.hypot(mine.standard_error, row.spread or 0.0)
     apart = abs(mine.mean - row.value)
     of = 'the published spread and ours' if row.spread is not None else 'ours alone'
     sign = '<=' if apart <= allowed else '>'
     return apart <= allowed, f'{apart:.2f} apart {sign} {allowed:.2f}, twice the error of {of}'
 
 
-def _order(table: Table, row: Row, outcomes: Mapping[str, Outcome]) -> tuple[str, str]:
-    """Whether a row has the paper's rank among the rows that both have, and the ranks."""
+def _compare_order(
+    table: PublishedTable, row: PublishedRow, results: Mapping[str, RowResult]
+) -> tuple[str, str]:
+    """Whether a row has the published rank among the rows that both have, and the ranks."""
     rows = [other for other in table.rows if other.failed or other.value is not None]
-    rows = [other for other in rows if _ended(outcomes[other.name])]
+    rows = [other for other in rows if results[other.name].begun]
     if len(rows) < 2:
         return TOO_FEW, 'no other row has been run'
     others = [other for other in rows if other is not row]
-    sign = -1 if 'accuracy' in table.metric else 1
+    sign = -1 if is_accuracy(table) else 1
     published = _ranks([_compare(row.value, o.value, 0.0, sign) for o in others])
-    ours = _ranks([_compare(*_ours(table, row, o, outcomes), sign) for o in others])
+    ours = _ranks([_compare(*_our_means(table, row, o, results), sign) for o in others])
     same = ours[0] <= published[1] and published[0] <= ours[1]
-    why = f'rank {_text(ours)}, published {_text(published)}, of {len(rows)}'
+    why = f'rank {_rank_text(ours)}, published {_rank_text(published)}, of {len(rows)}'
     return (SAME_ORDER if same else NOT), why
 
 
-def _ours(
-    table: Table, row: Row, other: Row, outcomes: Mapping[str, Outcome]
+def _our_means(
+    table: PublishedTable, row: PublishedRow, other: PublishedRow, results: Mapping[str, RowResult]
 ) -> tuple[float | None, float | None, float]:
-    """Both means, None where a row failed, and the standard error of their difference."""
-    pair = [outcomes[row.name], outcomes[other.name]]
+    """Both means, None for a row that failed, and the standard error of their difference."""
+    pair = [results[row.name], results[other.name]]
     means = [
-        None if why_failed(table, r, outcome) else outcome.mean
-        for r, outcome in zip((row, other), pair, strict=True)
+        None if why_failed(table, r, result) else result.mean
+        for r, result in zip((row, other), pair, strict=True)
     ]
-    return means[0], means[1], math.sqrt(sum(outcome.squared_error for outcome in pair))
+    return means[0], means[1], math.hypot(*(result.standard_error for result in pair))
 
 
 def _compare(mine: float | None, other: float | None, error: float, sign: int) -> int:
-    """-1 where the other row is better, 1 where it is worse, 0 within the error.
+    """-1 if the other row is better, 1 if it is worse, 0 if they are within the error.
 
     A row that failed (None) is worse than any other.
     """
@@ -169,10 +180,15 @@ def _compare(mine: float | None, other: float | None, error: float, sign: int) -
 
 
 def _ranks(comparisons: Sequence[int]) -> tuple[int, int]:
-    """The ranks that a row may have, 1 being the best: several where it ties."""
+    """The lowest and the highest rank that a row may have, 1 being the best; ties make a range."""
     better = sum(c < 0 for c in comparisons)
     return 1 + better, 1 + better + sum(c == 0 for c in comparisons)
 
 
-def _text(ranks: tuple[int, int]) -> str:
+def _rank_text(ranks: tuple[int, int]) -> str:
     return f'{ranks[0]}' if ranks[0] == ranks[1] else f'{ranks[0]} to {ranks[1]}'
+
+
+def is_accuracy(table: PublishedTable) -> bool:
+    """Whether the table reports accuracies instead of errors."""
+    return 'accuracy' in table.metric

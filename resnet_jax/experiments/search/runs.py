@@ -1,4 +1,4 @@
-"""Running a search on this machine: trial by trial, through any interruption."""
+"""Running a search on this machine, trial by trial; an interrupted search resumes."""
 
 import json
 from collections.abc import Mapping
@@ -8,37 +8,37 @@ from typing import Any
 from resnet_jax import data
 from resnet_jax.errors import Diverged, InputError, Stopped
 from resnet_jax.experiments.engines.display import SweepConsole
-from resnet_jax.experiments.failures import write_failure
-from resnet_jax.experiments.search import results, study
-from resnet_jax.experiments.search.results import SEARCH_FILE
+from resnet_jax.experiments.results import write_failure
+from resnet_jax.experiments.search import search_report, study
 from resnet_jax.experiments.search.search import METRICS, Search
+from resnet_jax.experiments.search.search_report import SEARCH_FILE
 from resnet_jax.experiments.search.study import Proposal
-from resnet_jax.experiments.search.trials import Trial, outcome, trial_folder
+from resnet_jax.experiments.search.trials import Trial, read_trial, trial_folder
 from resnet_jax.records.writers import write_atomically
-from resnet_jax.training import loop
-from resnet_jax.training import workdir as runs
+from resnet_jax.training import config_files, loop
+from resnet_jax.training import workdir as workdirs
 from resnet_jax.training.checkpoint import saved_steps
 
-PRUNED_FILE = 'pruned.json'  # in a trial's folder: where it was ended
+PRUNED_FILE = 'pruned.json'  # in a trial's folder: the step at which it was pruned
 # What may change when a search is continued.
 _FREE = ('title', 'trials')
 
 
 class SearchConsole(SweepConsole):
-    """One bar over all trials on a terminal, else a line for each that ends."""
+    """One bar for all trials on a terminal, otherwise a line for each that ends."""
 
     def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
-        """The search says it, with the trial's values."""
+        """Shows nothing: `run_search` does, with the trial's values."""
 
 
 def run_search(search: Search, workdir: Path) -> list[Trial]:
     """Trains the trials that have not ended; one that diverges does not stop the others.
 
-    What was found is in the workdir afterwards, also when the search is interrupted.
+    The results so far are written to the workdir, also when the search is interrupted.
 
     Args:
       search: the search.
-      workdir: of the search; made if it does not exist.
+      workdir: the search's workdir; created if it does not exist.
 
     Returns:
       All trials, by number.
@@ -47,14 +47,14 @@ def run_search(search: Search, workdir: Path) -> list[Trial]:
       InputError: for a workdir that holds something else, data that cannot be read, or if Optuna
         is not installed.
       RunError: for a failure that is not the trial's, such as a full disk.
-      Interrupted: after SIGTERM or SIGINT; what runs is saved.
+      Interrupted: after SIGTERM or SIGINT; the running trial has been saved.
     """
     study.need_optuna()
     _check_folder(search, workdir)
     _check_data(search)
-    with runs.locked(workdir):
+    with workdirs.locked(workdir):
         trials = {trial.number: trial for trial in trials_so_far(search, workdir)}
-        results.write_tables(search, workdir, list(trials.values()))
+        search_report.write_tables(search, workdir, list(trials.values()))
         ended = sum(trial.state != 'running' for trial in trials.values())
         display = SearchConsole(max(search.trials, ended), ended)
         try:
@@ -62,18 +62,18 @@ def run_search(search: Search, workdir: Path) -> list[Trial]:
                 proposal = study.propose(search, workdir)
                 trial = trials[proposal.number] = _run(search, workdir, proposal, display)
                 ended += 1
-                display.ended(trial.folder, results.in_words(search, trial))
-                results.write_tables(search, workdir, list(trials.values()))
+                display.ended(trial.run.folder, search_report.in_words(search, trial))
+                search_report.write_tables(search, workdir, list(trials.values()))
         finally:
             display.close()
             found = trials_so_far(search, workdir)
-            results.write(search, workdir, found)
+            search_report.write_search_report(search, workdir, found)
     return found
 
 
 def trials_so_far(search: Search, workdir: Path) -> list[Trial]:
-    """All trials that were proposed, by number."""
-    return [outcome(search, workdir, one) for one in study.proposals(workdir)]
+    """All trials proposed so far, by number."""
+    return [read_trial(search, workdir, one) for one in study.proposals(workdir)]
 
 
 def _check_folder(search: Search, workdir: Path) -> None:
@@ -85,6 +85,8 @@ def _check_folder(search: Search, workdir: Path) -> None:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f'{path} describes no search: {error}') from error
         new = search.described()
+        # Earlier versions wrote the path of a base config of the package.
+        old |= {'base': config_files.canonical(str(old.get('base')))}
         changed = [key for key in new if key not in _FREE and old.get(key) != new[key]]
         if changed:
             raise InputError(
@@ -92,7 +94,7 @@ def _check_folder(search: Search, workdir: Path) -> None:
                 'another --workdir, or the same search to continue; --trials may change'
             )
         return
-    ours = (runs.LOCK, f'{SEARCH_FILE}.tmp')
+    ours = (workdirs.LOCK, f'{SEARCH_FILE}.tmp')
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f'workdir {workdir} is a file')
     if workdir.exists() and any(path.name not in ours for path in workdir.iterdir()):
@@ -100,35 +102,36 @@ def _check_folder(search: Search, workdir: Path) -> None:
 
 
 def _check_data(search: Search) -> None:
-    """Looks for the data before anything is written."""
+    """Opens the data before anything is written."""
     settings = search.config({field: v.ends[0] for field, v in search.space.items()}).data
     for split in (settings.train_split, settings.eval_split):
         data.open_source(settings.name, split, settings.dir)
 
 
 def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConsole) -> Trial:
-    """Trains a trial to its end, whatever that is, and notes it."""
+    """Trains a trial until it is complete, pruned or failed, and records that."""
     number, folder = proposal.number, trial_folder(workdir, proposal.number)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         config = search.config(proposal.values)
-    except InputError as error:  # both ends of each range are good, but not these together
+    except InputError as error:  # the ends of each range are valid, but this combination is not
         return _failed(search, workdir, number, error)
     every = config.train.eval_every
 
-    def goes_on(step: int, figures: Mapping[str, float]) -> bool:
+    def should_continue(step: int, figures: Mapping[str, float]) -> bool:
         value = METRICS[search.metric](figures)
         return study.report(search, workdir, number, step, step // every, value)
 
     try:
         if proposal.end is not None and saved_steps(folder)[-1:] >= [proposal.end]:
-            raise Stopped  # before a kill
-        summary = loop.train(config, folder, None, display, goes_on)
+            raise Stopped  # before the process was killed
+        summary = loop.train(config, folder, console=display, on_evaluation=should_continue)
         value = METRICS[search.metric](summary['eval'])
         evaluations = -(-summary['steps'] // every) if every else 1
         study.complete(workdir, number, evaluations, value)
     except Stopped:
-        _write_note(folder / PRUNED_FILE, {'step': saved_steps(folder)[-1], 'by': search.pruner})
+        pruned = {'step': saved_steps(folder)[-1], 'by': search.pruner}
+        write_atomically(folder / PRUNED_FILE, json.dumps(pruned, indent=2) + '\n')
         study.prune(workdir, number)
     except Diverged as error:
         return _failed(search, workdir, number, error)
@@ -142,8 +145,4 @@ def _failed(search: Search, workdir: Path, number: int, error: Exception) -> Tri
 
 
 def _ended(search: Search, workdir: Path, number: int) -> Trial:
-    return outcome(search, workdir, study.proposals(workdir)[number])
-
-
-def _write_note(path: Path, note: Mapping[str, Any]) -> None:
-    write_atomically(path, json.dumps(note, indent=2) + '\n')
+    return read_trial(search, workdir, study.proposals(workdir)[number])

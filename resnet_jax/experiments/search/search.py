@@ -1,6 +1,6 @@
-"""A search as data: ranges of config fields, and how many trials look for the best values in them.
+"""A search as data: ranges of config fields, and the number of trials that explore them.
 
-Every trial has the same seed, so that trials differ in what is searched alone.
+Every trial has the same seed, so that trials differ only in the searched fields.
 """
 
 import dataclasses
@@ -11,30 +11,31 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, check_choice
 from resnet_jax.experiments.sweep import Fields, check_keys, checked_config, source_text
 from resnet_jax.training import config_files
+from resnet_jax.training.checks import refuse_without_effect
 
-# What get_search() may return, and what it must.
+# What get_search() may return, and what it must return.
 _KEYS = (
     *('title', 'base', 'fields', 'space', 'trials'),
     *('sampler', 'pruner', 'seed', 'metric'),
 )
-_NEEDED = ('title', 'base', 'space')
+_REQUIRED = ('title', 'base', 'space')
 
-# How trials are proposed and ended early, by Optuna's algorithms of these names.
+# Optuna's algorithms that propose trials and end them early.
 SAMPLERS = ('tpe', 'random', 'qmc')
 PRUNERS = ('none', 'median', 'halving', 'hyperband')
-# What is made small, of the figures of an evaluation.
+# What the search minimises, from the figures of an evaluation.
 METRICS = {'error': lambda figures: 1 - figures['top1'], 'loss': lambda figures: figures['loss']}
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The values of a field between two ends, which belong to it.
+    """The values of a field between two ends, both included.
 
     Attributes:
-      kind: log (numbers whose logarithm is spread evenly), linear (numbers) or int (whole ones).
+      kind: 'log' (the logarithm is uniform), 'linear' (the number is), or 'int' (whole numbers).
       low, high: the ends.
     """
 
@@ -44,19 +45,19 @@ class Range:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The values that are tried before anything runs."""
+        """The values that are checked before anything runs."""
         return self.low, self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """Some values of a field, as text that a config takes, without an order."""
+    """Unordered values of a field, as text that a config accepts."""
 
     choices: tuple[str, ...]
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """The values that are tried before anything runs."""
+        """The values that are checked before anything runs."""
         return self.choices
 
 
@@ -65,15 +66,15 @@ class Search:
     """A search.
 
     Attributes:
-      title: what is looked for, in a line.
-      base: path of the config that all trials start from.
-      fields: of the config, in all trials: the budget, the data.
+      title: the question, in one line.
+      base: the config that all trials start from: the name of one of the package's, or a path.
+      fields: config fields that all trials share, such as the budget and the data.
       space: field -> the values that it may take.
-      trials: how many.
+      trials: number of trials.
       sampler: one of `SAMPLERS`.
       pruner: one of `PRUNERS`.
-      seed: of the sampler, and of every trial's training.
-      metric: one of `METRICS`, made as small as possible.
+      seed: seed of the sampler, and of the training of every trial.
+      metric: one of `METRICS`, which is minimised.
     """
 
     title: str
@@ -90,19 +91,19 @@ class Search:
         """The config of a trial with these values of the searched fields.
 
         Raises:
-          InputError: for values that a config or a model refuses.
+          InputError: for invalid values.
         """
         return checked_config(self.base, {**self.fields, **values, 'seed': self.seed})
 
     def command(self, values: Fields, workdir: Path) -> str:
-        """The command that trains a config of these values, for a shell."""
+        """The shell command that trains a config with these values."""
         fields = {**self.fields, **values, 'seed': self.seed}
         overrides = [(field, str(value)) for field, value in fields.items()]
         where = ['train', '--config', self.base, '--workdir', str(workdir)]
         return f'resnet-jax {source_text(where, overrides)}'
 
     def described(self) -> dict[str, Any]:
-        """All of it but the base's content, as JSON has it."""
+        """The search as JSON data."""
         found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return found
 
@@ -117,29 +118,31 @@ def load_search(
     """Reads a search file, one that defines `get_search()`.
 
     Args:
-      spec: its path; `path.py:variant` calls `get_search(variant)`.
-      overrides: fields of all trials that come before the file's own `fields`.
-      trials: instead of the file's, as the next two.
+      spec: its path or, for one of the package, its name; with a variant after a colon,
+        `get_search(variant)` is called.
+      overrides: fields of all trials; they take precedence over the file's own `fields`.
+      trials: replaces the file's number, as do the next two.
       sampler: one of `SAMPLERS`.
       pruner: one of `PRUNERS`.
 
     Raises:
-      InputError: for a file that cannot be read, a field that does not exist, an end of a range
-        that a config refuses; nothing has been run then.
+      InputError: for a file that cannot be read, a field that does not exist, or a range with an
+        invalid end; nothing has been run or written then.
     """
     found = config_files.call(spec, 'get_search')
     where = f'search file {spec}'
-    check_keys(found, where, 'get_search', _KEYS, _NEEDED)
+    check_keys(found, where, 'get_search', _KEYS, _REQUIRED)
     given = {'trials': trials, 'sampler': sampler, 'pruner': pruner}
     chosen = {**found, **{name: value for name, value in given.items() if value is not None}}
     space = chosen['space']
     if not isinstance(space, Mapping):
         raise InputError(f'{where}: space must be a dict, field -> range or choices')
-    folder = Path(spec.partition('.py:')[0]).parent
+    folder = config_files.find(spec)[0].parent
+    config_files.find(found['base'], folder)
     search = Search(
         **{
             **chosen,
-            'base': str(folder / found['base']),
+            'base': config_files.canonical(found['base'], folder),
             'fields': {**found.get('fields', {}), **dict(overrides)},
             'space': {field: _values(field, given, where) for field, given in space.items()},
         }
@@ -149,7 +152,7 @@ def load_search(
 
 
 def _values(field: str, given: Any, where: str) -> Range | Choices:
-    """A range or choices, from plain data."""
+    """The range or choices that a file describes by a tuple or a list."""
     if isinstance(given, list):
         texts = tuple(map(str, given))
         if len(set(texts)) < max(len(texts), 2):
@@ -161,9 +164,7 @@ def _values(field: str, given: Any, where: str) -> Range | Choices:
             f'or a list of choices, got {given!r}'
         )
     kind, low, high = given
-    kinds = ('log', 'linear', 'int')
-    if kind not in kinds:
-        raise unknown_name(f'kind of range of {field} in {where}:', str(kind), kinds)
+    check_choice(f'kind of range of {field} in {where}:', str(kind), ('log', 'linear', 'int'))
     number = int if kind == 'int' else int | float
     numbers = all(isinstance(x, number) and not isinstance(x, bool) for x in (low, high))
     if not numbers or not low < high or (kind == 'log' and low <= 0):
@@ -178,8 +179,7 @@ def _check(search: Search, where: str) -> None:
         ('pruner', search.pruner, PRUNERS),
         ('metric', search.metric, METRICS),
     ):
-        if name not in known:
-            raise unknown_name(kind, str(name), known)
+        check_choice(kind, str(name), known)
     for name, value, least in (('trials', search.trials, 1), ('seed', search.seed, 0)):
         if not isinstance(value, int) or value < least:
             raise InputError(f'{where}: {name} must be a whole number from {least}, got {value!r}')
@@ -189,6 +189,7 @@ def _check(search: Search, where: str) -> None:
             raise InputError(f'{where}: {field} {whose}; it cannot be set as well')
     if 'seed' in search.space:
         raise InputError(f'{where}: seed cannot be searched; use the sweep command')
+    tried = []
     first = {field: values.ends[0] for field, values in search.space.items()}
     for field, values in search.space.items():
         for end in values.ends:
@@ -196,8 +197,10 @@ def _check(search: Search, where: str) -> None:
                 config = search.config({**first, field: end})
             except InputError as error:
                 raise InputError(f'{where}, with {field} {end}: {error}') from error
+            tried.append(config)
             if search.pruner != 'none' and not config.train.eval_every:
                 raise InputError(
-                    f'pruner {search.pruner!r} looks at evaluations within a run; set '
-                    'train.eval_every, or take the pruner none'
+                    f'pruner {search.pruner!r} needs evaluations during a run; set '
+                    'train.eval_every, or use the pruner none'
                 )
+    refuse_without_effect(tried, [*search.fields, *search.space])

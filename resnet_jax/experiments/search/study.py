@@ -1,9 +1,8 @@
-"""What Optuna keeps of a search: proposals, reports, results, in a journal in the workdir.
+"""Optuna's record of a search: a journal of proposals, reports and results in the workdir.
 
-A change, such as a proposal, is several lines of the journal. It is made in a copy that then takes
-the journal's place, so that a kill leaves all of it or nothing. A proposal depends on the journal,
-the search's seed and the trial's number alone: a search that was killed and continued proposes what
-it would have proposed.
+A change, such as a proposal, takes several lines of the journal. It is made in a copy that then
+replaces the journal, so it is atomic. A proposal depends only on the journal, the search's seed and
+the trial's number: a search that was killed and resumed proposes what it would have proposed.
 """
 
 import contextlib
@@ -24,17 +23,17 @@ from resnet_jax.experiments.search.search import Range, Search
 
 JOURNAL = 'trials.journal'
 _NAME = 'search'
-# What is noted of a trial besides Optuna's own: why it failed, after which step it is to end.
+# Attributes of a trial: why it failed, and the step after which the pruner ended it.
 _FAILURE, _END = 'failure', 'pruned_after_step'
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """A trial as the journal has it.
+    """A trial as recorded in the journal.
 
     Attributes:
-      number: of the trial, from 0.
-      values: field -> value.
+      number: the trial's number, from 0.
+      values: searched field -> value.
       state: running, complete, pruned or failed.
       end: the step after which the pruner ended it; None if it did not.
       failure: why it failed; empty if it did not.
@@ -48,10 +47,10 @@ class Proposal:
 
 
 def need_optuna() -> None:
-    """Complains if Optuna is not installed.
+    """Checks that Optuna is installed.
 
     Raises:
-      InputError: naming the extra.
+      InputError: if it is not; the message names the extra.
     """
     if importlib.util.find_spec('optuna') is None:
         raise InputError('searching needs Optuna: pip install "resnet-jax[search]"')
@@ -66,7 +65,7 @@ def proposals(workdir: Path) -> list[Proposal]:
 
 
 def propose(search: Search, workdir: Path) -> Proposal:
-    """The trial that runs, or else a new one."""
+    """The trial that is running, otherwise a new one."""
     running = [trial for trial in proposals(workdir) if trial.state == 'running']
     if running:
         return running[0]
@@ -81,18 +80,20 @@ def propose(search: Search, workdir: Path) -> Proposal:
 def report(
     search: Search, workdir: Path, number: int, step: int, evaluation: int, value: float
 ) -> bool:
-    """Notes an evaluation of a running trial.
+    """Records an evaluation of a running trial.
 
     Args:
       search: the search.
-      workdir: of the search.
-      number: of the trial.
-      step: of training.
-      evaluation: how manieth of the trial, from 1; trials are compared at the same one.
-      value: of the metric.
+      workdir: the search's workdir.
+      number: the trial's number.
+      step: the training step.
+      evaluation: index of the evaluation within the trial, from 1; the pruner compares trials at
+        the same index.
+      value: the metric.
 
     Returns:
-      Whether the trial goes on. What was noted once, before a kill, is answered as then.
+      Whether the trial should continue. An evaluation that was recorded before, because the process
+      was killed after it, gets the same answer again.
     """
     with _quiet():
         before = _study(workdir / JOURNAL).get_trials()[number]
@@ -102,14 +103,14 @@ def report(
     with _change(workdir) as copy:
         trial = _trial(_study(copy, pruner=_pruner(search)), number)
         trial.report(value, evaluation)
-        ends = trial.should_prune()
-        if ends:
+        pruned = trial.should_prune()
+        if pruned:
             trial.set_user_attr(_END, step)
-    return not ends
+    return not pruned
 
 
 def complete(workdir: Path, number: int, evaluation: int, value: float) -> None:
-    """Notes the last evaluation of a running trial, and so its end; arguments as in `report`."""
+    """Records the last evaluation of a running trial, which completes it; see `report`."""
     with _change(workdir) as copy:
         study = _study(copy)
         _trial(study, number).report(value, evaluation)
@@ -117,7 +118,7 @@ def complete(workdir: Path, number: int, evaluation: int, value: float) -> None:
 
 
 def prune(workdir: Path, number: int) -> None:
-    """Notes that a running trial has been ended early."""
+    """Records that a running trial has been ended early."""
     import optuna
 
     with _change(workdir) as copy:
@@ -125,7 +126,7 @@ def prune(workdir: Path, number: int) -> None:
 
 
 def fail(workdir: Path, number: int, why: str) -> None:
-    """Notes that a running trial failed; to the sampler that is the worst value there is."""
+    """Records that a running trial failed; the sampler takes that for the worst possible value."""
     with _change(workdir) as copy:
         study = _study(copy)
         _trial(study, number).set_user_attr(_FAILURE, why)
@@ -133,7 +134,7 @@ def fail(workdir: Path, number: int, why: str) -> None:
 
 
 def _trial(study: Any, number: int) -> Any:
-    """A running trial, which may be another process's."""
+    """A running trial, perhaps started by another process."""
     import optuna
 
     return optuna.trial.Trial(study, study.get_trials()[number]._trial_id)
@@ -147,9 +148,9 @@ def _proposal(trial: Any) -> Proposal:
 
 @contextlib.contextmanager
 def _change(workdir: Path) -> Iterator[Path]:
-    """A copy of the journal, made if there is none, that replaces it in the end."""
+    """A copy of the journal, created if there is none, which replaces it at the end."""
     journal, copy = workdir / JOURNAL, workdir / f'{JOURNAL}.tmp'
-    for left in (copy, copy.with_name(f'{copy.name}.lock')):  # by a kill
+    for left in (copy, copy.with_name(f'{copy.name}.lock')):  # by a process that was killed
         left.unlink(missing_ok=True)
     try:
         with _quiet():
@@ -169,7 +170,7 @@ def _change(workdir: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Optuna logs, and that a sampler of its is experimental, to itself."""
+    """Silences Optuna's log and its warning that a sampler is experimental, for the context."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -190,7 +191,7 @@ def _storage(path: Path) -> Any:
 
 
 def _study(path: Path, sampler: Any = None, pruner: Any = None) -> Any:
-    """The study in a journal; without a sampler it is not for asking."""
+    """The study in a journal; to propose trials it needs a sampler."""
     import optuna
 
     try:
@@ -219,17 +220,17 @@ def _distributions(search: Search) -> dict[str, Any]:
 
 
 def _sampler(search: Search, number: int) -> Any:
-    """A fresh sampler for one trial: nothing that it draws depends on those before in a process."""
+    """A new sampler for one trial: its draws do not depend on earlier ones in this process."""
     from optuna import samplers
 
-    if search.sampler == 'qmc':  # the trials are points of one sequence, which has one seed
+    if search.sampler == 'qmc':  # the trials are points of one sequence with one seed
         return samplers.QMCSampler(scramble=True, seed=search.seed, warn_independent_sampling=False)
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     return {'tpe': samplers.TPESampler, 'random': samplers.RandomSampler}[search.sampler](seed=seed)
 
 
 def _pruner(search: Search) -> Any:
-    """The resource that a pruner shares out is counted in evaluations."""
+    """The pruner; its resource is the number of evaluations."""
     from optuna import pruners
 
     makers: dict[str, Callable[[], Any]] = {

@@ -1,75 +1,90 @@
-"""The trials of a search: what the journal and their folders say of them."""
+"""The trials of a search: what the journal and their folders hold about them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.experiments.results import RunResult, read_run
 from resnet_jax.experiments.search.search import METRICS, Search
 from resnet_jax.experiments.search.study import Proposal
-from resnet_jax.records.writers import read_metrics
-from resnet_jax.training.summary import read_summary
 
 STATES = ('complete', 'pruned', 'failed', 'running')
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What became of a trial.
+    """A trial, as far as it has come.
 
     Attributes:
       number: from 0.
-      folder: its workdir.
       state: one of `STATES`.
       values: searched field -> value.
-      step: of the last evaluation; None if there was none, as with the next two.
-      error: top-1, a fraction of 1.
-      loss: of the same evaluation.
-      value: of the search's metric, in the end; None unless complete.
-      seconds: trained; None unless complete.
+      value: final value of the search's metric; None unless complete.
       failure: why it failed; empty if it did not.
+      run: its run.
     """
 
     number: int
-    folder: Path
     state: str
     values: Mapping[str, Any]
-    step: int | None
-    error: float | None
-    loss: float | None
     value: float | None
-    seconds: float | None
     failure: str
+    run: RunResult
+
+    @property
+    def step(self) -> int | None:
+        """The step of the last evaluation; None without any."""
+        return self._last('step')
+
+    @property
+    def error(self) -> float | None:
+        """Top-1 error of the last evaluation, as a fraction of 1; None without any."""
+        top1 = self._last('top1')
+        return None if top1 is None else 1 - top1
+
+    @property
+    def loss(self) -> float | None:
+        """Loss of the last evaluation, in nats; None without any."""
+        return self._last('loss')
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall time in all; None unless complete."""
+        return self.run.final.seconds if self.state == 'complete' and self.run.final else None
+
+    def _last(self, figure: str) -> Any:
+        lines = self.run.lines('test')
+        return lines[-1].get(figure) if lines else None
 
 
 def trial_folder(workdir: Path, number: int) -> Path:
-    """The workdir of one trial."""
+    """The workdir of a trial."""
     return workdir / 'trials' / f'{number:04d}'
 
 
-def outcome(search: Search, workdir: Path, proposal: Proposal) -> Trial:
-    """What is in a trial's folder."""
-    folder = trial_folder(workdir, proposal.number)
-    lines = [line for line in read_metrics(folder) if line['split'] == 'eval']
-    last = lines[-1] if lines else {'step': None, 'top1': None, 'loss': None}
-    finite = None not in last.values()
-    summary = read_summary(folder) if proposal.state == 'complete' else None
+def read_trial(search: Search, workdir: Path, proposal: Proposal) -> Trial:
+    """Reads what a trial's folder holds.
+
+    Raises:
+      InputError: if the files of its run cannot be understood.
+    """
+    run = read_run(trial_folder(workdir, proposal.number), search.seed)
+    lines, value = run.lines('test'), None
+    if proposal.state == 'complete' and run.final and lines and None not in lines[-1].values():
+        value = METRICS[search.metric](lines[-1])
     return Trial(
         number=proposal.number,
-        folder=folder,
         state=proposal.state,
         values=proposal.values,
-        step=last['step'],
-        error=None if last['top1'] is None else 1 - last['top1'],
-        loss=last['loss'],
-        value=METRICS[search.metric](last) if summary and finite else None,
-        seconds=summary['seconds'] if summary else None,
+        value=value,
         failure=proposal.failure,
+        run=run,
     )
 
 
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """The complete ones, the best first; of equals the earlier."""
+    """The complete trials, the best first; of equal ones the earlier first."""
     return sorted(
         (trial for trial in trials if trial.value is not None),
         key=lambda trial: (trial.value, trial.number),

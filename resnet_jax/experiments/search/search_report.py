@@ -1,26 +1,25 @@
-"""What a search found: tables, a figure, and how to go on from the best trial."""
+"""The report of a search: tables, a figure, and how to continue from the best trial."""
 
-import csv
-import dataclasses
-import io
 import json
 import pprint
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.search.figure import write_figure
 from resnet_jax.experiments.search.search import Search
+from resnet_jax.experiments.search.search_figure import write_figure
 from resnet_jax.experiments.search.trials import STATES, Trial, ranked
 from resnet_jax.records.writers import write_atomically
+from resnet_jax.text import NOTHING, aligned, comma_separated
+from resnet_jax.training import config_files
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'
 BEST_FILE, CONFIRM_FILE = 'best.json', 'confirm.py'
-# How many of the best are shown, and are trained again with how many other seeds.
-_SHOWN, _CONFIRMED, _SEEDS = 10, 3, 5
-# What says which images are for training and for evaluation.
+_SHOWN = 10  # of the best trials
+_CONFIRMED, _SEEDS = 3, 5  # how many of the best are trained again, with how many other seeds
+# Fields that say which images are for training and which for evaluation.
 _SPLITS = ('data.train_split', 'data.eval_split')
-_CONFIRM = '''"""The best trials of a search, for other seeds than the one that chose them.
+_CONFIRM = '''"""The best trials of a search, with other seeds than the one that selected them.
 
     {command}
 """
@@ -44,7 +43,7 @@ def in_words(search: Search, trial: Trial) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as people read it."""
+    """A value for people."""
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
 
@@ -58,34 +57,45 @@ def write_tables(search: Search, workdir: Path, trials: Sequence[Trial]) -> None
     found = {
         'search': search.described(),
         'best': best[0].number if best else None,
-        'trials': [_row(workdir, trial) for trial in trials],
+        'trials': [_trial_json(workdir, trial) for trial in trials],
     }
     write_atomically(workdir / SEARCH_FILE, json.dumps(found, indent=2) + '\n')
     write_atomically(workdir / CSV_FILE, _csv(search, workdir, trials))
 
 
-def _row(workdir: Path, trial: Trial) -> dict[str, Any]:
-    folder = trial.folder.relative_to(workdir)
-    return {**dataclasses.asdict(trial), 'folder': str(folder), 'values': dict(trial.values)}
+def _trial_json(workdir: Path, trial: Trial) -> dict[str, Any]:
+    return {
+        'number': trial.number,
+        'folder': _folder(workdir, trial),
+        'state': trial.state,
+        'values': dict(trial.values),
+        'step': trial.step,
+        'error': trial.error,
+        'loss': trial.loss,
+        'value': trial.value,
+        'seconds': trial.seconds,
+        'failure': trial.failure,
+    }
+
+
+def _folder(workdir: Path, trial: Trial) -> str:
+    return str(trial.run.folder.relative_to(workdir))
 
 
 def _csv(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
     """A line for each trial; errors in %."""
     header = ['trial', 'state', *search.space, 'error', 'loss', 'step', 'seconds', 'failure']
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator='\n')
-    writer.writerow([*header, 'folder'])
+    rows = []
     for trial in trials:
         error = None if trial.error is None else 100 * trial.error
-        found = [error, trial.loss, trial.step, trial.seconds, trial.failure]
         values = [trial.values.get(field) for field in search.space]
-        folder = trial.folder.relative_to(workdir)
-        writer.writerow([trial.number, trial.state, *values, *found, folder])
-    return out.getvalue()
+        figures = [error, trial.loss, trial.step, trial.seconds, trial.failure]
+        rows.append([trial.number, trial.state, *values, *figures, _folder(workdir, trial)])
+    return comma_separated([*header, 'folder'], rows)
 
 
-def write(search: Search, workdir: Path, trials: Sequence[Trial]) -> None:
-    """Writes the tables, the figure, best.json and confirm.py, as far as there is something."""
+def write_search_report(search: Search, workdir: Path, trials: Sequence[Trial]) -> None:
+    """Writes the tables, the figure, best.json and confirm.py, as far as there are results."""
     write_tables(search, workdir, trials)
     if any(trial.error is not None for trial in trials):
         write_figure(search, trials, workdir / FIGURE)
@@ -93,7 +103,7 @@ def write(search: Search, workdir: Path, trials: Sequence[Trial]) -> None:
         first = best[0]
         found = {
             'trial': first.number,
-            'folder': str(first.folder.relative_to(workdir)),
+            'folder': _folder(workdir, first),
             'values': dict(first.values),
             'error': first.error,
             'loss': first.loss,
@@ -105,11 +115,11 @@ def write(search: Search, workdir: Path, trials: Sequence[Trial]) -> None:
 
 
 def _confirm(search: Search, workdir: Path, best: Sequence[Trial]) -> str:
-    """A sweep file of the best trials, evaluated on what the base config evaluates on."""
+    """A sweep file of the best trials, evaluated on the evaluation split of the base config."""
     names = [f'trial {trial.number}' for trial in best]
     sweep = {
         'title': f'the best of: {search.title}',
-        'base': str(Path(search.base).resolve()),
+        'base': config_files.absolute(search.base),
         'fields': {k: v for k, v in search.fields.items() if k not in _SPLITS},
         'arms': {name: dict(t.values) for name, t in zip(names, best, strict=True)},
         'baseline': names[0],
@@ -126,8 +136,8 @@ def confirm_command(search: Search, workdir: Path) -> str:
     return f'resnet-jax sweep --config {file} --workdir {folder} --seeds {seeds}'
 
 
-def text(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
-    """The best trials as a table, and what may be said of them."""
+def summary(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
+    """The best trials as a table, what may be concluded from them, and the next commands."""
     counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     states = ', '.join(f'{count} {state}' for state, count in counts.items() if count)
     lines = [
@@ -143,23 +153,23 @@ def text(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
         [
             str(trial.number),
             *(shown(trial.values[field]) for field in search.space),
-            f'{100 * (trial.error or 0):.2f}',
-            f'{trial.loss:.4f}',
+            NOTHING if trial.error is None else f'{100 * trial.error:.2f}',
+            NOTHING if trial.loss is None else f'{trial.loss:.4f}',
         ]
         for trial in best[:_SHOWN]
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        lines.append('  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    return '\n'.join([*lines, *_advice(search, workdir, best[0], len(trials))])
+    return '\n'.join(
+        [*lines, aligned(header, rows), *_advice(search, workdir, best[0], len(trials))]
+    )
 
 
 def _advice(search: Search, workdir: Path, best: Trial, count: int) -> list[str]:
     split = search.config(best.values).data.eval_split
     return [
-        f'Trial {best.number} is the best of {count} with one seed, chosen by its {search.metric} '
-        f'on {split}: that figure is',
-        'optimistic. Trained again it is the same run; other seeds say how good it is:',
+        f'Trial {best.number} is the best of {count} with one seed, selected by its '
+        f'{search.metric} on {split}, so that figure is',
+        'optimistic. The first command trains the same run again; the second trains the best '
+        'trials with other seeds:',
         f'  {search.command(best.values, workdir / "best")}',
         f'  {confirm_command(search, workdir)}',
     ]

@@ -42,6 +42,22 @@ def test_one_value_has_no_interval():
     assert (found.mean, found.sd, found.n, found.low, found.high) == (7.5, None, 1, None, None)
 
 
+def test_interval_of_an_error_is_clipped_and_nothing_else_is():
+    """Values 1, 1 and 4: mean 2, deviation sqrt(3), half an interval of 4.302653."""
+    free, clipped = estimate([1, 1, 4]), estimate([1, 1, 4], (0, 100))
+    assert (free.low, free.high) == pytest.approx((2 - 4.302653, 2 + 4.302653), abs=1e-6)
+    assert (clipped.low, clipped.high) == (0, free.high)
+    assert (clipped.mean, clipped.sd) == (free.mean, free.sd)
+    assert estimate([99, 99, 96], (0, 100)).high == 100
+    difference = against([1, 1, 4], [0, 0, 0]).estimate
+    assert difference.low == pytest.approx(2 - 4.302653, abs=1e-6)
+
+
+def test_standard_error():
+    assert estimate([1, 2, 3, 4, 5]).standard_error == pytest.approx(math.sqrt(2.5 / 5))
+    assert estimate([7.5]).standard_error is None
+
+
 def test_paired_test_against_a_published_one():
     found = against(FIRST, SECOND)
     assert found.p == pytest.approx(0.002833, abs=5e-7)

@@ -1,4 +1,4 @@
-"""The figure of a search: how good the trials were, against each searched field."""
+"""The figure of a search: the results of the trials against each searched field."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +9,17 @@ from resnet_jax.experiments.search.trials import Trial, ranked
 
 _PANEL_INCHES = (4.6, 4.4)
 _LABELS = {'error': 'top-1 error (%)', 'loss': 'loss (nats)'}
-# State -> marker, whether filled. A failed trial has no figure and stands at the upper edge.
+# State -> marker, and whether it is filled. A failed trial has no value and is drawn at the top.
 _MARKERS = {'complete': ('o', True), 'pruned': ('v', False), 'failed': ('x', True)}
 
 
 def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
-    """Draws a panel for each searched field, with a mark for each trial that was evaluated.
+    """Draws a panel for each searched field, with a marker for each evaluated or failed trial.
 
     Args:
       search: the search.
-      trials: of the search.
-      path: of the PNG.
+      trials: its trials.
+      path: path of the PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -56,7 +56,7 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
 
 
 def _height(search: Search, trial: Trial) -> float | None:
-    """The metric at the last evaluation, in the label's unit."""
+    """The metric at the last evaluation, in the unit of the axis; None if there is no value."""
     if trial.state not in ('complete', 'pruned'):
         return None
     if search.metric == 'loss':
@@ -65,7 +65,7 @@ def _height(search: Search, trial: Trial) -> float | None:
 
 
 def _place(search: Search, field: str, trial: Trial) -> float:
-    """Where a trial's value stands on the field's axis."""
+    """The position of a trial's value on the field's axis."""
     values = search.space[field]
     if isinstance(values, Range):
         return float(trial.values[field])
@@ -92,7 +92,7 @@ def _marks(axes: Any, search: Search, field: str, trials: Sequence[Trial], colou
 
 
 def _ring(axes: Any, search: Search, field: str, trials: Sequence[Trial]) -> None:
-    """Around the best trial."""
+    """Draws a ring around the best trial."""
     for trial in ranked(trials)[:1]:
         axes.plot(
             _place(search, field, trial),
@@ -108,7 +108,7 @@ def _ring(axes: Any, search: Search, field: str, trials: Sequence[Trial]) -> Non
 def _legend(figure: Any, trials: Sequence[Trial]) -> None:
     from matplotlib.lines import Line2D
 
-    notes = {'complete': 'complete', 'pruned': 'pruned early', 'failed': 'failed: no figure'}
+    notes = {'complete': 'complete', 'pruned': 'pruned early', 'failed': 'failed: no value'}
     present = [state for state in notes if any(trial.state == state for trial in trials)]
     lines = []
     for state in present:
