@@ -13,7 +13,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 def bare(case: Case, mode: str) -> Program:
     """Our model in a plain step."""
     from resnet_jax import create_model
-    from resnet_jax.training.compilation import compiler_options
+    from resnet_jax.models.cpu.compiler import compiler_options
 
     model = create_model(case.model, case.classes, case.dtype, **case.fields)
     return _jax(*linen_functions(model), case, mode, compiler_options())

@@ -1,7 +1,7 @@
 """Draws the placements of norm and activation side by side, like He et al. 2016, figure 4.
 
-The boxes are what `operations` spells out of each row of `PLACEMENTS`, so the picture cannot differ
-from what the blocks compute.
+Each box is an operation of a row of `PLACEMENTS`, spelled out by the function that the blocks use,
+so that the picture shows what they compute.
 
     python docs/draw_placements.py    # writes docs/placements.png
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from resnet_jax.models.design import BASIC, PLACEMENTS, kind_of, operations
+from resnet_jax.models.block import spell_out
+from resnet_jax.models.design import BASIC, PLACEMENTS
 
 LABELS = {'conv': '3x3 conv', 'norm': 'BN', 'act': 'ReLU'}
 COLOURS = {'conv': '#cfe2f3', 'norm': '#fce5cd', 'act': '#d9ead3'}
@@ -20,11 +21,10 @@ STEP, WIDTH, HEIGHT = 1.0, 1.3, 0.6
 
 
 def boxes(placement):
-    """[(label, kind)] from the block's input to its output; ('+', 'add') is the addition."""
-    ops = operations(dataclasses.replace(BASIC, placement=placement))
-    before = [(LABELS[kind_of(name)], kind_of(name)) for name in (*ops.before, *ops.branch)]
-    after = [(LABELS[kind_of(name)], kind_of(name)) for name in ops.after]
-    return [*before, ('+', 'add'), *after]
+    """The kinds of operation from the block's input to its output, 'add' for the addition."""
+    before, branch, after = spell_out(dataclasses.replace(BASIC, placement=placement))
+    kinds = [op.kind for op in (*before, *branch)]
+    return [*kinds, 'add', *(op.kind for op in after)]
 
 
 def draw(axes, placement, rows):
@@ -33,7 +33,7 @@ def draw(axes, placement, rows):
     arrow = {'arrowstyle': '-|>', 'color': 'black', 'shrinkA': 0, 'shrinkB': 0}
     top = 0.0
     axes.text(0, top + 0.15, 'x', ha='center', va='bottom', style='italic')
-    for i, (label, kind) in enumerate(column, 1):
+    for i, kind in enumerate(column, 1):
         y = -i * STEP
         axes.annotate('', (0, y + HEIGHT / 2), (0, y + STEP - HEIGHT / 2), arrowprops=arrow)
         if kind == 'add':
@@ -45,7 +45,7 @@ def draw(axes, placement, rows):
             axes.text(
                 0,
                 y,
-                label,
+                LABELS[kind],
                 ha='center',
                 va='center',
                 size=9,

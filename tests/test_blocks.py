@@ -1,243 +1,40 @@
-"""A block computes what the papers' figures say, in their order.
-
-`Formula` states the parts of a block in plain NumPy, in float64; other tests use it too.
-"""
+"""A block computes what the papers' figures show, in their order."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from formulas import EPSILON, FORMULAS, KINDS, Formula, normalise, relu, strides_of
+from random_models import (
+    DESIGNS,
+    assert_close,
+    make_block,
+    random_images,
+    random_variables,
+)
 
 from resnet_jax.errors import InputError
-from resnet_jax.models.block import ResidualBlock
-from resnet_jax.models.convolution import convolution
-from resnet_jax.models.design import (
-    BASIC,
-    BOTTLENECK,
-    PLACEMENTS,
-    SHORTCUTS,
-    BlockDesign,
-    operations,
-)
-from resnet_jax.models.norms import make_norm
+from resnet_jax.models.block import OPERATIONS, spell_out
+from resnet_jax.models.design import BASIC, BOTTLENECK, PLACEMENTS, SHORTCUTS, BlockDesign
 from resnet_jax.models.resnet import ResNet
-
-EPSILON = 1e-5
-# For what runs once or twice on little: compiles in a fraction of the time.
-fast_jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
-ONE_LAYER = BlockDesign(kernels=(3,))  # he2016, table 3
-DESIGNS = {'one_layer': ONE_LAYER, 'basic': BASIC, 'bottleneck': BOTTLENECK}
-
-
-def make_block(design, width=4, stride=1, first=False, dimensions=2, norm='batch', **kwargs):
-    settings = {'momentum': 0.9, 'epsilon': EPSILON, 'dtype': jnp.float32}
-    settings |= {'groups': 2, 'ghost_batch': 0, 'axis_name': None}
-    conv = functools.partial(convolution, dimensions=dimensions)
-    return ResidualBlock(design, width, stride, first, conv, make_norm(norm, **settings), **kwargs)
-
-
-def randomised(variables, seed=0):
-    """A tree of these shapes with random weights, scales, shifts and statistics."""
-    leaves, tree = jax.tree.flatten_with_path(variables)
-    rng = np.random.default_rng(seed)
-    new = []
-    for path, leaf in leaves:
-        low, high = (0.5, 1.5) if path[-1].key in ('scale', 'var') else (-0.5, 0.5)
-        new.append(jnp.asarray(rng.uniform(low, high, leaf.shape), leaf.dtype))
-    return jax.tree.unflatten(tree, new)
-
-
-def random_variables(model, shape, seed=0):
-    """Random variables of a model or block for images of this shape."""
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return randomised(
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images), seed
-    )
-
-
-def random_images(shape, seed=1):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
-
-
-def assert_close(actual, expected, tolerance=1e-5):
-    """Equal but for the rounding of float32, relative to the largest entry."""
-    expected = np.asarray(expected)
-    assert actual.shape == expected.shape
-    atol = tolerance * max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=atol)
-
-
-# A plain statement of the formulas, independent of the interpreter.
-
-
-def relu(x):
-    return np.maximum(x, 0)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def convolve(x, kernel, stride=1, dilation=1):
-    """Sums over the kernel's taps; zeros around, half the kernel on each side."""
-    dims, size = x.ndim - 2, kernel.shape[0]
-    pad = dilation * (size // 2)
-    outputs = [(n - 1) // stride + 1 for n in x.shape[1:-1]]
-    x = np.pad(x, ((0, 0), *((pad, pad),) * dims, (0, 0)))
-    y = 0
-    for tap in np.ndindex(*kernel.shape[:dims]):
-        window = [
-            slice(dilation * t, dilation * t + stride * (n - 1) + 1, stride)
-            for t, n in zip(tap, outputs, strict=True)
-        ]
-        y = y + x[(slice(None), *window)] @ kernel[tap]
-    return y
-
-
-def normalise(x, axes, scale, bias):
-    normal = (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + EPSILON)
-    return normal * scale + bias
-
-
-class Formula:
-    """The operations of a block with its own weights.
-
-    `new_stats` collects what a training forward should leave in `batch_stats`.
-    """
-
-    def __init__(self, variables, train=False, shortcut_norm=True, groups=1):
-        to64 = functools.partial(jax.tree.map, lambda a: np.asarray(a, np.float64))
-        self.params = to64(variables['params'])
-        self.stats = to64(variables.get('batch_stats', {}))
-        self.train = train
-        self.shortcut_norm = shortcut_norm
-        self.groups = groups
-        self.new_stats = {}
-
-    def part(self, *names):
-        """The formula of a part of a model, such as a stage's block."""
-        new = Formula({'params': {}}, self.train, self.shortcut_norm, self.groups)
-        new.params, new.stats = self.params, self.stats
-        for name in names:
-            new.params, new.stats = new.params[name], new.stats.get(name, {})
-        return new
-
-    def conv(self, name, x, stride=1, dilation=1):
-        kernel = self.params[name]['kernel']
-        groups = self.groups if kernel.shape[0] > 1 else 1
-        if groups == 1:
-            return convolve(x, kernel, stride, dilation)
-        halves = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
-        return np.concatenate([convolve(a, k, stride, dilation) for a, k in halves], -1)
-
-    def norm(self, name, x):
-        p = self.params[name]
-        if self.train:
-            axes = tuple(range(x.ndim - 1))
-            self.new_stats[name] = {
-                key: 0.9 * self.stats[name][key] + 0.1 * batch
-                for key, batch in (('mean', x.mean(axes)), ('var', x.var(axes)))
-            }
-            return normalise(x, axes, p['scale'], p['bias'])
-        stats = self.stats[name]
-        return (x - stats['mean']) / np.sqrt(stats['var'] + EPSILON) * p['scale'] + p['bias']
-
-    def shortcut(self, kind, x, channels, stride, norm):
-        if kind == 'identity':
-            return x
-        if kind == 'zero_pad':
-            x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
-            zeros = np.zeros((*x.shape[:-1], (channels - x.shape[-1]) // 2))
-            return np.concatenate([zeros, x, zeros], -1)
-        y = self.conv('shortcut_conv', x, stride)
-        return self.norm('shortcut_norm', y) if norm and self.shortcut_norm else y
-
-    def squeeze_excite(self, x):
-        """arXiv 1709.01507, equations 2 to 4."""
-        p = self.params['se']
-        z = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
-        z = relu(z @ p['reduce']['kernel'] + p['reduce']['bias'])
-        return x * sigmoid(z @ p['expand']['kernel'] + p['expand']['bias'])
-
-
-def original(f, x, strides, kind, channels):
-    """he2015, equation 2 and he2016, figure 4(a): y = relu(F(x) + shortcut(x))."""
-    n, stride, h = len(strides), max(strides), x
-    for i in range(1, n):
-        h = relu(f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1])))
-    h = f.norm(f'norm{n}', f.conv(f'conv{n}', h, strides[-1]))
-    return relu(h if kind is None else h + f.shortcut(kind, x, channels, stride, norm=True))
-
-
-def bn_after_add(f, x, strides, kind, channels):
-    """he2016, figure 4(b): the last norm moves behind the addition."""
-    n, stride, h = len(strides), max(strides), x
-    for i in range(1, n):
-        h = relu(f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1])))
-    h = f.conv(f'conv{n}', h, strides[-1])
-    if kind is not None:
-        h = h + f.shortcut(kind, x, channels, stride, norm=False)
-    return relu(f.norm(f'norm{n}', h))
-
-
-def relu_before_add(f, x, strides, kind, channels):
-    """he2016, figure 4(c): the last relu moves before the addition."""
-    stride, h = max(strides), x
-    for i in range(1, len(strides) + 1):
-        h = relu(f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1])))
-    return h if kind is None else h + f.shortcut(kind, x, channels, stride, norm=True)
-
-
-def relu_only_preact(f, x, strides, kind, channels, first=False):
-    """he2016, figure 4(d) and appendix: relu, convolution, norm, as often as there are layers."""
-    stride, h = max(strides), relu(x)
-    skip = h if first or kind == 'projection' else x
-    for i in range(1, len(strides) + 1):
-        h = h if i == 1 else relu(h)
-        h = f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1]))
-    return h if kind is None else h + f.shortcut(kind, skip, channels, stride, norm=True)
-
-
-def full_preact(f, x, strides, kind, channels, first=False):
-    """he2016, figure 4(e) and appendix: y = F(relu(norm(x))) + shortcut."""
-    stride = max(strides)
-    h = relu(f.norm('norm1', x))
-    skip = h if first or kind == 'projection' else x
-    for i in range(1, len(strides)):
-        h = relu(f.norm(f'norm{i + 1}', f.conv(f'conv{i}', h, strides[i - 1])))
-    h = f.conv(f'conv{len(strides)}', h, strides[-1])
-    return h if kind is None else h + f.shortcut(kind, skip, channels, stride, norm=False)
-
-
-FORMULAS = {
-    'original': original,
-    'bn_after_add': bn_after_add,
-    'relu_before_add': relu_before_add,
-    'relu_only_preact': relu_only_preact,
-    'full_preact': full_preact,
-}
-
-# he2015's options where the block keeps the shape and where it changes it; he2016's figure 2(e) is
-# a convolution everywhere, without a norm.
-KINDS = {
-    'zero_pad': ('identity', 'zero_pad'),
-    'projection': ('identity', 'projection'),
-    'projection_all': ('projection', 'projection'),
-    'conv1x1': ('projection', 'projection'),
-    'none': (None, None),
-}
-
-
-def strides_of(design, stride):
-    return [stride if i == design.stride_at else 1 for i in range(len(design.kernels))]
 
 
 def test_every_placement_has_a_formula():
     assert set(FORMULAS) == set(PLACEMENTS)
     assert set(KINDS) == set(SHORTCUTS)
+
+
+def test_every_word_of_a_placement_is_an_operation():
+    words = {word for row in PLACEMENTS.values() for word in row.replace('|', ' ').split()}
+    assert words - {'add'} <= set(OPERATIONS)
+
+
+def test_an_unknown_operation_is_named(monkeypatch):
+    monkeypatch.setitem(PLACEMENTS, 'original', 'conv nrom act | conv norm | add | act')
+    with pytest.raises(InputError, match="unknown operation 'nrom'; did you mean 'norm'"):
+        make_block(BASIC).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)), train=False)
 
 
 @pytest.mark.parametrize('change', [False, True], ids=['shape_kept', 'shape_changed'])
@@ -340,7 +137,8 @@ def test_the_first_preactivation_unit_shares_its_activation(placement):
 )
 def test_a_placement_holds_for_any_number_of_convolutions(kernels, dropout, expected):
     design = BlockDesign(kernels=kernels, placement='full_preact', branch_dropout=dropout)
-    assert tuple(' '.join(part) for part in dataclasses.astuple(operations(design))) == expected
+    spelled = tuple(' '.join(op.name for op in part) for part in spell_out(design))
+    assert spelled == expected
 
 
 # A zero weight before an activation would never learn: relu_before_add refuses it.
@@ -368,7 +166,8 @@ def test_zero_init_last_makes_the_block_an_identity_that_learns(design, placemen
     else:
         np.testing.assert_array_equal(out, x)
         np.testing.assert_array_equal(evaluated, x)
-    kind = 'norm' if placement in ('original', 'relu_only_preact') else 'conv'
+    # What the last convolution comes with ends the branch: its norm or itself.
+    *_, kind = PLACEMENTS[placement].split('|')[1].split()
     leaf = gradient[f'{kind}{len(design.kernels)}']['scale' if kind == 'norm' else 'kernel']
     assert jnp.all(leaf != 0), 'the zero weight must receive a gradient'
 

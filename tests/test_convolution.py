@@ -1,4 +1,4 @@
-"""The convolution of the models is the convolution, also where it is computed another way."""
+"""The models' convolution in all its forms equals XLA's, and so do its derivatives."""
 
 import functools
 import math
@@ -52,7 +52,7 @@ def test_by_patches_equals_the_convolution_and_its_gradients(size, kernel_size, 
 
 @pytest.mark.parametrize('size', [2, 8])
 def test_the_module_pads_like_the_published_models(size):
-    """Half the kernel on both sides, whichever way it is computed."""
+    """Half the kernel on both sides, in every form."""
     images = jax.random.normal(jax.random.key(0), (2, size, size, 3))
     module = convolution(4, 3, 2)
     variables = module.init(jax.random.key(1), images)
@@ -62,7 +62,7 @@ def test_the_module_pads_like_the_published_models(size):
 
 @pytest.mark.parametrize('dimensions', [1, 2, 3])
 def test_the_module_where_the_result_is_smaller_than_the_kernel(dimensions):
-    """Also its gradients and its derivative in a direction."""
+    """Including its gradients and its directional derivative."""
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), 2)
         images = jax.random.normal(keys[0], (2, *(4, 3, 4)[:dimensions], 3), float)
@@ -87,7 +87,7 @@ def test_the_module_where_the_result_is_smaller_than_the_kernel(dimensions):
 
 
 def narrow_operands(shape=(6, 8, 10, 8), features=16):
-    """Images, kernel, and a change of each, in the default precision."""
+    """Images, kernel and a tangent of each, in the default precision."""
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = (shape, (3, 3, shape[-1], features)) * 2
     images, kernel, *changes = map(jax.random.normal, keys, shapes)
@@ -95,7 +95,7 @@ def narrow_operands(shape=(6, 8, 10, 8), features=16):
 
 
 def second_order(conv, operands, changes):
-    """The derivative in a direction of the gradient of a function of the convolution."""
+    """The directional derivative of the gradient of a function of the convolution."""
 
     def gradient(images, kernel):
         return jax.grad(lambda *a: jnp.sum(jnp.sin(conv(*a))), (0, 1))(images, kernel)
@@ -155,7 +155,7 @@ def test_narrow_convolution_is_differentiated_twice_and_mapped(stride):
 
 
 def test_derivatives_of_one_operand_leave_the_other_alone():
-    """A frozen kernel costs nothing; the program is counted as JAX hands it to the compiler."""
+    """A frozen kernel costs nothing; operations are counted in the program before compilation."""
     (images, kernel), _ = narrow_operands()
 
     def count(function):

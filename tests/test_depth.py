@@ -1,6 +1,5 @@
-"""Scanned stages: the function of looped ones, with interchangeable checkpoints; great depth."""
+"""Scanned stages compute the same as looped ones, with convertible variables; great depth."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_blocks import assert_close, fast_jit, random_images, random_variables
+from random_models import (
+    LABELS,
+    assert_close,
+    fast_jit,
+    loss_and_all,
+    random_images,
+    random_variables,
+    replace,
+)
 
 from resnet_jax.models import create_model
 from resnet_jax.models.counting import count_parameters
@@ -16,31 +23,11 @@ from resnet_jax.models.design import BASIC, BOTTLENECK
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
 
-LABELS = jnp.array([0, 1, 2, 1])
-
 
 def pair(design, stage_sizes=(1, 3), **settings):
     """A looped and a scanned model."""
     settings = {'stem': 'cifar', 'stem_width': 4, 'width': 4} | settings
     return [ResNet(stage_sizes, design, 3, scan_blocks=scan, **settings) for scan in (False, True)]
-
-
-def replace(design=BASIC, **fields):
-    return dataclasses.replace(design, **fields)
-
-
-def loss_and_all(model, variables, images, **rngs):
-    """Loss, batch statistics after it, logits and gradients of one training forward."""
-
-    def loss(params):
-        logits, state = model.apply(
-            {**variables, 'params': params}, images, train=True, mutable=['batch_stats'], **rngs
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
-        return losses.mean(), (state, logits)
-
-    (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(variables['params'])
-    return value, aux, gradient
 
 
 DESIGNS = {

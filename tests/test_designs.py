@@ -6,17 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import (
-    FORMULAS,
-    Formula,
-    assert_close,
-    make_block,
-    random_images,
-    random_variables,
-    relu,
-    sigmoid,
-    strides_of,
-)
+from formulas import FORMULAS, Formula, relu, sigmoid, strides_of
+from random_models import assert_close, make_block, random_images, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
@@ -155,7 +146,7 @@ def test_dropout_of_the_shortcut():
 
 
 def test_dropout_inside_the_branch():
-    """wrn, figure 1d: behind the last norm and relu, so that only a convolution follows."""
+    """wrn, figure 1d: after the last norm and relu, so that only a convolution follows."""
     rate, x = 0.3, random_images((2, 3, 3, 4))
     block = make_block(design_of(placement='full_preact', branch_dropout=rate))
     variables = random_variables(block, x.shape)
@@ -216,7 +207,7 @@ def test_stochastic_depth_drops_the_branch_of_an_example():
     [('linear', [0.2, 0.4, 0.6]), ('constant', [0.6, 0.6, 0.6])],  # arXiv 1603.09382, section 3
 )
 def test_rates_of_stochastic_depth(decay, rates, scan):
-    """Counted: each branch is made a constant, so that the sum shows which have survived."""
+    """Counted: each branch is made constant, so that the sum shows which have survived."""
     design, examples = design_of(placement='relu_only_preact'), 4000
     settings = {'stochastic_depth': 0.6, 'stochastic_depth_decay': decay, 'scan_blocks': scan}
     model = ResNet((3,), design, 2, stem='cifar', stem_width=2, width=2, **settings)
@@ -315,7 +306,7 @@ def test_hidden_width_of_squeeze_excitation(channels, ratio, hidden):
 
 
 def windows_mean(x, stride):
-    """Mean of each window, cut at the far edge; what is outside does not count."""
+    """Mean of each window, cut off at the far edge."""
     y = np.zeros((x.shape[0], *(-(-n // stride) for n in x.shape[1:-1]), x.shape[-1]))
     for at in np.ndindex(*y.shape[1:-1]):
         window = tuple(slice(stride * i, stride * (i + 1)) for i in at)

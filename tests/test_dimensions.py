@@ -7,17 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from formulas import FORMULAS, Formula, strides_of
+from random_models import assert_close, fast_jit, make_block, random_images, random_variables
 from sklearn.datasets import load_digits
-from test_blocks import (
-    FORMULAS,
-    Formula,
-    assert_close,
-    fast_jit,
-    make_block,
-    random_images,
-    random_variables,
-    strides_of,
-)
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BASIC, BOTTLENECK

@@ -16,7 +16,7 @@ import sys
 
 import nbformat
 import pytest
-from test_registry import EXPECTED
+from expected_counts import EXPECTED
 
 from resnet_jax import cli
 from resnet_jax.experiments.reproduce.plan import make_plan

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_models import fast_jit, loss_and_all, random_images, random_variables, replace
 from running import tiny
-from test_blocks import fast_jit, random_images, random_variables
-from test_depth import loss_and_all, replace
 
 from resnet_jax.cli import main
 from resnet_jax.models import create_model
+from resnet_jax.models.cpu.compiler import CPU_OPTIONS
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.training import compilation, loop, memory
+from resnet_jax.training import loop, memory
 
 SHAPES = functools.partial(jax.tree.map, jnp.shape)
 
@@ -63,7 +63,7 @@ def temporary_bytes(model, images):
 
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     rest = {'batch_stats': variables['batch_stats']}
-    fast = {**compilation.CPU_OPTIONS, 'xla_backend_optimization_level': 0}
+    fast = {**CPU_OPTIONS, 'xla_backend_optimization_level': 0}
     jitted = jax.jit(jax.grad(loss), compiler_options=fast)
     compiled = jitted.lower(variables['params'], rest).compile()
     return compiled.memory_analysis().temp_size_in_bytes

@@ -9,19 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import (
-    EPSILON,
-    FORMULAS,
-    Formula,
-    assert_close,
-    convolve,
-    fast_jit,
-    make_block,
-    normalise,
-    random_images,
-    random_variables,
-    relu,
-)
+from formulas import EPSILON, FORMULAS, Formula, convolve, normalise, relu
+from random_models import assert_close, fast_jit, make_block, random_images, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.convolution import convolution
@@ -40,7 +29,7 @@ def tiny(design=BASIC, stage_sizes=(1, 1), **settings):
 
 
 def test_ghost_batch_norm_is_the_net_on_each_group_alone():
-    """All else treats examples alone, so that this holds for whole nets."""
+    """Everything else treats examples independently, so this holds for whole nets."""
     images = random_images((6, 5, 6, 3))
     plain, ghost = tiny(), tiny(ghost_batch=2)
     variables = random_variables(plain, images.shape)
@@ -88,11 +77,11 @@ def test_synced_batch_norm_is_that_of_the_big_batch():
     assert_close(by_shard.reshape(6, 3), logits)
     jax.tree.map(lambda s, e: [assert_close(one, e) for one in s], states, state)
     alone = apply(tiny())[0].reshape(6, 3)
-    assert not np.allclose(alone, logits, atol=0.01), 'else this test shows nothing'
+    assert not np.allclose(alone, logits, atol=0.01), 'otherwise this test proves nothing'
 
 
 class PerExample(Formula):
-    """Norms that treat an example alone, over groups of its channels."""
+    """Norms that treat examples independently, over groups of their channels."""
 
     groups_of_channels = None
 
@@ -299,7 +288,7 @@ def test_fixup_at_initialisation(design, biases, tail):
 
 
 def test_fixup_block_by_formula():
-    """Biases before each convolution and relu, a multiplier behind the last convolution."""
+    """Biases before each convolution and relu, a multiplier after the last convolution."""
     x = random_images((2, 5, 6, 4))
     for placement in ('original', 'full_preact'):
         design = dataclasses.replace(BASIC, placement=placement)

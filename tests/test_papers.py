@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_blocks import fast_jit, random_images, random_variables
+from random_models import fast_jit, random_images, random_variables
 
 from resnet_jax.models import InputError
 from resnet_jax.models.counting import count_parameters

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from random_models import loss_and_all, random_images, random_variables
 from running import load_state, tiny
-from test_blocks import random_images, random_variables
-from test_depth import loss_and_all
 
 from resnet_jax.cli import main
 from resnet_jax.inference.trained import load_trained

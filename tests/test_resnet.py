@@ -1,10 +1,10 @@
-"""What a user of a model relies on, over the registry."""
+"""What users of a model rely on, for all kinds of models in the registry."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_blocks import fast_jit, random_variables
+from random_models import fast_jit, random_variables
 
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.registry import MODELS
@@ -26,7 +26,7 @@ KINDS = [
 
 
 def tiny(name, **overrides):
-    """The named design with one block a stage and narrow, so that it runs in no time."""
+    """The named design with one narrow block per stage, which runs fast."""
     settings = MODELS[name].settings
     return create_model(
         name,
@@ -134,18 +134,33 @@ def test_features_have_the_shapes_that_the_model_states(name, overrides):
     model = tiny(name, **overrides)
     for size in ((33, 46, 18), (7, 5, 1)):
         size = size[: model.dimensions]
-        stated = model.feature_shapes(size)
+        stated = model.feature_info(size)
         images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
         variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
         features = features_shapes(model, variables, images)
+        pooled = features.pop('pooled')
         assert {k: v.shape for k, v in features.items()} == {
-            k: (2, *shape) for k, shape in stated.items()
+            k: (2, *feature.size, feature.channels) for k, feature in stated.items()
         }
-        assert list(stated) == [
-            'stem',
-            *(f'stage{i + 1}' for i in range(len(stated) - 2)),
-            'pooled',
-        ]
+        assert list(stated) == ['stem', *(f'stage{i + 1}' for i in range(len(stated) - 1))]
+        assert pooled.shape == (2, list(stated.values())[-1].channels)
+        # Each halving rounds up.
+        for feature in stated.values():
+            assert feature.size == tuple(-(-n // feature.reduction) for n in size)
+
+
+def test_feature_info_by_hand():
+    """he2015, table 1; a number stands for equal sizes."""
+    model = create_model('resnet50')
+    info = model.feature_info(224)
+    assert info['stem'] == ((56, 56), 64, 4)
+    assert info['stage1'] == ((56, 56), 256, 4)
+    assert info['stage4'] == ((7, 7), 2048, 32)
+    assert info['stage4'].channels == 2048
+    assert info == model.feature_info((224, 224)) == model.feature_info([224, 224])
+    assert create_model('cifar_resnet20', dimensions=1).feature_info(65)['stage3'] == ((17,), 64, 4)
+    with pytest.raises(InputError, match='image_size needs 2 sizes'):
+        model.feature_info((224,))
 
 
 @pytest.mark.parametrize(
@@ -159,15 +174,15 @@ def test_features_have_the_shapes_that_the_model_states(name, overrides):
     ],
 )
 def test_output_stride_limits_the_reduction(output_stride, sizes):
-    shapes = create_model('resnet50', output_stride=output_stride).feature_shapes((224, 224))
+    features = create_model('resnet50', output_stride=output_stride).feature_info((224, 224))
     channels = (64, 256, 512, 1024, 2048)
-    expected = [(size, size, c) for size, c in zip(sizes, channels, strict=True)]
-    assert list(shapes.values()) == [*expected, (2048,)]
+    expected = [((size, size), c, 224 // size) for size, c in zip(sizes, channels, strict=True)]
+    assert list(features.values()) == expected
 
 
 def test_too_small_an_output_stride_is_named():
     with pytest.raises(InputError, match='at least the reduction of the stem, 4'):
-        create_model('resnet50', output_stride=2).feature_shapes((224, 224))
+        create_model('resnet50', output_stride=2).feature_info((224, 224))
 
 
 @pytest.mark.parametrize('name', KINDS)

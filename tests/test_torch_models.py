@@ -117,7 +117,7 @@ def test_activations_stay_of_order_one():
 
 @pytest.mark.parametrize('depth', [20, 32])
 def test_published_cifar_weights(depth, shared_data):
-    """The files fit exactly, and what they were trained on is told apart with confidence."""
+    """The files fit exactly, and the nets classify what they were trained on with confidence."""
     numpy = pytest.importorskip('safetensors.numpy', reason='safetensors is not installed')
     tensors = numpy.load_file(shared_data / 'weights' / f'cifar_resnet{depth}.safetensors')
     net = torch_models.torch_net(f'cifar_resnet{depth}').eval()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_blocks import fast_jit
+from random_models import fast_jit
 
 from resnet_jax import create_model
 from resnet_jax.interop import load_weights

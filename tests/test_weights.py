@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from random_models import random_variables
 from running import command, complains, differing, flags, load_state
-from test_blocks import random_variables
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.cli import main

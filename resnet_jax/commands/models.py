@@ -9,38 +9,43 @@ from resnet_jax.errors import InputError, unknown_name
 
 TEXT = 'List the models.'
 EPILOG = (
-    "The memory of a training step is the compiler's account of it on this platform: parameters, "
-    'gradients, momentum, batch statistics, the batch of images in bytes and what is computed in '
-    'between, at their most; not the program itself, a training set kept on the device, nor what '
-    'JAX reserves beforehand. Another platform compiles otherwise and takes another amount.'
+    'Examples: resnet-jax models "cifar_*"; resnet-jax models resnet50 --memory 32 --remat. '
+    'Multiply-adds are those of one image of the input size. The memory of a training step is what '
+    'the compiler reports for this platform: the peak of parameters, gradients, momentum, batch '
+    'statistics, the batch of images in bytes and all intermediate results; without the program '
+    'itself, a training set kept on the device and what JAX preallocates. Other platforms compile '
+    'to other programs, which take other amounts.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes."""
+    """Declares the command's arguments."""
     parser.add_argument('pattern', nargs='?', default='*', metavar='GLOB', help='such as "cifar_*"')
     parser.add_argument(
         '--memory',
         type=int,
         metavar='BATCH',
-        help='peak memory of a training step at this batch size too; takes seconds a model, to '
-        'compile it',
+        help='also the peak memory of a training step at this batch size; compiling it takes '
+        'seconds per model',
     )
     parser.add_argument('--dtype', metavar='NAME', help='for --memory: float32 (default), bfloat16')
     parser.add_argument(
-        '--remat', action='store_true', help='for --memory: with model.remat, less for more time'
+        '--remat',
+        action='store_true',
+        help='for --memory: with model.remat, less memory for more time',
     )
     parser.add_argument('--json', action='store_true', help='one JSON object on standard output')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Counts and prints each model."""
-    from resnet_jax import models
-    from resnet_jax.models import counting, registry
+    """Prints the counts of each model, and the memory that it needs if asked."""
+    from resnet_jax.models import list_models
+    from resnet_jax.models.counting import model_counts
+    from resnet_jax.models.registry import MODELS, model_row
 
-    names = models.list_models(options.pattern)
+    names = list_models(options.pattern)
     if not names:
-        raise unknown_name('model', options.pattern, registry.MODELS)
+        raise unknown_name('model', options.pattern, MODELS)
     _check(options)
     rows = []
     width = max(map(len, names))
@@ -51,15 +56,15 @@ def run(options: argparse.Namespace) -> None:
             'paper'
         )
     for number, name in enumerate(names, 1):
-        row = registry.model_row(name)
+        row = model_row(name)
         shape = (row.image_size, row.image_size, 3)
-        found: dict[str, Any] = counting.count(models.create_model(name), shape)._asdict()
+        found: dict[str, Any] = model_counts(name)._asdict()
         if options.memory is not None:
             print(f'compiling {name} ({number} of {len(names)})', file=sys.stderr, flush=True)
             found['train_step_bytes'] = _step_bytes(name, shape, options)
         if options.json:
             rows.append({'name': name, **found, 'input': list(shape), 'paper': row.paper})
-        else:
+        else:  # one by one: with --memory each takes seconds
             print(_line(name, width, found, shape, row.paper), flush=True)
     if options.json:
         print(json.dumps({'models': rows}))
@@ -68,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> None:
     if options.memory is None:
         if options.dtype or options.remat:
-            raise InputError('--dtype and --remat go with --memory BATCH')
+            raise InputError('--dtype and --remat go with --memory BATCH: give that too')
         return
     from resnet_jax.training.checks import check_dtype
 

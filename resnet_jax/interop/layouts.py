@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import InputError
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.stem import STEMS
+from resnet_jax.models.resnet import STEMS, ResNet
 
 Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
 Shapes = dict[Path, jax.ShapeDtypeStruct]
@@ -190,7 +189,7 @@ def _body_name(model: ResNet, layout: Layout, module: Path) -> str | None:
     part, *rest = module
     if part == 'stem':
         kind, number = _numbered(rest[0])
-        names = layout.stem.get(len(STEMS[model.stem][0]))
+        names = layout.stem.get(len(STEMS[model.stem].convolutions))
         return names[2 * number - 2 + (kind == 'norm')] if names and kind != 'bias' else None
     if not part.startswith('stage') or len(rest) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Residual networks as pure functions of (variables, images); jax and flax only."""
+"""Residual networks as pure functions of (variables, images); needs only jax and flax."""
 
 from resnet_jax.errors import InputError
 from resnet_jax.models.design import BlockDesign

@@ -1,40 +1,198 @@
-"""Runs the block that a `BlockDesign` describes."""
+"""A design spelled out as operations, and the block that runs them.
 
+Sources: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
+"""
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, choose
 from resnet_jax.models import layers
 from resnet_jax.models.convolution import MakeConv
-from resnet_jax.models.design import (
-    ACTIVATIONS,
-    GATES,
-    SHORTCUTS,
-    BlockDesign,
-    kind_of,
-    operations,
-)
+from resnet_jax.models.design import ACTIVATIONS, GATES, PLACEMENTS, SHORTCUTS, BlockDesign
 from resnet_jax.models.norms import MakeNorm
 
-Array = jax.Array
+# A block may hold several of these, each with parameters of its own: conv1, conv2, ...
+NUMBERED = ('conv', 'norm', 'bias')
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation of a block.
+
+    Attributes:
+      kind: a key of `OPERATIONS`.
+      index: its number, from 1, among those of its kind; 0 for kinds that are not `NUMBERED`.
+      starts_at_zero: whether its weight is zero at the start of training.
+    """
+
+    kind: str
+    index: int = 0
+    starts_at_zero: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its parameters: 'conv1', 'norm2', 'se'."""
+        return f'{self.kind}{self.index or ""}'
+
+
+Operations = tuple[Operation, ...]
+
+
+def spell_out(
+    design: BlockDesign, fixup: bool = False
+) -> tuple[Operations, Operations, Operations]:
+    """The operations of a block, in the order in which they are applied.
+
+    Args:
+      design: the design.
+      fixup: whether a learnt bias before each convolution and activation, and a learnt scale at the
+        end of the branch, replace norms (arXiv 1901.09321, section 3).
+
+    Returns:
+      before: what precedes the first convolution (nothing unless pre-activation). he2016 shares it
+        with the shortcut in some blocks, leaves it out of the stem and repeats it after the last
+        block (appendix, "Implementation details").
+      branch: from the first convolution to the addition.
+      after: what follows the addition.
+
+    Raises:
+      InputError: if `zero_init_last` is set and an activation ends the branch.
+    """
+    inner, last, _, after = (cell.split() for cell in PLACEMENTS[design.placement].split('|'))
+    kinds = inner * (len(design.kernels) - 1) + last
+    if design.downsample == 'blur':
+        kinds.insert(_blur_position(kinds, design.stride_at), 'blur')
+    first = kinds.index('conv')
+    before, branch = kinds[:first], kinds[first:]
+    if design.branch_dropout:  # only in the branch, never in `before`, which others share
+        branch.insert(len(branch) - 1 - branch[::-1].index('conv'), 'dropout')
+    if fixup:
+        before, branch, after = map(_norms_to_biases, (before, branch, after))
+        branch.append('scale')
+    if design.se_ratio:
+        branch = ['se'] * (design.se_place == 'pre') + branch
+        branch = branch + ['se'] * (design.se_place == 'standard')
+        after = after + ['se'] * (design.se_place == 'post')  # section 6.5: after the relu
+    counts: collections.Counter[str] = collections.Counter()
+    parts = [tuple(_numbered(part, counts)) for part in (before, branch, after)]
+    if design.zero_init_last or fixup:
+        parts[1] = _zero_at_start(parts[1], design)
+    return parts[0], parts[1], parts[2]
+
+
+def _blur_position(kinds: list[str], stride_at: int) -> int:
+    """After the activation that follows the strided convolution, or else after that itself."""
+    conv = [i for i, kind in enumerate(kinds) if kind == 'conv'][stride_at]
+    later = kinds[conv:]
+    return conv + 1 + (later.index('act') if 'act' in later else 0)
+
+
+def _norms_to_biases(kinds: list[str]) -> list[str]:
+    """Without norms, and with a bias before each convolution and activation."""
+    new = {'norm': (), 'conv': ('bias', 'conv'), 'act': ('bias', 'act')}
+    return [each for kind in kinds for each in new.get(kind, (kind,))]
+
+
+def _numbered(kinds: Iterable[str], counts: collections.Counter[str]) -> Iterable[Operation]:
+    """Operations of these kinds, numbered from `counts`, which is updated."""
+    for kind in kinds:
+        counts[kind] += kind in NUMBERED
+        yield Operation(kind, counts[kind])
+
+
+def _zero_at_start(branch: Operations, design: BlockDesign) -> Operations:
+    """The branch with its last weight set to start at zero, and with it the whole branch."""
+    kinds = [op.kind for op in branch]
+    last = max(i for i, kind in enumerate(kinds) if kind in ('conv', 'norm'))
+    if design.zero_init_last and 'act' in kinds[last:]:
+        raise InputError(
+            f'zero_init_last does not go with placement {design.placement!r}: nothing before an '
+            'activation learns from zero'
+        )
+    zero = dataclasses.replace(branch[last], starts_at_zero=True)
+    return (*branch[:last], zero, *branch[last + 1 :])
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What an operation gets from its part of the network: a block, the stem or the tail.
+
+    Attributes:
+      design: of the network's blocks.
+      conv, norm: make a convolution and a norm.
+      train: whether to normalise by the batch's own statistics, and to drop out.
+      convs: arguments of each convolution: features, kernel_size, strides, ...
+      stride: of the block, for blurred pooling.
+      dtype: of the computation.
+      prefix: of the names of parameters.
+    """
+
+    design: BlockDesign
+    conv: MakeConv
+    norm: MakeNorm
+    train: bool
+    convs: Sequence[dict[str, Any]] = ()
+    stride: int = 1
+    dtype: Any = jnp.float32
+    prefix: str = ''
+
+
+def _conv(op: Operation, x: Array, context: Context) -> Array:
+    zero = {'kernel_init': nn.initializers.zeros} if op.starts_at_zero else {}
+    return context.conv(**context.convs[op.index - 1], **zero, name=op.name)(x)
+
+
+def _norm(op: Operation, x: Array, context: Context) -> Array:
+    zero = {'scale_init': nn.initializers.zeros} if op.starts_at_zero else {}
+    return context.norm(context.train, context.prefix + op.name, **zero)(x)
+
+
+def _dropout(op: Operation, x: Array, context: Context) -> Array:
+    return nn.Dropout(context.design.branch_dropout, deterministic=not context.train)(x)
+
+
+OPERATIONS: dict[str, Callable[[Operation, Array, Context], Array]] = {
+    'conv': _conv,
+    'norm': _norm,
+    'act': lambda op, x, context: ACTIVATIONS[context.design.activation](x),
+    'dropout': _dropout,
+    'blur': lambda op, x, context: layers.blur_pool(x, context.stride) if context.stride > 1 else x,
+    'se': lambda op, x, context: layers.SqueezeExcite(
+        context.design.se_ratio, context.dtype, name=op.name
+    )(x),
+    'bias': lambda op, x, context: layers.Bias(name=context.prefix + op.name)(x),
+    'scale': lambda op, x, context: layers.Scale(1.0, name=op.name)(x),
+}
+
+
+def apply_operations(operations: Iterable[Operation], x: Array, context: Context) -> Array:
+    """Applies operations one after another, inside a compact module."""
+    for op in operations:
+        x = choose('operation', op.kind, OPERATIONS)(op, x, context)
+    return x
 
 
 class ResidualBlock(nn.Module):
-    """Interprets one `BlockDesign`.
+    """A residual block of one `BlockDesign`.
 
-    Parameter paths: the names of its `Operations`, and `shortcut_conv`, `shortcut_norm`,
-    `gate_conv`, `shortcut_scale`, `branch_scale`. Rng: `dropout`, where something is dropped.
+    Parameter paths: the names of its operations, `shortcut_conv`, `shortcut_norm`, `gate_conv`,
+    `shortcut_scale` and `branch_scale`. Rng: `dropout`, if anything is dropped.
 
     Attributes:
-      design: what the block is.
+      design: of the block.
       width: of the block; its output has `width * design.expansion` channels.
-      stride: spatial stride.
+      stride: divides the spatial sizes.
       first: whether this is the network's first block.
       conv, norm: make a convolution and a norm.
-      dilation: (of the convolutions up to the one that would carry a stride, of those behind it).
+      dilation: of the convolutions up to and including `design.stride_at`, and of those after it.
       fixup: 0, or the factor of the branch's initial weights under Fixup.
       dtype: of the computation.
     """
@@ -50,87 +208,66 @@ class ResidualBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, train: bool, drop_rate: float | Array = 0.0) -> Array:
-        """Maps [N, ..., C] to [N, ..., width * expansion]; sizes are divided by the stride.
+    def __call__(
+        self,
+        x: Float[Array, 'n *space c'],
+        train: bool,
+        drop_rate: float | Float[Array, ''] = 0.0,
+    ) -> Float[Array, 'n *out c_out']:
+        """The block's output.
 
-        `drop_rate` is the probability of stochastic depth; the float 0 costs nothing.
+        Args:
+          x: the previous block's output.
+          train: whether to use and update batch statistics, and to drop out.
+          drop_rate: probability of stochastic depth; the float 0 costs nothing.
         """
-        ops = operations(self.design, bool(self.fixup))
+        before, branch, after = spell_out(self.design, bool(self.fixup))
+        context = Context(
+            design=self.design,
+            conv=self.conv,
+            norm=self.norm,
+            train=train,
+            convs=self._convolutions(),
+            stride=self.stride,
+            dtype=self.dtype,
+        )
         shape_kept = self.stride == 1 and x.shape[-1] == self.width * self.design.expansion
         path = SHORTCUTS[self.design.shortcut][0 if shape_kept else 1]
-        preactivated = self._apply(ops.before, x, train)
-        # he2016, appendix: the first unit activates before splitting into two paths; so does, in
-        # the authors' code, every unit whose shortcut is a convolution.
+        preactivated = apply_operations(before, x, context)
+        # he2016, appendix: the first block activates before it splits into two paths; in the
+        # authors' code so does every block whose shortcut is a convolution.
         first = self.first and not self.design.raw_first_shortcut
-        shared = first or path in ('projection', 'conv')
-        entry = preactivated if shared else x
-        y = self._apply(ops.branch, preactivated, train)
+        entry = preactivated if first or path in ('projection', 'conv') else x
+        y = apply_operations(branch, preactivated, context)
         if path is not None:
-            skip = self._shortcut(path, entry, ops.branch, train)
-            skip, y = self._weigh(skip, y, entry)
+            skip = self._shortcut(path, entry, branch, train)
+            skip, y = self._weight(skip, y, entry)
             if train and not (isinstance(drop_rate, float) and drop_rate == 0.0):
                 y = layers.drop_branch(y, drop_rate, self.make_rng('dropout'))
             y = y + skip
-        return self._apply(ops.after, y, train)
+        return apply_operations(after, y, context)
 
     @nn.nowrap
-    def _apply(self, names: tuple[str, ...], x: Array, train: bool) -> Array:
-        design = self.design
-        for name in names:
-            match kind_of(name):
-                case 'conv':
-                    x = self._conv(name, x)
-                case 'norm':
-                    starts_at_zero = design.zero_init_last and name == self._last_weight()
-                    init = {'scale_init': nn.initializers.zeros} if starts_at_zero else {}
-                    x = self.norm(train, name, **init)(x)
-                case 'act':
-                    x = ACTIVATIONS[design.activation](x)
-                case 'dropout':
-                    x = nn.Dropout(design.branch_dropout, deterministic=not train)(x)
-                case 'blur':
-                    x = layers.blur_pool(x, self.stride) if self.stride > 1 else x
-                case 'se':
-                    x = layers.SqueezeExcite(design.se_ratio, self.dtype, name='se')(x)
-                case 'bias':
-                    x = layers.Bias(name=name)(x)
-                case 'scale':
-                    x = layers.Scale(1.0, name='scale')(x)
-        return x
-
-    @nn.nowrap
-    def _conv(self, name: str, x: Array) -> Array:
-        design, i = self.design, int(name.removeprefix('conv')) - 1
-        last, strided = i + 1 == len(design.kernels), i == design.stride_at
-        init: dict[str, Any] = {}
-        zero = design.zero_init_last and name == self._last_weight()
-        if zero or (last and self.fixup):
-            init = {'kernel_init': nn.initializers.zeros}
-        elif self.fixup:
-            init = {'kernel_scale': self.fixup}
-        return self.conv(
-            features=self.width * design.expansion if last else design.inner_channels(self.width),
-            kernel_size=design.kernels[i],
-            strides=self.stride if strided and design.downsample != 'blur' else 1,
-            dilation=self.dilation[0 if i <= design.stride_at else 1],
-            groups=design.groups if design.kernels[i] > 1 else 1,
-            name=name,
-            **init,
-        )(x)
-
-    @nn.nowrap
-    def _last_weight(self) -> str:
-        """Name of the convolution or norm that ends the branch, what `zero_init_last` zeroes."""
-        branch = [n for n in operations(self.design).branch if n not in ('se', 'blur')]
-        if kind_of(branch[-1]) == 'act':
-            raise InputError(
-                f'zero_init_last does not go with placement {self.design.placement!r}: nothing '
-                'before an activation learns from zero'
+    def _convolutions(self) -> list[dict[str, Any]]:
+        """The arguments of each convolution of the branch."""
+        design, last, found = self.design, len(self.design.kernels) - 1, []
+        inner, outer = design.inner_channels(self.width), self.width * design.expansion
+        for i, kernel_size in enumerate(design.kernels):
+            strided = i == design.stride_at and design.downsample != 'blur'
+            found.append(
+                {
+                    'features': outer if i == last else inner,
+                    'kernel_size': kernel_size,
+                    'strides': self.stride if strided else 1,
+                    'dilation': self.dilation[i > design.stride_at],
+                    'groups': design.groups if kernel_size > 1 else 1,
+                    'kernel_scale': self.fixup or 1.0,
+                }
             )
-        return branch[-1]
+        return found
 
     @nn.nowrap
-    def _shortcut(self, path: str, x: Array, branch: tuple[str, ...], train: bool) -> Array:
+    def _shortcut(self, path: str, x: Array, branch: Operations, train: bool) -> Array:
         design, channels = self.design, self.width * self.design.expansion
         stride = self.stride
         pool = layers.DOWNSAMPLINGS[design.downsample]
@@ -140,16 +277,17 @@ class ResidualBlock(nn.Module):
             x = layers.zero_pad_shortcut(x, channels, stride)
         elif path in ('projection', 'conv'):
             x = self.conv(features=channels, kernel_size=1, strides=stride, name='shortcut_conv')(x)
-            # Both summands normalised, or neither.
-            last_conv = branch.index(f'conv{len(design.kernels)}')
-            if path == 'projection' and any(kind_of(n) == 'norm' for n in branch[last_conv:]):
+            # Normalise both summands or neither.
+            tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
+            if path == 'projection' and any(op.kind == 'norm' for op in tail):
                 x = self.norm(train, 'shortcut_norm')(x)
         if design.se_ratio and design.se_place == 'identity':
             x = layers.SqueezeExcite(design.se_ratio, self.dtype, name='se')(x)
         return nn.Dropout(design.shortcut_dropout, deterministic=not train)(x)
 
     @nn.nowrap
-    def _weigh(self, skip: Array, branch: Array, entry: Array) -> tuple[Array, Array]:
+    def _weight(self, skip: Array, branch: Array, entry: Array) -> tuple[Array, Array]:
+        """Gates and scales the two paths."""
         design = self.design
         gate = GATES[design.gate]
         if gate is not None:
@@ -166,7 +304,7 @@ class ResidualBlock(nn.Module):
 
 
 def _scaled(x: Array, field: str, design: BlockDesign) -> Array:
-    """A path times its constant factor, or its learnt one."""
+    """A path times its constant or learnt factor."""
     factor = getattr(design, field)
     if getattr(design, f'learn_{field}'):
         return layers.Scale(factor, name=field)(x)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, counted from the model itself without computing anything."""
+"""Parameters and multiply-adds of a model, exactly and without computing anything."""
 
 import math
 from collections.abc import Iterator
@@ -9,34 +9,59 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from resnet_jax.models import cpu
+from resnet_jax.models.counts import COUNTS
+from resnet_jax.models.registry import create_model, model_row
+
 
 class Counts(NamedTuple):
-    """The size of a model: entries of `params`, and multiply-adds of one image's forward pass."""
+    """The size of a model.
+
+    Attributes:
+      parameters: entries of `params`.
+      multiply_adds: of the forward pass for one image.
+    """
 
     parameters: int
     multiply_adds: int
 
 
-def count(model: nn.Module, image_shape: tuple[int, int, int]) -> Counts:
+def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     """Counts a model by tracing its `init`, which is also its forward pass.
 
     Multiply-adds follow the published figures (he2015, table 1, "FLOPs"): convolutions and matrix
-    products alone, positions in the padding included.
+    products only, positions in the padding included.
 
     Args:
-      model: a module called as `ResNet` is.
-      image_shape: [H, W, C].
+      model: a module with the interface of `ResNet`. A deep one is counted in a fraction of the
+        time with scan_blocks=True, and comes out the same.
+      image_shape: [H, W, C] in two dimensions.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
     def init(x: jax.Array) -> Any:
         return model.init(jax.random.key(0), x, train=False)
 
-    jaxpr, variables = jax.make_jaxpr(init, return_shape=True)(images)
+    with cpu.disabled():
+        jaxpr, variables = jax.make_jaxpr(init, return_shape=True)(images)
     return Counts(
         count_parameters(variables['params']),
-        sum(_multiply_adds(eqn) for eqn in _equations(jaxpr.jaxpr)),
+        sum(times * _multiply_adds(eqn) for eqn, times in _equations(jaxpr.jaxpr)),
     )
+
+
+def model_counts(name: str) -> Counts:
+    """Counts of a registered model for one image of its published size.
+
+    Looked up in counts.py; a model that is not stored there is traced, which takes seconds.
+
+    Raises:
+      InputError: for an unknown name.
+    """
+    row = model_row(name)
+    if name in COUNTS:
+        return Counts(*COUNTS[name])
+    return count(create_model(name, scan_blocks=True), (row.image_size, row.image_size, 3))
 
 
 def count_parameters(params: Any) -> int:
@@ -44,14 +69,16 @@ def count_parameters(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+def _equations(jaxpr: core.Jaxpr) -> Iterator[tuple[core.JaxprEqn, int]]:
+    """All equations, including those inside others, and how often each is computed."""
     for eqn in jaxpr.eqns:
-        yield eqn
+        yield eqn, 1
+        times = eqn.params['length'] if eqn.primitive.name == 'scan' else 1
         for value in eqn.params.values():
-            if isinstance(value, core.ClosedJaxpr):
-                yield from _equations(value.jaxpr)
-            elif isinstance(value, core.Jaxpr):
-                yield from _equations(value)
+            inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+            if isinstance(inner, core.Jaxpr):
+                for each, inside in _equations(inner):
+                    yield each, times * inside
 
 
 def _shape(variable: core.Var | core.Literal) -> tuple[int, ...]:

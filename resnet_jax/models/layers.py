@@ -1,4 +1,4 @@
-"""The small parts that block designs may add; all take [N, ..., C] of any dimensions."""
+"""The small parts that block designs may add, for any number of spatial dimensions."""
 
 import functools
 from typing import Any
@@ -7,23 +7,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Key
 
 from resnet_jax.errors import InputError
 from resnet_jax.models.convolution import HE_NORMAL
 
-Array = jax.Array
 
-
-def zero_pad_shortcut(x: Array, channels: int, stride: int) -> Array:
+def zero_pad_shortcut(
+    x: Float[Array, 'n *space c'], channels: int, stride: int
+) -> Float[Array, 'n *out channels']:
     """he2015 option A: every stride-th pixel, and zero channels on both sides.
 
     Args:
-      x: [N, ..., C].
-      channels: number of output channels, at least C.
-      stride: spatial stride.
+      x: the block's input.
+      channels: number of output channels, at least c.
+      stride: divides each spatial size, rounded up.
 
-    Returns:
-      [N, ..., channels], each spatial size divided by the stride, rounded up.
+    Raises:
+      InputError: if there are more input than output channels.
     """
     # lax.slice and not x[:, ::2, ::2]: indexing becomes a gather when the model is exported.
     strides = (1, *(stride,) * (x.ndim - 2), 1)
@@ -34,13 +35,13 @@ def zero_pad_shortcut(x: Array, channels: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((extra // 2, extra - extra // 2),))
 
 
-def average_pool(x: Array, stride: int) -> Array:
+def average_pool(x: Float[Array, 'n *space c'], stride: int) -> Float[Array, 'n *out c']:
     """Mean over windows of `stride`, cut short at the far edge (ResNet-D, arXiv 1812.01187)."""
     window = (stride,) * (x.ndim - 2)
     return nn.avg_pool(x, window, strides=window, padding='SAME', count_include_pad=False)
 
 
-def blur_pool(x: Array, stride: int) -> Array:
+def blur_pool(x: Float[Array, 'n *space c'], stride: int) -> Float[Array, 'n *out c']:
     """A blur [1 2 1] / 4 in each dimension, then every stride-th pixel (arXiv 1904.11486)."""
     dims, channels = x.ndim - 2, x.shape[-1]
     taps = functools.reduce(jnp.multiply.outer, [jnp.asarray([0.25, 0.5, 0.25], x.dtype)] * dims)
@@ -59,11 +60,12 @@ def blur_pool(x: Array, stride: int) -> Array:
     )
 
 
+# What replaces a stride; in 'stride', nothing.
 DOWNSAMPLINGS = {'stride': None, 'average': average_pool, 'blur': blur_pool}
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate made of all channels' means (arXiv 1709.01507, section 3).
+    """Scales each channel by a gate computed from all channels' means (arXiv 1709.01507, sec. 3).
 
     The hidden layer has `ratio` times the channels, rounded to a multiple of 8 (at least 8), as in
     timm. Paths: `reduce`, `expand`, both with bias.
@@ -77,8 +79,8 @@ class SqueezeExcite(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [N, ..., C] to the same shape."""
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Gates the channels."""
         channels = x.shape[-1]
         hidden = max(8, int(channels * self.ratio + 4) // 8 * 8)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=HE_NORMAL)
@@ -88,41 +90,40 @@ class SqueezeExcite(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplies by one learnt number. Path: `scale`."""
+    """Multiplies by one learnt number, which starts at `initial`. Path: `scale`."""
 
     initial: float
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps any shape to itself."""
+    def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+        """Scales x."""
         scale = self.param('scale', nn.initializers.constant(self.initial), (1,), jnp.float32)
         return x * scale.astype(x.dtype).reshape((1,) * x.ndim)
 
 
 class Bias(nn.Module):
-    """Adds one learnt number, from zero (Fixup, arXiv 1901.09321). Path: `bias`."""
+    """Adds one learnt number, which starts at zero (Fixup, arXiv 1901.09321). Path: `bias`."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps any shape to itself."""
+    def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+        """Shifts x."""
         bias = self.param('bias', nn.initializers.zeros, (1,), jnp.float32)
         return x + bias.astype(x.dtype).reshape((1,) * x.ndim)
 
 
-def drop_branch(branch: Array, rate: float | Array, key: Array) -> Array:
+def drop_branch(
+    branch: Float[Array, 'n *space c'], rate: float | Float[Array, ''], key: Key[Array, '']
+) -> Float[Array, 'n *space c']:
     """Stochastic depth (arXiv 1603.09382): each example loses its branch with probability `rate`.
 
     Survivors are divided by the probability of surviving, so that the expectation is the branch
-    itself and evaluation changes nothing. The paper draws once for a whole batch and scales in
-    evaluation; drawing by example has the same expectation and less variance.
+    itself and evaluation changes nothing. The paper draws once per batch and scales in evaluation;
+    drawing per example has the same expectation and less variance.
 
     Args:
-      branch: [N, ..., C].
+      branch: of a block.
       rate: probability in [0, 1).
       key: random key.
-
-    Returns:
-      Same shape.
     """
     survive = 1.0 - jnp.asarray(rate, jnp.float32)
     keep = jax.random.bernoulli(key, survive, (branch.shape[0], *(1,) * (branch.ndim - 1)))

@@ -1,7 +1,5 @@
-"""Normalisation: a row for each kind, made once by the model and handed to its parts."""
+"""Normalisation: one row per kind. The model makes its norms once and hands them to its parts."""
 
-import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,23 +7,98 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.models.cpu.transpose import linear
+from resnet_jax.errors import InputError, choose
+from resnet_jax.models import cpu
+from resnet_jax.models.cpu.batch_norm import normalize_batch
 
-Array = jax.Array
-# (train, name, scale_init) -> a function of [N, ..., C], of the same shape.
-MakeNorm = Callable[..., Callable[[Array], Array]]
+# Maps [N, ..., C] to the same shape.
+Norm = Callable[[Array], Array]
+# (train, name, scale_init=...) -> a norm.
+MakeNorm = Callable[..., Norm]
+
+# A row takes all of `make_norm`'s settings, and those of a single norm, by keyword.
+NORMS: dict[str, Callable[..., Norm]] = {
+    'batch': lambda **settings: _batch(**settings),  # arXiv 1502.03167
+    'group': lambda **settings: _group(**settings),  # arXiv 1803.08494
+    # arXiv 1607.06450, over positions and channels together: group norm with one group.
+    'layer': lambda **settings: _group(**settings | {'groups': 1}),
+    'none': lambda **settings: _none(**settings),
+}
 
 
-def _variables(norm: Any, channels: int) -> tuple[Any, Any, Array, Array]:
-    """Running mean and variance, scale and bias, under the paths of `nn.BatchNorm`."""
-    return (
-        norm.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32),
-        norm.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32),
-        norm.param('scale', norm.scale_init, (channels,), jnp.float32),
-        norm.param('bias', nn.initializers.zeros, (channels,), jnp.float32),
-    )
+def make_norm(kind: str, **settings: Any) -> MakeNorm:
+    """A function that makes a model's norms.
+
+    Args:
+      kind: a key of `NORMS`.
+      **settings: momentum, epsilon, dtype, groups (of group norm), ghost_batch (examples per group
+        of batch norm; 0: the whole batch), axis_name (of the devices over which batch norm averages
+        its statistics; None: each device by itself).
+
+    Returns:
+      (train, name, *, scale_init, in_scan) -> a norm; the last two may be left out.
+
+    Raises:
+      InputError: for an unknown kind.
+    """
+    row = choose('norm', kind, NORMS)
+
+    def make(train: bool, name: str, **kwargs: Any) -> Norm:
+        return row(train=train, name=name, **settings, **kwargs)
+
+    return make
+
+
+def _batch(
+    *,
+    train: bool,
+    ghost_batch: int,
+    axis_name: str | None,
+    in_scan: bool = False,
+    groups: int,
+    **settings: Any,
+) -> nn.Module:
+    del groups  # of group norm
+    if ghost_batch:
+        return GhostBatchNorm(ghost_batch, use_running_average=not train, **settings)
+    norm = nn.BatchNorm
+    if train and axis_name is None:
+        if cpu.enabled():
+            return BatchNormInTraining(**settings)
+        if in_scan:
+            # A scan copies everything that the backward pass needs into a stack: keep only the
+            # input, instead of about four arrays of its size.
+            norm = nn.remat(nn.BatchNorm, prevent_cse=False)
+    return norm(use_running_average=not train, axis_name=axis_name, **settings)
+
+
+def _group(
+    *,
+    name: str,
+    groups: int,
+    epsilon: float,
+    dtype: Any,
+    scale_init: Any = nn.initializers.ones,
+    **others: Any,
+) -> Norm:
+    def apply(x: Array) -> Array:
+        if x.shape[-1] % groups:
+            raise InputError(f'norm_groups {groups} does not divide {x.shape[-1]} channels')
+        norm = nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, scale_init=scale_init, name=name)
+        return norm(x)
+
+    return apply
+
+
+def _none(**settings: Any) -> Norm:
+    if 'scale_init' in settings:
+        raise InputError(
+            "zero_init_last has no norm to start at zero under norm='none': set "
+            'learn_branch_scale=True and branch_scale=0.0 (SkipInit) instead'
+        )
+    return lambda x: x
 
 
 class GhostBatchNorm(nn.Module):
@@ -34,8 +107,8 @@ class GhostBatchNorm(nn.Module):
     The running statistics average over the groups; evaluation is that of plain batch norm.
 
     Attributes:
-      examples: in a group; must divide the batch.
-      momentum, epsilon, dtype, scale_init: as of `nn.BatchNorm`.
+      examples: per group; must divide the batch.
+      momentum, epsilon, dtype, scale_init: of `nn.BatchNorm`.
       use_running_average: whether to normalise by the running statistics.
     """
 
@@ -47,8 +120,12 @@ class GhostBatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [N, ..., C] to the same shape."""
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Normalises a batch.
+
+        Raises:
+          InputError: in training, if the groups do not divide the batch.
+        """
         channels = x.shape[-1]
         mean, var, scale, bias = _variables(self, channels)
         dtype = np.promote_types(np.float32, x.dtype)
@@ -64,120 +141,18 @@ class GhostBatchNorm(nn.Module):
             groups = exact.reshape(-1, self.examples, *x.shape[1:])
             axes = tuple(range(1, groups.ndim - 1))
             mu, sigma2 = jnp.mean(groups, axes), jnp.var(groups, axes)  # [groups, C]
-            if not self.is_initializing():
-                keep = self.momentum
-                for old, new in ((mean, mu), (var, sigma2)):
-                    average = jnp.mean(new, 0).astype(old.value.dtype)
-                    old.value = keep * old.value + (1 - keep) * average
+            _update(self, (mean, var), (jnp.mean(mu, 0), jnp.mean(sigma2, 0)))
         shape = (mu.shape[0], *(1,) * (x.ndim - 1), channels)
         factor = (scale[None] * jax.lax.rsqrt(sigma2 + self.epsilon)).reshape(shape)
         y = (groups - mu.reshape(shape)) * factor + bias.reshape(*(1,) * x.ndim, channels)
         return y.reshape(x.shape).astype(self.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def normalize_batch(
-    x: Array, scale: Array, bias: Array, epsilon: float
-) -> tuple[Array, Array, Array]:
-    """Batch normalisation in training, with the gradient of arXiv 1502.03167, section 3.
-
-    In a scan every array that the backward pass needs is copied into a stack; this one needs only
-    x and a few numbers a channel, what automatic differentiation keeps is four times as much.
-
-    Args:
-      x: [N, ..., C], float32 or float64.
-      scale: [C].
-      bias: [C].
-      epsilon: added to the variance.
-
-    Returns:
-      y as x; mean and (biased) variance [C].
-    """
-    count = x.size // x.shape[-1]
-    mean, square = (each / count for each in _sums(x, x))
-    var = jnp.maximum(0.0, square - jax.lax.square(mean))
-    rows = _rows(x)
-    y = (rows - _row(mean, rows)) * _row(jax.lax.rsqrt(var + epsilon) * scale, rows)
-    return (y + _row(bias, rows)).reshape(x.shape), mean, var
-
-
-@normalize_batch.defjvp
-def _normalize_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
-    x, scale, bias = primals
-    y, mean, var = normalize_batch(x, scale, bias, epsilon)
-    inverse = jax.lax.rsqrt(var + epsilon)
-    factor, count = inverse * scale, x.size // x.shape[-1]
-    to_x, to_scale, to_bias = tangents
-    # All that happens to a channel is said in the sums of x' and x' x, and in a shift and a slope:
-    # transposed, either is the other.
-    to_mean, to_square = (each / count for each in linear(_sums, _spread, x, to_x))
-    covariance = to_square - mean * to_mean
-    slope = (to_scale - factor * inverse * covariance) * inverse
-    shift = to_bias - factor * to_mean - mean * slope
-    (spread,) = linear(_spread, _sums, x, shift, slope)
-    rows = _rows(to_x)
-    to_y = (rows * _row(factor, rows)).reshape(x.shape) + spread
-    if jax.default_backend() == 'cpu':
-        # Else what gives the gradient is computed once more inside the sums, and they run slowly.
-        to_y = jax.lax.optimization_barrier(to_y)
-    return (y, mean, var), (to_y, to_mean, 2.0 * covariance)
-
-
-def _rows(x: Array) -> Array:
-    """[N, ..., W, C] as [N * ..., W * C]: XLA for a CPU is faster over two axes than over four."""
-    return x.reshape(-1, x.shape[-2] * x.shape[-1])
-
-
-def _row(vector: Array, rows: Array) -> Array:
-    return jnp.tile(vector[None], (1, rows.shape[-1] // vector.shape[-1]))
-
-
-def _spread(x: Array, shift: Array, slope: Array) -> tuple[Array]:
-    """(shift + slope x,) for [N, ..., C] and two of [C]."""
-    rows = _rows(x)
-    return ((_row(shift, rows) + _row(slope, rows) * rows).reshape(x.shape),)
-
-
-@jax.custom_jvp
-def _sums(x: Array, y: Array) -> tuple[Array, Array]:
-    """The sums of y and of x y in each channel, [C], for two of [N, ..., C].
-
-    One loop for both over pieces of 32 rows, which XLA for a CPU runs two to four times as fast as
-    two sums, for which it first writes the product down (jax 0.10.1, 2 cores; 0.5 ms instead of 1.0
-    for [128, 32, 32, 16]). Short sums round less, too.
-    """
-    if jax.default_backend() != 'cpu':
-        return _plain_sums(x, y)
-    rows, others = _rows(x), _rows(y)
-    pieces = (-1, math.gcd(rows.shape[0], 32), rows.shape[-1])
-    rows, others = rows.reshape(pieces), others.reshape(pieces)
-    sums = jax.lax.reduce(
-        (others, rows * others),
-        (jnp.zeros((), x.dtype),) * 2,
-        lambda one, other: (one[0] + other[0], one[1] + other[1]),
-        (1,),
-    )
-    first, second = (each.sum(0).reshape(-1, x.shape[-1]).sum(0) for each in sums)
-    return first, second
-
-
-@_sums.defjvp
-def _sums_jvp(primals: Any, tangents: Any) -> Any:
-    (x, y), (to_x, to_y) = primals, tangents
-    first, second = _plain_sums(x, to_y)
-    return _sums(x, y), (first, second + _plain_sums(to_x, y)[1])
-
-
-def _plain_sums(x: Array, y: Array) -> tuple[Array, Array]:
-    axes = tuple(range(x.ndim - 1))
-    return jnp.sum(y, axes), jnp.sum(x * y, axes)
-
-
 class BatchNormInTraining(nn.Module):
-    """`nn.BatchNorm` in training, by `normalize_batch`: the same paths, numbers and statistics.
+    """`nn.BatchNorm` in training in its form for a CPU: the same paths, numbers and statistics.
 
     Attributes:
-      momentum, epsilon, dtype, scale_init: as of `nn.BatchNorm`.
+      momentum, epsilon, dtype, scale_init: of `nn.BatchNorm`.
     """
 
     momentum: float
@@ -186,88 +161,31 @@ class BatchNormInTraining(nn.Module):
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [N, ..., C] to the same shape."""
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Normalises a batch by its own statistics, and updates the running ones."""
         mean, var, scale, bias = _variables(self, x.shape[-1])
         dtype = np.promote_types(np.float32, x.dtype)
         y, *batch = normalize_batch(
             x.astype(dtype), scale.astype(dtype), bias.astype(dtype), self.epsilon
         )
-        if not self.is_initializing():
-            for old, new in zip((mean, var), batch, strict=True):
-                average = new.astype(old.value.dtype)
-                old.value = self.momentum * old.value + (1 - self.momentum) * average
+        _update(self, (mean, var), batch)
         return y.astype(self.dtype)
 
 
-def _batch(
-    train: bool,
-    name: str,
-    *,
-    ghost_batch: int,
-    axis_name: str | None,
-    in_scan: bool = False,
-    **kwargs: Any,
-) -> Any:
-    kwargs.pop('groups')
-    # Outside of a scan it was measured on a CPU alone; elsewhere it stays Flax's.
-    better = in_scan or jax.default_backend() == 'cpu'
-    if better and train and not ghost_batch and axis_name is None:
-        return BatchNormInTraining(name=name, **kwargs)
-    if ghost_batch:
-        return GhostBatchNorm(ghost_batch, use_running_average=not train, name=name, **kwargs)
-    return nn.BatchNorm(use_running_average=not train, axis_name=axis_name, name=name, **kwargs)
+def _variables(norm: Any, channels: int) -> tuple[Any, Any, Array, Array]:
+    """Running mean and variance, scale and bias, under the paths of `nn.BatchNorm`."""
+    return (
+        norm.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32),
+        norm.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32),
+        norm.param('scale', norm.scale_init, (channels,), jnp.float32),
+        norm.param('bias', nn.initializers.zeros, (channels,), jnp.float32),
+    )
 
 
-def _group(
-    train: bool, name: str, *, groups: int, epsilon: float, dtype: Any, **kwargs: Any
-) -> Any:
-    scale_init = kwargs.get('scale_init', nn.initializers.ones)
-
-    def apply(x: Array) -> Array:
-        if x.shape[-1] % groups:
-            raise InputError(f'norm_groups {groups} does not divide {x.shape[-1]} channels')
-        norm = nn.GroupNorm(groups, epsilon=epsilon, dtype=dtype, scale_init=scale_init, name=name)
-        return norm(x)
-
-    return apply
-
-
-def _layer(train: bool, name: str, **kwargs: Any) -> Any:
-    # Over positions and channels of an example together: group norm with one group.
-    return _group(train, name, **{**kwargs, 'groups': 1})
-
-
-def _none(train: bool, name: str, **kwargs: Any) -> Any:
-    if 'scale_init' in kwargs:
-        raise InputError(
-            "zero_init_last has no norm to start at zero under norm='none': set "
-            'learn_branch_scale=True and branch_scale=0.0 (SkipInit) instead'
-        )
-    return lambda x: x
-
-
-NORMS: dict[str, Callable[..., Any]] = {
-    'batch': _batch,  # arXiv 1502.03167
-    'group': _group,  # arXiv 1803.08494
-    'layer': _layer,  # arXiv 1607.06450
-    'none': _none,
-}
-
-
-def make_norm(kind: str, **settings: Any) -> MakeNorm:
-    """A function that makes the model's norms: (train, name, scale_init) -> module.
-
-    Args:
-      kind: a key of `NORMS`.
-      **settings: momentum, epsilon, dtype, groups (of group norm), ghost_batch (examples in a group
-        of batch norm; 0: the whole batch), axis_name (of the devices to average batch norm's
-        statistics over; None: each by itself).
-    """
-    if kind not in NORMS:
-        raise unknown_name('norm', kind, NORMS)
-
-    def make(train: bool, name: str, **kwargs: Any) -> Callable[[Array], Array]:
-        return NORMS[kind](train, name, **settings, **kwargs)
-
-    return make
+def _update(norm: Any, running: Any, batch: Any) -> None:
+    """Moves the running statistics towards those of a batch, except during initialisation."""
+    if norm.is_initializing():
+        return
+    for old, new in zip(running, batch, strict=True):
+        average = new.astype(old.value.dtype)
+        old.value = norm.momentum * old.value + (1 - norm.momentum) * average

@@ -1,4 +1,4 @@
-"""Every model by name: a row of plain values, with its source.
+"""The registered models: a row of plain values for each, with its source.
 
 Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
 1709.01507, bagoftricks 1812.01187.
@@ -13,19 +13,19 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, check_choice, choose
 from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
 from resnet_jax.models.resnet import ResNet
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A registered model.
 
     Attributes:
       settings: arguments of `ResNet`.
-      paper: where it comes from.
-      image_size: height and width of the images that it was published for, in pixels.
+      paper: its source.
+      image_size: height and width, in pixels, of the images for which it was published.
     """
 
     settings: dict[str, Any]
@@ -35,7 +35,7 @@ class Row:
 
 def _imagenet(
     depth: int, paper: str, block: BlockDesign | None = None, stem: str = 'imagenet'
-) -> Row:
+) -> ModelRow:
     stage_sizes, usual = _STAGES[depth]
     settings = {
         'stage_sizes': stage_sizes,
@@ -43,7 +43,7 @@ def _imagenet(
         'num_classes': 1000,
         'stem': stem,
     }
-    return Row(settings, paper, 224)
+    return ModelRow(settings, paper, 224)
 
 
 def _cifar(
@@ -54,9 +54,9 @@ def _cifar(
     width: int = 16,
     stem_width: int = 16,
     outside: int = 2,
-) -> Row:
+) -> ModelRow:
     # he2015, section 4.2: three stages of n blocks of two convolutions, depth 6n + 2, with 16, 32
-    # and 64 channels; with bottlenecks (he2016) 9n + 2. wrn counts a projection in each stage.
+    # and 64 channels; 9n + 2 with bottlenecks (he2016). wrn adds a projection per stage: 6n + 4.
     blocks, rest = divmod(depth - outside, 3 * len(block.kernels))
     assert rest == 0, depth
     settings = {
@@ -67,7 +67,7 @@ def _cifar(
         'stem_width': stem_width,
         'width': width,
     }
-    return Row(settings, paper, 32)
+    return ModelRow(settings, paper, 32)
 
 
 # he2015, table 1; 200 from he2016, section 4.
@@ -95,7 +95,7 @@ def _resnext(groups: int, base_width: int) -> BlockDesign:
     return dataclasses.replace(BOTTLENECK, groups=groups, base_width=base_width)
 
 
-MODELS: dict[str, Row] = {
+MODELS: dict[str, ModelRow] = {
     # The stride of a bottleneck on its 3x3, as in torchvision ("v1.5") ...
     **{f'resnet{d}': _imagenet(d, 'he2015') for d in (18, 34, 50, 101, 152)},
     'resnet200': _imagenet(200, 'he2016'),
@@ -155,36 +155,39 @@ _MODEL_FIELDS = {
 }
 
 
-def model_row(name: str) -> Row:
-    """The row of a registered model; an unknown name is an `InputError` that shows the nearest."""
-    if name not in MODELS:
-        raise unknown_name('model', name, MODELS)
-    return MODELS[name]
+def model_row(name: str) -> ModelRow:
+    """The row of a registered model.
+
+    Raises:
+      InputError: for an unknown name, suggesting the nearest.
+    """
+    return choose('model', name, MODELS)
 
 
 def create_model(
     name: str, num_classes: int | None = None, dtype: Any = jnp.float32, **overrides: Any
 ) -> ResNet:
-    """A registered model as a Flax module.
+    """Creates a registered model as a Flax module.
 
     Args:
-      name: a name that `list_models` gives.
-      num_classes: number of logits; that of the paper's data set by default.
-      dtype: of the computation, e.g. `jnp.bfloat16`; parameters, statistics and logits are float32.
-      **overrides: any field of `ResNet` or of its `BlockDesign`, e.g. `placement='full_preact'`.
+      name: one of `list_models()`.
+      num_classes: number of logits; by default as many as the paper's data set has classes.
+      dtype: of the computation, such as `jnp.bfloat16`. Parameters, batch statistics and logits are
+        float32.
+      **overrides: any field of `ResNet` or of its `BlockDesign`, such as
+        `placement='full_preact'`.
 
     Returns:
       The module, with `init(key, images, train=False)` and `apply(variables, images, train=...)`.
 
     Raises:
-      InputError: for an unknown name, field or value.
+      InputError: for an unknown name or field, or a bad value.
     """
     settings = dict(model_row(name).settings)
     known = _BLOCK_FIELDS | _MODEL_FIELDS
     for field, value in overrides.items():
-        if field not in known:
-            raise unknown_name('model field', field, known)
-        if not _is_of(value, known[field]):
+        check_choice('model field', field, known)
+        if not _has_type(value, known[field]):
             kind = getattr(known[field], '__name__', known[field])
             raise InputError(f'model field {field} takes {kind}, got {value!r}')
     block = {field: value for field, value in overrides.items() if field in _BLOCK_FIELDS}
@@ -198,18 +201,25 @@ def create_model(
     return ResNet(**settings, dtype=dtype)
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value is of the type of a field, or a list for a tuple."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has the type of a field; a list may stand for a tuple."""
     if isinstance(kind, types.UnionType):
-        return any(_is_of(value, one) for one in typing.get_args(kind))
+        return any(_has_type(value, one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is tuple:
         items = isinstance(value, tuple | list)
-        return items and all(_is_of(item, typing.get_args(kind)[0]) for item in value)
+        return items and all(_has_type(item, typing.get_args(kind)[0]) for item in value)
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, {int: numbers.Integral, float: numbers.Real}.get(kind, kind))
 
 
 def list_models(pattern: str = '*') -> list[str]:
-    """Names of the registered models that match a shell pattern, in the registry's order."""
+    """Lists the registered models.
+
+    Args:
+      pattern: a shell pattern, such as 'cifar_*'.
+
+    Returns:
+      The names that match, in the registry's order.
+    """
     return [name for name in MODELS if fnmatch.fnmatchcase(name, pattern)]

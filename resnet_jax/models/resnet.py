@@ -1,65 +1,155 @@
 """Residual networks: a stem, stages of blocks, and a head.
 
-A model is a pure function of (variables, images); see `ResNet` for the shapes. Sources: he2015 is
-arXiv 1512.03385, he2016 is arXiv 1603.05027.
+A model is a pure function of (variables, images); see `ResNet`. Sources: he2015 is arXiv
+1512.03385, he2016 is arXiv 1603.05027.
 """
 
+import dataclasses
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
-from resnet_jax.models.convolution import convolution
-from resnet_jax.models.design import ACTIVATIONS, BASIC, BlockDesign, kind_of, operations
-from resnet_jax.models.norms import make_norm
-from resnet_jax.models.stages import Stage, plan_stages
-from resnet_jax.models.stem import STEMS, Stem
+from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
+from resnet_jax.models.convolution import MakeConv, convolution
+from resnet_jax.models.design import BASIC, BlockDesign
+from resnet_jax.models.norms import MakeNorm, make_norm
+from resnet_jax.models.stages import Stage, StagePlan, plan_stages
 
-Array = jax.Array
+
+@dataclasses.dataclass(frozen=True)
+class StemDesign:
+    """The first layers of a network.
+
+    Attributes:
+      convolutions: (kernel size, stride, output channels as a share of the stem's width) of each.
+      max_pool: whether a 3x3 max-pool with stride 2 follows.
+    """
+
+    convolutions: tuple[tuple[int, int, float], ...]
+    max_pool: bool
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """All strides, in order."""
+        return (*(stride for _, stride, _ in self.convolutions), 2 if self.max_pool else 1)
+
+    @property
+    def reduction(self) -> int:
+        """The factor by which the spatial sizes shrink."""
+        return math.prod(self.strides)
+
+
+STEMS = {
+    'imagenet': StemDesign(((7, 2, 1.0),), max_pool=True),  # he2015, table 1
+    # ResNet-C, arXiv 1812.01187
+    'imagenet_deep': StemDesign(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), max_pool=True),
+    'cifar': StemDesign(((3, 1, 1.0),), max_pool=False),  # he2015, section 4.2
+}
+
+
+class Feature(NamedTuple):
+    """A feature map of one image.
+
+    Attributes:
+      size: spatial sizes.
+      channels: their number.
+      reduction: the product of the strides up to here, by which the image's size is divided.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    reduction: int
+
+
+class Stem(nn.Module):
+    """The first convolutions, and for ImageNet a max-pool. Parameter paths: `conv1`, `norm1`, ...
+
+    Attributes:
+      design: of the stem.
+      block: the design of the network's blocks, for its activation.
+      width: output channels.
+      ops: kinds of the operations that follow the last convolution.
+      inner_ops: kinds of those that follow the others.
+      conv, norm: make a convolution and a norm.
+    """
+
+    design: StemDesign
+    block: BlockDesign
+    width: int
+    ops: tuple[str, ...]
+    inner_ops: tuple[str, ...]
+    conv: MakeConv
+    norm: MakeNorm
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out width']:
+        """The stem's features of images."""
+        convs = [
+            {'features': int(self.width * share), 'kernel_size': kernel_size, 'strides': stride}
+            for kernel_size, stride, share in self.design.convolutions
+        ]
+        context = Context(self.block, self.conv, self.norm, train, convs)
+        for i in range(1, len(convs) + 1):
+            kinds = ('conv', *(self.ops if i == len(convs) else self.inner_ops))
+            x = apply_operations([Operation(kind, i) for kind in kinds], x, context)
+        return _max_pool(x) if self.design.max_pool else x
+
+
+def _max_pool(x: Array) -> Array:
+    """A max-pool over 3x3 pixels with stride 2."""
+    # An explicit pad, because converters drop the padding argument of a pooling; -inf, because x is
+    # not activated in pre-activation nets.
+    dims = x.ndim - 2
+    x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3,) * dims, strides=(2,) * dims, padding='VALID')
 
 
 class ResNet(nn.Module):
-    """A residual network, he2015 and he2016, and what came after.
+    """A residual network of he2015, he2016 or one of their successors.
 
-    `init(key, images, train=False)` gives the collections `params` and `batch_stats`;
-    `apply(variables, images, train=False)` the logits; `method='features'` the named features.
-    Parameter paths: `stem/conv1`, `stage1/block1/conv1`, `final_norm`, `head`, and as
-    `ResidualBlock` says.
+    `init(key, images, train=False)` returns the collections `params` and `batch_stats`;
+    `apply(variables, images, train=False)` returns logits, with `method='features'` the feature
+    maps by name. Parameter paths: `stem/conv1`, `stage1/block1/conv1`, `final_norm`, `head`; those
+    inside a block are listed in `ResidualBlock`.
 
     Attributes:
       stage_sizes: number of blocks in each stage.
       block: the block design.
       num_classes: number of logits.
       stem: a key of `STEMS`.
-      stem_width: channels of the stem.
-      width: of the first stage's blocks; each stage doubles it.
-      dimensions: of space: 1 (series), 2 (images) or 3 (video).
-      output_stride: largest reduction of resolution; later stages dilate their convolutions instead
-        of striding (arXiv 1606.00915). 0: no limit.
+      stem_width: output channels of the stem.
+      width: width of the first stage's blocks; each stage doubles it.
+      dimensions: number of spatial dimensions: 1 (series), 2 (images) or 3 (video).
+      output_stride: upper limit of the reduction of resolution; stages that would exceed it dilate
+        their convolutions instead of striding (arXiv 1606.00915). 0: no limit.
       norm: a key of `NORMS`.
-      norm_groups: of group norm.
-      ghost_batch: examples that batch norm takes together; 0: the whole batch.
-      bn_axis_name: name of the mapped axis that batch norm averages over; None: each replica alone.
-      bn_momentum: in Flax's convention, running = momentum * running + (1 - momentum) * batch;
-        PyTorch's momentum 0.1 is 0.9 here. Running variances take the biased batch variance.
-      bn_epsilon: added to the variance, of every norm.
-      weight_standardization: standardise the weights of the convolutions (arXiv 1903.10520).
+      norm_groups: number of channel groups of group norm.
+      ghost_batch: number of examples that batch norm normalises together; 0: the whole batch.
+      bn_axis_name: name of the mapped axis over which batch norm averages its statistics; None:
+        each replica uses its own.
+      bn_momentum: Flax's convention, running = momentum * running + (1 - momentum) * batch;
+        PyTorch's momentum 0.1 is 0.9 here. Running variances use the biased batch variance.
+      bn_epsilon: added to the variance in norms of every kind.
+      weight_standardization: whether to standardise the convolutions' weights (arXiv 1903.10520).
       init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv
         1901.09321; with norm='none').
       dropout: rate of dropout before the head.
-      stochastic_depth: rate at which the last block's branch is dropped (arXiv 1603.09382).
-      stochastic_depth_decay: 'linear' (from 0 before the first block) or 'constant'.
-      scan_blocks: run the equal blocks of a stage as one scanned block: the same function, compiled
+      stochastic_depth: probability that the last block drops its branch (arXiv 1603.09382).
+      stochastic_depth_decay: probability for the earlier blocks: 'linear' (growing from 0 before
+        the first block) or 'constant'.
+      scan_blocks: whether to run the equal blocks of a stage as a scan: the same function, compiled
         in a fraction of the time; parameters are stacked (see `stages.stack_blocks`).
-      remat: keep only each block's input for the backward pass and compute its inside again there
-        (arXiv 1604.06174): the same values for less memory and one more forward pass. On a CPU,
-        jit with `training.compilation.CPU_OPTIONS`, or use scan_blocks too.
-      dtype: of the computation. Parameters, batch statistics and logits are float32 all the same
-        (float64 logits for a float64 model).
+      remat: whether to keep only each block's input for the backward pass and recompute the rest
+        there (arXiv 1604.06174): the same values for less memory and one more forward pass. On a
+        CPU, also set scan_blocks or pass `models.cpu.compiler.compiler_options()` to `jax.jit`.
+      dtype: of the computation. Parameters, batch statistics and logits are always float32 (except
+        for the float64 logits of a float64 model).
     """
 
     stage_sizes: tuple[int, ...]
@@ -86,11 +176,9 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        if self.stem not in STEMS:
-            raise unknown_name('stem', self.stem, STEMS)
-        if self.stochastic_depth_decay not in ('linear', 'constant'):
-            known = ('linear', 'constant')
-            raise unknown_name('stochastic_depth_decay', self.stochastic_depth_decay, known)
+        check_choice('stem', self.stem, STEMS)
+        decays = ('linear', 'constant')
+        check_choice('stochastic_depth_decay', self.stochastic_depth_decay, decays)
         if self.dimensions not in (1, 2, 3):
             raise InputError(f'dimensions must be 1, 2 or 3, got {self.dimensions}')
         for field in ('dropout', 'stochastic_depth'):
@@ -104,73 +192,135 @@ class ResNet(nn.Module):
 
     @property
     def fixup(self) -> bool:
-        """Whether the net is initialised by Fixup."""
+        """Whether Fixup initialises the network, which then has no norms."""
         return self.init_scheme == 'fixup'
 
     @property
     def _output_dtype(self) -> Any:
         return jnp.float64 if self.dtype == jnp.float64 else jnp.float32
 
-    def __call__(self, images: Array, train: bool) -> Array:
-        """Logits.
+    def __call__(
+        self, images: Float[Array, 'n *space c'], train: bool
+    ) -> Float[Array, 'n num_classes']:
+        """Logits of images.
 
         Args:
-          images: [N, H, W, C], normalised floats ([N, L, C] and [N, D, H, W, C] in 1-D and 3-D).
-          train: whether to use and update batch statistics, and to drop out; what drops needs an
-            rng named `dropout`.
+          images: normalised floats, [N, H, W, C] in two dimensions.
+          train: whether to use and update batch statistics, and to drop out; dropout and stochastic
+            depth need an rng named `dropout`.
 
         Returns:
-          [N, num_classes], float32.
+          Logits, float32.
+
+        Raises:
+          InputError: if the images have another type or number of dimensions.
         """
         return self._run(images, train, True)['logits']
 
-    def features(self, images: Array, train: bool) -> dict[str, Array]:
-        """Named features: 'stem', 'stage1', ..., 'stageK' ([N, h, w, c] in the computing dtype)
-        and 'pooled' ([N, c], float32), what the head sees.
+    def features(
+        self, images: Float[Array, 'n *space c'], train: bool
+    ) -> dict[str, Float[Array, 'n ...']]:
+        """Features by name, for the same arguments.
 
-        The stages of a pre-activation net are the sums, before the norm that would follow.
+        Returns:
+          'stem', 'stage1', ..., 'stageK': feature maps in the computing dtype, with the sizes of
+          `feature_info`. 'pooled': [N, channels], float32, the head's input. The stages of a
+          pre-activation net are the sums, before the norm that would follow.
         """
         return self._run(images, train, False)
 
-    def feature_shapes(self, image_size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """The shapes of `features` for one image, without running anything.
+    def feature_info(self, image_size: int | tuple[int, ...]) -> dict[str, Feature]:
+        """The size, channels and reduction of each feature map, without running anything.
 
         Args:
-          image_size: spatial sizes, e.g. (224, 224).
+          image_size: spatial sizes, such as (224, 224); one number if they are equal.
 
         Returns:
-          {'stem': (h, w, c), 'stage1': ..., 'pooled': (c,)}.
-        """
-        convolutions, pool = STEMS[self.stem]
-        sizes = image_size
-        for stride in [*(stride for _, stride, _ in convolutions), 2 if pool else 1]:
-            sizes = tuple(-(-size // stride) for size in sizes)
-        shapes: dict[str, tuple[int, ...]] = {'stem': (*sizes, self.stem_width)}
-        channels = self.stem_width
-        for i, stage in enumerate(self._plan()):
-            sizes = tuple(-(-size // stage.stride) for size in sizes)
-            channels = stage.width * self.block.expansion
-            shapes[f'stage{i + 1}'] = (*sizes, channels)
-        return {**shapes, 'pooled': (channels,)}
+          Features by name: 'stem', 'stage1', ..., 'stageK'.
 
-    def _plan(self) -> Any:
-        convolutions, pool = STEMS[self.stem]
-        reduction = 2 if pool else 1
-        for _, stride, _ in convolutions:
-            reduction *= stride
-        rate = self.stochastic_depth
+        Raises:
+          InputError: for another number of sizes than the model has dimensions.
+        """
+        size = (image_size,) * self.dimensions if isinstance(image_size, int) else tuple(image_size)
+        if len(size) != self.dimensions:
+            raise InputError(
+                f'image_size needs {self.dimensions} sizes for a model of {self.dimensions} '
+                f'dimensions, got {size}'
+            )
+
+        def reduced(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
+            return tuple(-(-n // stride) for n in size)
+
+        stem = STEMS[self.stem]
+        size = functools.reduce(reduced, stem.strides, size)
+        found = {'stem': Feature(size, self.stem_width, stem.reduction)}
+        for i, plan in enumerate(self._plans(), 1):
+            size = reduced(size, plan.stride)
+            found[f'stage{i}'] = Feature(size, plan.width * self.block.expansion, plan.reduction)
+        return found
+
+    def _plans(self) -> list[StagePlan]:
         return plan_stages(
             self.stage_sizes,
             width=self.width,
-            reduction=reduction,
+            reduction=STEMS[self.stem].reduction,
             output_stride=self.output_stride,
-            drop_rate=rate,
+            drop_rate=self.stochastic_depth,
             constant_rate=self.stochastic_depth_decay == 'constant',
         )
 
     @nn.compact
     def _run(self, images: Array, train: bool, with_head: bool) -> dict[str, Array]:
         self._check(images)
+        conv, norm = self._makers()
+        before, _, _ = spell_out(self.block, self.fixup)
+        after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
+        shared = {op.kind for op in before}
+        x = Stem(
+            design=STEMS[self.stem],
+            block=self.block,
+            width=self.stem_width,
+            # The first block begins with the others, before it splits into branch and shortcut.
+            ops=tuple(kind for kind in after_conv if kind not in shared),
+            inner_ops=after_conv,
+            conv=conv,
+            norm=norm,
+            name='stem',
+        )(images, train)
+        features = {'stem': x}
+        for i, plan in enumerate(self._plans(), 1):
+            x = Stage(
+                design=self.block,
+                plan=plan,
+                fixup=self._fixup_factor(),
+                scan=self.scan_blocks,
+                remat=self.remat,
+                conv=conv,
+                norm=norm,
+                dtype=self.dtype,
+                name=f'stage{i}',
+            )(x, train)
+            features[f'stage{i}'] = x
+        # he2016, appendix: what precedes each branch also follows the last addition.
+        tail = [Operation(op.kind) for op in before]
+        x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
+        x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+        features['pooled'] = x
+        if with_head:
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            features['logits'] = self._head(x)
+        return features
+
+    def _check(self, images: Array) -> None:
+        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
+            raise InputError(
+                f'images must be normalised floats of shape [N, {letters}, C], '
+                f'got {images.dtype}{list(images.shape)}'
+            )
+
+    def _makers(self) -> tuple[MakeConv, MakeNorm]:
+        """The functions that make this network's convolutions and norms."""
         conv = functools.partial(
             convolution,
             dimensions=self.dimensions,
@@ -187,56 +337,7 @@ class ResNet(nn.Module):
             axis_name=self.bn_axis_name,
             dtype=self.dtype,
         )
-        ops = operations(self.block, self.fixup)
-        activation = ACTIVATIONS[self.block.activation]
-        between = ('bias', 'act') if self.fixup else ('norm', 'act')
-        before = [kind_of(name) for name in ops.before]
-        x = Stem(
-            kind=self.stem,
-            width=self.stem_width,
-            # Without what the first block does before it splits into branch and shortcut.
-            ops=tuple(op for op in between if op not in before),
-            inner_ops=between,
-            activation=self.block.activation,
-            conv=conv,
-            norm=norm,
-            name='stem',
-        )(images, train)
-        features = {'stem': x}
-        for i, plan in enumerate(self._plan()):
-            x = Stage(
-                design=self.block,
-                plan=plan,
-                fixup=self._fixup_factor(),
-                scan=self.scan_blocks,
-                remat=self.remat,
-                conv=conv,
-                norm=norm,
-                dtype=self.dtype,
-                name=f'stage{i + 1}',
-            )(x, train)
-            features[f'stage{i + 1}'] = x
-        for op in before:  # he2016, appendix: once more after the last addition
-            if op == 'norm':
-                x = norm(train, 'final_norm')(x)
-            elif op == 'bias':
-                x = layers.Bias(name='final_bias')(x)
-            else:
-                x = activation(x)
-        x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
-        features['pooled'] = x
-        if with_head:
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            features['logits'] = self._head(x)
-        return features
-
-    def _check(self, images: Array) -> None:
-        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
-            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
-            raise InputError(
-                f'images must be normalised floats of shape [N, {letters}, C], '
-                f'got {images.dtype}{list(images.shape)}'
-            )
+        return conv, norm
 
     @nn.nowrap
     def _head(self, x: Array) -> Array:
@@ -246,7 +347,7 @@ class ResNet(nn.Module):
         return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
 
     def _fixup_factor(self) -> float:
-        """Fixup, section 3: L^(-1 / (2m - 2)) scales the inner weights of branches of m layers."""
+        """Fixup, section 3: L^(-1 / (2m - 2)) scales the weights of L branches of m layers."""
         layers_in_branch = len(self.block.kernels)
         if not self.fixup or layers_in_branch == 1:
             return float(self.fixup)

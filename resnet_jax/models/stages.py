@@ -1,4 +1,4 @@
-"""Stages: blocks of one width, one after another, looped or scanned."""
+"""Stages: blocks of one width one after another, in a Python loop or a scan."""
 
 import dataclasses
 import functools
@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from resnet_jax.errors import InputError
 from resnet_jax.models.block import ResidualBlock
@@ -15,23 +16,24 @@ from resnet_jax.models.convolution import MakeConv
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.norms import MakeNorm
 
-Array = jax.Array
-
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """What stands where in a stage, before anything is computed.
+    """The layout of a stage.
 
     Attributes:
       width: of the blocks.
       stride: of the first block.
-      dilation_before, dilation: up to the first block's strided convolution, and behind it.
+      reduction: the product of all strides up to and including this stage's.
+      dilation_before, dilation: up to and including the first block's strided convolution, and
+        after it.
       first: whether this is the network's first stage.
-      drop_rates: of stochastic depth, one for each block.
+      drop_rates: probability of stochastic depth, one for each block.
     """
 
     width: int
     stride: int
+    reduction: int
     dilation_before: int
     dilation: int
     first: bool
@@ -47,17 +49,20 @@ def plan_stages(
     drop_rate: float,
     constant_rate: bool,
 ) -> list[StagePlan]:
-    """Lays the stages out: each doubles the width and halves the resolution, up to a limit.
+    """Lays out the stages: each doubles the width and halves the resolution, up to a limit.
 
     Args:
       stage_sizes: number of blocks in each stage.
       width: of the first stage.
       reduction: of the stem.
-      output_stride: largest reduction; a stage that would pass it doubles its dilation instead of
-        striding, as in torchvision's replace_stride_with_dilation. 0: no limit.
-      drop_rate: of stochastic depth, of the last block.
-      constant_rate: whether all blocks have it; else block l of L has l / L of it (arXiv
+      output_stride: upper limit of the reduction; a stage that would exceed it doubles its dilation
+        instead of striding, as torchvision's replace_stride_with_dilation. 0: no limit.
+      drop_rate: probability of stochastic depth for the last block.
+      constant_rate: whether it holds for all blocks; otherwise block l of L has l / L of it (arXiv
         1603.09382, section 3).
+
+    Raises:
+      InputError: if the limit is below the stem's reduction.
     """
     if output_stride and output_stride < reduction:
         raise InputError(
@@ -73,21 +78,22 @@ def plan_stages(
         numbers = range(block + 1, block + blocks + 1)
         block += blocks
         rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
-        plans.append(StagePlan(width * 2**i, stride, before, dilation, i == 0, rates))
+        plans.append(StagePlan(width * 2**i, stride, reduction, before, dilation, i == 0, rates))
     return plans
 
 
 class Stage(nn.Module):
     """Blocks of one width; the first one carries the stride.
 
-    Paths: `block1`, `block2`, ...; scanned: `block1`, and `blocks` with the others stacked.
+    Parameter paths: `block1`, `block2`, ...; in a scan `block1`, and `blocks` with the others
+    stacked.
 
     Attributes:
-      design: the block.
-      plan: sizes, strides and rates.
+      design: of the blocks.
+      plan: the layout of the stage.
       fixup: of `ResidualBlock`.
       scan: whether to run the blocks after the first, which are equal, as a scan.
-      remat: whether to compute each block again in the backward pass.
+      remat: whether to recompute each block in the backward pass.
       conv, norm: make a convolution and a norm.
       dtype: of the computation.
     """
@@ -102,8 +108,8 @@ class Stage(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """Maps [N, ..., C] to [N, ..., width * expansion]; sizes are divided by the stride."""
+    def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out c_out']:
+        """Runs the blocks on the previous stage's features."""
         rates = self.plan.drop_rates
         x = self._run(self._block(1), x, train, rates[0])
         if not self.scan or len(rates) < 2:
@@ -130,7 +136,7 @@ class Stage(nn.Module):
             return block(x, train, rate)
 
         if self.remat:
-            # Outside a scan XLA would find the second computation equal to the first and keep one.
+            # Outside a scan XLA would recognise the recomputation as a common subexpression (CSE).
             run = nn.remat(run, prevent_cse=block.name != 'blocks')
         return run(block, x)
 
@@ -152,14 +158,14 @@ class Stage(nn.Module):
 
 
 def stack_blocks(variables: Any) -> Any:
-    """From the looped layout of the variables to the scanned one.
+    """Converts variables from the layout of scan_blocks=False to that of scan_blocks=True.
 
     Args:
-      variables: collections of a `ResNet` with scan_blocks=False, or any of them, or a tree of
-        dicts, lists and (named) tuples with such inside, such as an Optax state with momentum.
+      variables: one or all collections of a `ResNet`, or a tree of dicts, lists and (named) tuples
+        that contains some, such as an Optax state with momentum.
 
     Returns:
-      The same numbers: block2, block3, ... of each stage stacked as `blocks`.
+      The same numbers, with block2, block3, ... of each stage stacked as `blocks`.
     """
 
     def convert(tree: Any) -> Any:
@@ -175,7 +181,7 @@ def stack_blocks(variables: Any) -> Any:
 
 
 def unstack_blocks(variables: Any) -> Any:
-    """The inverse of `stack_blocks`."""
+    """Converts variables back; the inverse of `stack_blocks`."""
 
     def convert(tree: Any) -> Any:
         if not isinstance(tree, dict):

@@ -7,23 +7,14 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from resnet_jax.errors import unknown_name
+from resnet_jax.models.cpu import compiler
 
-CPU_OPTIONS = {
-    # From jax 0.10.2 on, XLA for CPU hands some sums to a library that returns wrong numbers or
-    # dies: NaN logits from a finite bfloat16 network with 0.12.0.1; see also jax-ml/jax#39103 and
-    # #39257. An empty list hands it nothing.
-    'xla_cpu_experimental_ynn_fusion_type': '',
-    # It also drops the barriers around what `jax.checkpoint` computes again, finds it computed
-    # already, and keeps that: remat without scan_blocks would take more memory instead of less; and
-    # the one before a convolution, see models/convolution.py.
-    'xla_disable_hlo_passes': 'cse_barrier_expander',
-}
 # Of products and convolutions in float32. JAX's other values are of products alone.
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
 
@@ -34,38 +25,13 @@ def compiler_options(level: int | None = None) -> dict[str, str]:
     Args:
       level: XLA's optimisation level, 0 to 3; None leaves XLA's own setting.
     """
-    options = CPU_OPTIONS if jax.default_backend() == 'cpu' else {}
+    options = compiler.compiler_options()
     return options if level is None else {**options, 'xla_backend_optimization_level': str(level)}
-
-
-def _silence_false_alarm() -> None:
-    """Keeps jaxlib from printing 2 kB for each program that it takes from the disk on a CPU.
-
-    Before jax 0.12 it finds that the processor lacks 'prefer-no-gather', which is no instruction
-    but a preference of the compiler (jax-ml/jax#38445), and goes on. What is an error in earnest
-    raises an exception too.
-    """
-    config: Any = jax.config
-    kept = config.jax_compilation_cache_dir and config.jax_enable_compilation_cache
-    if jax.__version_info__ >= (0, 12) or not kept or jax.default_backend() != 'cpu':
-        return
-    usual = os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '1'  # what JAX sets
-    if usual and config.jax_logging_level == 'NOTSET':
-        # The first sets the level of jaxlib too, the second only that of Python's loggers.
-        config.update('jax_logging_level', 'CRITICAL')
-        config.update('jax_logging_level', 'NOTSET')
 
 
 def jit(function: Callable[..., Any], level: int | None = None, **kwargs: Any) -> Any:
     """`jax.jit` with `compiler_options(level)`."""
-    _silence_false_alarm()
     return jax.jit(function, compiler_options=compiler_options(level), **kwargs)
-
-
-def check_matmul_precision(name: str | None) -> None:
-    """Refuses what is not one of `MATMUL_PRECISIONS`, or None."""
-    if name is not None and name not in MATMUL_PRECISIONS:
-        raise unknown_name('train.matmul_precision', name, MATMUL_PRECISIONS)
 
 
 def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]:
@@ -82,7 +48,10 @@ def keep_compiled() -> None:
     on standard error.
     """
     config: Any = jax.config
-    if not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir is not None:
+    if not config.jax_enable_compilation_cache:
+        return
+    _silence_false_alarm(config)
+    if config.jax_compilation_cache_dir is not None:
         return
     try:
         folder = cache_folder()
@@ -93,6 +62,22 @@ def keep_compiled() -> None:
         print(f'compiled programs are not kept: {error}', file=sys.stderr)
         return
     config.update('jax_compilation_cache_dir', str(folder))
+
+
+def _silence_false_alarm(config: Any) -> None:
+    """Keeps jaxlib from printing 2 kB for each program that it reads from the disk on a CPU.
+
+    Before jax 0.12 it reports that the processor lacks 'prefer-no-gather', which is a preference of
+    the compiler and no instruction (jax-ml/jax#38445), and goes on. Real errors also raise.
+    """
+    # Asked without starting the backend, which would take the devices.
+    platforms = os.environ.get('JAX_PLATFORMS')
+    on_cpu = platforms == 'cpu' if platforms else not list(entry_points(group='jax_plugins'))
+    usual = os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '1'  # the value that JAX sets
+    if on_cpu and usual and jax.__version_info__ < (0, 12) and config.jax_logging_level == 'NOTSET':
+        # The first sets the level of jaxlib too, the second only that of Python's loggers.
+        config.update('jax_logging_level', 'CRITICAL')
+        config.update('jax_logging_level', 'NOTSET')
 
 
 def cache_folder() -> Path:

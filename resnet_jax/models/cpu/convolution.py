@@ -1,4 +1,4 @@
-"""Forms of a convolution that XLA for a CPU runs faster than its own; `convolution` chooses."""
+"""Convolutions written for XLA's CPU backend; `convolve` chooses the form."""
 
 import functools
 import itertools
@@ -10,24 +10,73 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
 
-from resnet_jax.models.cpu.transpose import Function, linear
+from resnet_jax.models.cpu.transpose import Function, linear_with_transpose
 
-Array = jax.Array
+Images = Float[Array, 'n *space c']
+Kernel = Float[Array, '*taps c features']
 # Pixels whose windows fit into a processor's cache beside the gradient's.
 PIXELS_AT_ONCE = 16384
 
 
-def convolve_plainly(images: Array, kernel: Array, dilation: int) -> Array:
+def convolve(
+    images: Images,
+    kernel: Float[Array, '*taps c_per_group features'],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    in_scan: bool,
+    **kwargs: Any,
+) -> Float[Array, 'n *out features']:
+    """`lax.conv_general_dilated` of [N, ..., C] images in the form that is fastest on a CPU.
+
+    - In the body of a scan, convolutions of stride 1 take `convolve_plainly`: XLA runs only the
+      layouts NHWC and HWIO fast, and brings others, which the gradient of
+      `lax.conv_general_dilated` has, into these at the outermost level only. In a scan that
+      gradient is some 25 times slower.
+    - Images or results smaller than the kernel take `convolve_by_patches`: XLA exchanges the two
+      operands, there or in the gradient, and misses its fast convolution: 0.27 s instead of 0.004 s
+      for 512 channels, 3x3, on 32 images of 2x2 pixels; 0.07 s instead of 0.002 s for the gradient
+      where they become so (jax 0.10.1, 2 cores).
+    - Few channels take `convolve_narrowly`.
+
+    Args:
+      images: the images.
+      kernel: odd sizes.
+      strides: in each dimension.
+      padding: (before, after) in each dimension, of half the kernel.
+      in_scan: whether the convolution stands in the body of a `lax.scan`.
+      **kwargs: of `lax.conv_general_dilated`.
+    """
+    plain = kwargs['feature_group_count'] == 1
+    dilation = set(kwargs.get('rhs_dilation') or (1,))
+    large = all(i >= k for i, k in zip(images.shape[1:-1], kernel.shape[:-2], strict=True))
+    if in_scan and plain and large and set(strides) == {1} and len(dilation) == 1:
+        return convolve_plainly(images, kernel, dilation.pop())
+    # The gradient towards the kernel transposes the images, and XLA would recompute everything
+    # since the previous convolution inside that transposition; through identity shortcuts that is
+    # the whole stage, and two thirds of a step of ResNet-110. Only programs compiled with
+    # compiler.CPU_OPTIONS keep the barrier; elsewhere it changes nothing.
+    images = lax.optimization_barrier(images)
+    plain = plain and dilation == {1}
+    output = [-(-i // s) for i, s in zip(images.shape[1:-1], strides, strict=True)]
+    if plain and math.prod(output) < math.prod(kernel.shape[:-2]):
+        return convolve_by_patches(images, kernel, strides, padding)
+    if plain and len(set(strides)) == 1 and is_narrow(images, kernel, strides[0]):
+        return convolve_narrowly(images, kernel, strides[0])
+    return lax.conv_general_dilated(images, kernel, strides, padding, **kwargs)
+
+
+def convolve_plainly(
+    images: Images, kernel: Kernel, dilation: int
+) -> Float[Array, 'n *space features']:
     """A convolution of stride 1 whose gradients are convolutions in the same layouts.
 
     Args:
-      images: [N, ..., C].
-      kernel: [..., C, features], odd sizes; padded by half of them.
+      images: padded by half the kernel.
+      kernel: odd sizes.
       dilation: distance of the taps.
-
-    Returns:
-      [N, ..., features].
     """
     towards_kernel: Function = functools.partial(
         _kernel_gradient_plainly, padding=_half(kernel, dilation), dilation=dilation
@@ -38,28 +87,27 @@ def convolve_plainly(images: Array, kernel: Array, dilation: int) -> Array:
     return _convolve(images, kernel, 1, dilation, towards_images, towards_kernel)
 
 
-def convolve_narrowly(images: Array, kernel: Array, strides: int) -> Array:
-    """A convolution for which `is_narrow` says that other gradients are faster.
+def convolve_narrowly(
+    images: Float[Array, 'n h w c'], kernel: Float[Array, '3 3 c features'], strides: int
+) -> Float[Array, 'n h_out w_out features']:
+    """A convolution of few channels (see `is_narrow`), with faster gradients than XLA's.
 
     Args:
-      images: [N, H, W, C].
-      kernel: [3, 3, C, features]; padded by one.
-      strides: in both dimensions.
-
-    Returns:
-      [N, H / strides, W / strides, features].
+      images: padded by one pixel.
+      kernel: the kernel.
+      strides: in both dimensions, 1 or 2.
     """
     if strides == 1:
         return _convolve(images, kernel, 1, 1, None, _kernel_gradient_by_rows)
     return _convolve(images, kernel, 2, 1, _image_gradient_by_phases, None)
 
 
-def is_narrow(images: Array, kernel: Array, strides: int) -> bool:
-    """Whether `convolve_narrowly` is faster, for [N, ..., C], [..., C, features] without groups.
+def is_narrow(images: Images, kernel: Kernel, strides: int) -> bool:
+    """Whether `convolve_narrowly` is the faster form of a convolution without groups.
 
-    So it is in the step of ResNet-20 at batch 128 (jax 0.10.1, 2 cores): 6 ms instead of 8 for a
-    gradient towards the kernel with 16 channels, and 7 instead of 12 towards the images with
-    stride 2; with twice the channels both are slower.
+    Measured in the step of ResNet-20 at batch 128 (jax 0.10.1, 2 cores): with 16 channels 6 ms
+    instead of 8 for the gradient towards the kernel, and 7 instead of 12 for that towards the
+    images with stride 2; with twice the channels both are slower.
     """
     *taps, channels, features = kernel.shape
     plain = taps == [3, 3] and images.dtype == kernel.dtype == jnp.float32
@@ -79,8 +127,8 @@ def _convolve(
     towards_images: Function | None,
     towards_kernel: Function | None,
 ) -> Array:
-    """The convolution; its gradients are XLA's own, or what two functions make of one operand and
-    the gradient of the result.
+    """The convolution, with its gradients computed by two functions of the other operand and the
+    gradient of the result; None leaves XLA's.
     """
     return _same_layout(images, kernel, _half(kernel, dilation), strides, dilation)
 
@@ -113,7 +161,7 @@ def _convolve_jvp(
         if transpose is None:
             changes += function(residual, tangent)
         else:
-            changes += linear(function, transpose, residual, tangent)
+            changes += linear_with_transpose(function, transpose, residual, tangent)
     (result,) = of_kernel(images, kernel)
     return result, sum(changes[1:], changes[0]) if changes else jnp.zeros_like(result)
 
@@ -138,15 +186,15 @@ def _same_layout(
 
 
 def _image_gradient_plainly(kernel: Array, grad: Array, *, dilation: int) -> tuple[Array]:
-    """The convolution with the kernel mirrored and its channels exchanged."""
+    """The convolution of the gradient with the kernel mirrored and its channels exchanged."""
     mirrored = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
     return (_same_layout(grad, mirrored, _half(kernel, dilation), dilation=dilation),)
 
 
 def _image_gradient_by_phases(kernel: Array, grad: Array) -> tuple[Array]:
-    """That of 3x3 with stride 2 on even sizes.
+    """The gradient of a 3x3 convolution with stride 2 on even sizes.
 
-    A convolution of stride 1, 2x2, gives each 2x2 of the images as so many channels.
+    A 2x2 convolution with stride 1 computes each 2x2 pixels of the images as channels of one.
     """
     channels, features = kernel.shape[-2:]
     examples, height, width, _ = grad.shape
@@ -164,9 +212,9 @@ def _image_gradient_by_phases(kernel: Array, grad: Array) -> tuple[Array]:
 def _kernel_gradient_plainly(
     images: Array, grad: Array, *, padding: Any, dilation: int
 ) -> tuple[Array]:
-    """A convolution of the images with the gradient at every tap's distance.
+    """A convolution of the images with the gradient, one result per tap.
 
-    Channels stand for examples and examples for channels.
+    Channels and examples exchange their roles.
     """
     examples_last = jnp.moveaxis(images, 0, -1)
     channels_first = jnp.moveaxis(examples_last, -2, 0)
@@ -175,16 +223,16 @@ def _kernel_gradient_plainly(
 
 
 def _kernel_gradient_by_rows(images: Array, grad: Array) -> tuple[Array]:
-    """One matrix product for all taps of 3x3.
+    """One matrix product for all taps of a 3x3 kernel.
 
     Its factors are the images shifted along the width and the gradient shifted along the height,
-    for as many examples at a time as the cache holds.
+    for as many examples at a time as fit into the cache.
     """
     examples, height, width, channels = images.shape
     features = grad.shape[-1]
     parts = math.ceil(examples * height * width / PIXELS_AT_ONCE)
     parts = next((n for n in range(parts, examples) if examples % n == 0), examples)
-    # Every part takes examples from everywhere: where devices share the examples, all have some.
+    # Each part takes every parts-th example, so that devices that share the examples all have some.
     images, grad = (
         each.reshape(-1, parts, *each.shape[1:])
         for each in lax.optimization_barrier((images, grad))
@@ -203,7 +251,7 @@ def _kernel_gradient_by_rows(images: Array, grad: Array) -> tuple[Array]:
 
 
 def _shifted(x: Array, axis: int, shifts: Sequence[int]) -> Array:
-    """Copies of [N, H, W, C] shifted forward along an axis, zeros after them, side by side.
+    """Copies of [N, H, W, C] shifted along an axis, filled with zeros, side by side.
 
     Returns:
       [N * H * W, len(shifts) * C].
@@ -212,25 +260,22 @@ def _shifted(x: Array, axis: int, shifts: Sequence[int]) -> Array:
     padded = jnp.pad(x, [(most, most) if i == axis else (0, 0) for i in range(x.ndim)])
     size = x.shape[axis]
     copies = [lax.slice_in_dim(padded, most + s, most + s + size, axis=axis) for s in shifts]
-    # Written once: the product would read a sum of selections for every entry.
+    # Store the copies: fused into the product they would be selected anew for every entry.
     return lax.optimization_barrier(
         jnp.concatenate(copies, -1).reshape(-1, len(shifts) * x.shape[-1])
     )
 
 
 def convolve_by_patches(
-    images: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]]
-) -> Array:
-    """The same convolution as one matrix product with all that the kernel meets.
+    images: Images, kernel: Kernel, strides: Sequence[int], padding: Sequence[tuple[int, int]]
+) -> Float[Array, 'n *out features']:
+    """A convolution as one matrix product of the kernel with all patches that it covers.
 
     Args:
-      images: [N, ..., C].
-      kernel: [..., C, features].
+      images: the images.
+      kernel: the kernel.
       strides: in each dimension.
       padding: (before, after) in each dimension.
-
-    Returns:
-      [N, ..., features].
     """
     images = jnp.pad(images, [(0, 0), *padding, (0, 0)])
     examples, *sizes, channels = images.shape
@@ -242,8 +287,8 @@ def convolve_by_patches(
         patches.append(
             lax.slice(images, (0, *tap, 0), (examples, *ends, channels), (1, *strides, 1))
         )
-    # What the gradient towards the images multiplies with is then the kernel as it lies, and not
-    # transposed, which takes longer than the product.
+    # Transposed, so that the gradient towards the images multiplies with the kernel as it is
+    # stored: transposing that takes longer than the product.
     columns = lax.optimization_barrier(
         jnp.concatenate(patches, -1).reshape(-1, kernel.size // features).T
     )

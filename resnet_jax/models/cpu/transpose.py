@@ -1,9 +1,10 @@
-"""Functions that are linear in some arguments, with a transpose written by hand.
+"""Linear functions with a hand-written transpose.
 
-The gradient is made of the transposes of linear functions, and JAX derives them: of a broadcast a
-sum, of a convolution in its kernel a convolution with other layouts. Where a backend runs a derived
-one slowly, `linear` puts another in its place. Unlike `jax.custom_vjp` it leaves forward
-differentiation, and unlike `jax.custom_derivatives.linear_call` batching, as they are.
+Gradients consist of transposed linear functions, which JAX derives: a broadcast becomes a sum, a
+convolution in its kernel becomes a convolution with other layouts. Where a backend runs the derived
+transpose slowly, `linear_with_transpose` puts another in its place. Forward differentiation still
+works, unlike with `jax.custom_vjp`, and so does `vmap`, unlike with
+`jax.custom_derivatives.linear_call`.
 """
 
 import functools
@@ -13,22 +14,24 @@ from typing import Any
 import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
 
-Array = jax.Array
 # (residual, *args) -> results
 Function = Callable[..., Sequence[Array]]
 
 
-def linear(function: Function, transpose: Function, residual: Array, *args: Array) -> list[Array]:
-    """`function(residual, *args)`, whose transpose in `args` is what `transpose` says.
+def linear_with_transpose(
+    function: Function, transpose: Function, residual: Array, *args: Array
+) -> list[Array]:
+    """Computes `function(residual, *args)`; its transpose in `args` is `transpose`.
 
     Args:
       function: returns a sequence of arrays, linear in `args`.
       transpose: maps the residual and the cotangents of all results to those of all `args`.
-      residual: what else the function needs; differentiated as usual.
+      residual: the argument in which the function need not be linear; differentiated as usual.
       *args: arrays.
     """
-    return linear_p.bind(residual, *args, function=function, transpose=transpose)
+    return primitive.bind(residual, *args, function=function, transpose=transpose)
 
 
 def _call(*args: Array, function: Function, transpose: Function) -> list[Array]:
@@ -42,10 +45,10 @@ def _abstract(*args: Any, function: Function, transpose: Function) -> list[Any]:
 
 def _jvp(primals: Any, tangents: Any, **rules: Function) -> tuple[list[Array], list[Array]]:
     (residual, *args), (to_residual, *to_args) = primals, tangents
-    results = linear_p.bind(residual, *args, **rules)
+    results = primitive.bind(residual, *args, **rules)
     changes = []
     if any(type(tangent) is not ad.Zero for tangent in to_args):
-        changes.append(linear_p.bind(residual, *map(ad.instantiate_zeros, to_args), **rules))
+        changes.append(primitive.bind(residual, *map(ad.instantiate_zeros, to_args), **rules))
     if type(to_residual) is not ad.Zero:
         in_residual = functools.partial(_in_residual, rules['function'], args)
         changes.append(jax.jvp(in_residual, (residual,), (to_residual,))[1])
@@ -60,7 +63,7 @@ def _transpose(
     cotangents: Any, residual: Array, *args: Any, function: Function, transpose: Function
 ) -> list[Any]:
     given = map(ad.instantiate_zeros, cotangents)
-    found = linear_p.bind(residual, *given, function=transpose, transpose=function)
+    found = primitive.bind(residual, *given, function=transpose, transpose=function)
     return [
         None,
         *(
@@ -81,21 +84,21 @@ def _batch(
 
     def transpose_all(residual: Array, *cotangents: Array) -> list[Array]:
         mapped = jax.vmap(transpose, (first[0], *(0,) * len(cotangents)))(residual, *cotangents)
-        # What all examples share takes the sum of what they say.
+        # An argument that all examples share gets the sum of their cotangents.
         return [
             each.sum(0) if axis is None else each
             for axis, each in zip(first[1:], mapped, strict=True)
         ]
 
-    results = linear_p.bind(*moved, function=jax.vmap(function, first), transpose=transpose_all)
+    results = primitive.bind(*moved, function=jax.vmap(function, first), transpose=transpose_all)
     return results, [0] * len(results)
 
 
-linear_p = Primitive('linear')
-linear_p.multiple_results = True
-linear_p.def_impl(_call)
-linear_p.def_abstract_eval(_abstract)
-ad.primitive_jvps[linear_p] = _jvp
-ad.primitive_transposes[linear_p] = _transpose
-batching.primitive_batchers[linear_p] = _batch
-mlir.register_lowering(linear_p, mlir.lower_fun(_call, multiple_results=True))
+primitive = Primitive('linear_with_transpose')
+primitive.multiple_results = True
+primitive.def_impl(_call)
+primitive.def_abstract_eval(_abstract)
+ad.primitive_jvps[primitive] = _jvp
+ad.primitive_transposes[primitive] = _transpose
+batching.primitive_batchers[primitive] = _batch
+mlir.register_lowering(primitive, mlir.lower_fun(_call, multiple_results=True))

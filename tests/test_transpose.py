@@ -1,11 +1,11 @@
-"""A linear function with a transpose written by hand is differentiated and mapped as any other."""
+"""A linear function with a hand-written transpose differentiates and batches like any other."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models.cpu.transpose import linear
+from resnet_jax.models.cpu.transpose import linear_with_transpose
 
 RESIDUAL, A, B = np.array([1.0, -2.0, 3.0]), np.array([0.5, 1.0, 2.0]), np.arange(4.0)
 CHANGES = (np.cos(RESIDUAL), np.sin(A), np.cos(B))
@@ -21,7 +21,7 @@ def transposed(residual, first, second):
 
 
 def by_hand(residual, a, b):
-    return linear(plain, transposed, residual, a, b)
+    return linear_with_transpose(plain, transposed, residual, a, b)
 
 
 def loss(function):
@@ -71,12 +71,14 @@ def test_all_derivatives_equal_those_of_the_plain_function(case, jit):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12), *results)
 
 
-def test_the_gradient_is_what_the_transpose_says():
-    """Else the test above could not tell."""
+def test_the_gradient_uses_the_given_transpose():
+    """Otherwise the test above would prove nothing."""
 
     def wrong(residual, first, second):
         return jnp.full(3, 7.0), jnp.full(4, 5.0)
 
-    gradients = jax.grad(loss(lambda *a: linear(plain, wrong, *a)), (1, 2))(RESIDUAL, A, B)
+    gradients = jax.grad(loss(lambda *a: linear_with_transpose(plain, wrong, *a)), (1, 2))(
+        RESIDUAL, A, B
+    )
     np.testing.assert_array_equal(gradients[0], jnp.full(3, 7.0))
     np.testing.assert_array_equal(gradients[1], jnp.full(4, 5.0))
