@@ -1,4 +1,4 @@
-"""How functions are compiled: the options of a platform, precision, and what is kept on disk."""
+"""Compilation: compiler options, precision, and the cache on disk."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ import jax
 
 from resnet_jax.models.cpu import compiler
 
-# Of products and convolutions in float32. JAX's other values are of products alone.
+# Of float32 products and convolutions. JAX's other values apply to products alone.
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
 
 
@@ -40,7 +40,7 @@ def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]
 
 
 def keep_compiled() -> None:
-    """Lets this process keep what it compiles on disk, and take what others kept there.
+    """Switches on the compilation cache on disk, which processes share.
 
     Only for commands, before anything is compiled; it does not start the backend. The folder is
     `cache_folder()`, unless JAX was told one (JAX_COMPILATION_CACHE_DIR).
@@ -81,7 +81,7 @@ def _silence_false_alarm(config: Any) -> None:
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept: resnet_jax/compiled in the user's folder for caches.
+    """The folder of the cache: resnet_jax/compiled in the user's folder for caches.
 
     Each kind of processor has a folder of its own there, because a program for a CPU may hold
     instructions that another lacks, and home directories are shared between machines.
@@ -92,7 +92,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """A hash of what this processor says of itself and of its instructions."""
+    """A hash of the processor's model and instruction sets."""
     text = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_text().splitlines()
