@@ -216,8 +216,9 @@ def apply(text, root):
 
 @pytest.mark.slow
 def test_walk_throughs(tmp_path):
-    for part in ('resnet_jax', 'configs', 'tests'):
+    for part in ('resnet_jax', 'tests'):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path / 'configs').symlink_to('resnet_jax/configs')  # as in the checkout
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
     for _, _, text in blocks(GUIDE, 'diff'):
         apply(text, tmp_path)
