@@ -41,7 +41,7 @@ $(VENV)/.installed-bench: pyproject.toml $(CONSTRAINTS)
 	$(call environment,[bench])
 
 demo: $(VENV)/.installed
-	$(BIN)/resnet-jax train --config configs/digits.py --workdir runs/demo
+	$(BIN)/resnet-jax train --config digits --workdir runs/demo
 	$(BIN)/resnet-jax eval --workdir runs/demo --per-class
 	@echo
 	@echo 'Next: look at runs/demo/confusion_test.png and runs/demo/metrics.jsonl, then'

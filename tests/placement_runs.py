@@ -70,7 +70,6 @@ def take_steps(fields):
     import numpy as np
     from running import tiny
 
-    from resnet_jax.training import metrics
     from resnet_jax.training.build import build_run
     from resnet_jax.training.inputs import open_inputs
 
@@ -78,7 +77,7 @@ def take_steps(fields):
     run = build_run(config, open_inputs(config))
     place = run.placement
     arrays = place.put_whole(run.inputs.arrays)
-    totals = place.put_whole(metrics.no_sums())
+    totals = run.no_totals()
     state = place.put_state(run.init_state())
     first, states = gathered(state), []
     held = sum(x.addressable_shards[0].data.size for x in jax.tree.leaves(state.opt_state))
@@ -96,7 +95,7 @@ def take_steps(fields):
 def seeds_on_devices(folder):
     """The runs of test_seeds.py, one on each device, and two on one."""
     from running import tiny
-    from test_seeds import FIELDS, SEEDS, folders_in
+    from seed_runs import FIELDS, SEEDS, folders_in
 
     from resnet_jax.experiments import seeds
 

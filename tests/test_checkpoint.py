@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import ROOT, checkpoint_steps, differing, tiny
+from running import ROOT, checkpoint_steps, differing
+from states import make_state, settings
 
 from resnet_jax.models import InputError
 from resnet_jax.training.checkpoint import Checkpoints
@@ -19,28 +20,8 @@ from resnet_jax.training.step import TrainState
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
 
-SIZE = 200_000
-
-
-def make_state(step: int, value: float | None = None) -> TrainState:
-    """A state of every kind of leaf; large enough that writing takes time."""
-    rng = np.random.default_rng(step)
-    kernel = rng.standard_normal(SIZE).astype(np.float32) if value is None else np.full(SIZE, value)
-    return TrainState(
-        step=jnp.asarray(step, jnp.int32),
-        params={'head': {'kernel': jnp.asarray(kernel, jnp.float32)}},
-        batch_stats={'norm1': {'mean': jnp.asarray([np.float32(1) / 3, -0.0, 1e-42])}},
-        opt_state=(jnp.asarray(7, jnp.int32), {'half': jnp.asarray([1 / 3], jnp.bfloat16)}),
-        ema={'params': {'kernel': jnp.asarray(kernel[:100] + 1, jnp.float32)}},
-    )
-
-
 def template() -> TrainState:
     return jax.eval_shape(lambda: make_state(0))
-
-
-def settings(**fields):
-    return tiny({f'checkpoint.{name}': value for name, value in fields.items()}).checkpoint
 
 
 @pytest.fixture
@@ -211,7 +192,7 @@ def test_checkpoint_of_another_model(opened):
 FULL_DISK = """
 import pathlib, resource, signal, sys
 sys.path.insert(0, {tests!r})
-from test_checkpoint import make_state, settings
+from states import make_state, settings
 from resnet_jax.errors import RunError
 from resnet_jax.training.checkpoint import Checkpoints
 

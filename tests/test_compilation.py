@@ -10,6 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from running import command, differing, flags, load_state, tiny
 
 from resnet_jax.training import compilation, loop
+from resnet_jax.training.build import build_run
 
 FIELDS = (
     'jax_enable_compilation_cache',
@@ -110,3 +111,18 @@ def test_commands_keep_what_they_compile_and_say_nothing_of_it(tmp_path):
     first, again = (command('eval', *run, env=env) for _ in range(2))
     assert first.stdout == again.stdout
     assert (first.stderr, again.stderr) == ('', '')
+
+
+@pytest.mark.parametrize('level', [None, 0])
+def test_a_run_compiles_at_the_optimisation_level_of_its_config(level, monkeypatch):
+    """The initial state, a training step and a step of evaluation."""
+    options, jit = [], jax.jit
+
+    def recording_jit(function, **settings):
+        options.append(settings.get('compiler_options'))
+        return jit(function, **settings)
+
+    monkeypatch.setattr(jax, 'jit', recording_jit)
+    build_run(tiny({'train.xla_optimization_level': level}))
+    found = [each.get('xla_backend_optimization_level') for each in options if each is not None]
+    assert found == 3 * [level if level is None else str(level)]

@@ -170,17 +170,22 @@ def test_commands_parse(path, arguments, capsys):
         if path == GUIDE:
             return
         if config:
-            load_sweep(str(ROOT / config), options.overrides)
+            load_sweep(spec(config), options.overrides)
         elif options.scale:
-            make_plan(options.table, options.scale, ROOT / 'configs', options.overrides)
+            make_plan(options.table, options.scale, None, options.overrides)
         elif options.table:
             find_table(options.table)
     elif config and options.command == 'search':
-        load_search(str(ROOT / config), options.overrides)
+        load_search(spec(config), options.overrides)
     elif config:
-        exists = (ROOT / f'{config.partition(".py")[0]}.py').is_file()
+        exists = '.py' not in config or (ROOT / f'{config.partition(".py")[0]}.py').is_file()
         # A file that the reader is to write has the fields of the default.
-        load_config(str(ROOT / (config if exists else 'configs/default.py')), options.overrides)
+        load_config(spec(config) if exists else 'default', options.overrides)
+
+
+def spec(config):
+    """A config as the command gets it in the checkout; names are the package's anywhere."""
+    return str(ROOT / config) if '.py' in config else config
 
 
 @pytest.mark.parametrize('path', [*DOCUMENTS, *NOTEBOOKS], ids=name)

@@ -23,7 +23,7 @@ from running import (
     load_state,
     start,
 )
-from test_sweep import ARMS, summaries, sweep_file
+from sweep_files import ARMS, summaries, sweep_file
 
 from resnet_jax.cli import main
 from resnet_jax.errors import RunError

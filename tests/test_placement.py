@@ -1,45 +1,21 @@
 """Where a step runs does not change what it computes: 8 simulated devices against one."""
 
-import fcntl
 import functools
 import json
-import os
 import pathlib
 import pickle
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from placement_runs import DEVICES, FIELDS, IN_PROCESSES, NO_BATCH_NORM, QUICK, RUNS, take_steps
+from placements import assert_same, made
 from running import ROOT, differing, flags, free_port, load_state, start, tiny
 
 from resnet_jax.models import InputError
 from resnet_jax.training import loop, placement
-
-# Two devices' sums are rounded otherwise than one's; 5 steps make more of it.
-TOLERANCE = 5e-5
-
-
-def made(tmp_path_factory, name, arguments):
-    """The folder in which placement_runs.py wrote, started once for each list of arguments.
-
-    It is one folder for all of pytest's worker processes: the first makes the runs, others wait.
-    """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    with (folder / 'lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / 'held.json').exists():
-            script = [sys.executable, str(ROOT / 'tests' / 'placement_runs.py'), str(folder)]
-            env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
-            started = [subprocess.Popen([*script, *rest], env=env) for rest in arguments]
-            assert [process.wait(timeout=300) for process in started] == [0] * len(started)
-    return folder
 
 
 @pytest.fixture(scope='module')
@@ -73,17 +49,6 @@ def on_one_device(*fields):
     """The same in this process, on one device."""
     _, first, states, _, totals = take_steps(dict(fields))
     return first, states[0], states[-1], totals
-
-
-def assert_same(state, expected):
-    """Relative to each array's largest entry."""
-
-    def same(a, b):
-        scale = max(float(np.abs(b).max()), 1e-3)
-        np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=TOLERANCE)
-
-    parts = ('params', 'batch_stats', 'opt_state', 'step')
-    jax.tree.map(same, *([getattr(s, part) for part in parts] for s in (state, expected)))
 
 
 def assert_as_on_one_device(run):
@@ -155,9 +120,8 @@ def test_per_replica_statistics_by_hand(mode, eight):
 
     prepare = make_prepare(run.inputs.config, run.inputs.preprocessing, run.inputs.config.seed)
     positions = jnp.arange(32)
-    images = prepare(
-        jnp.asarray(run.inputs.arrays['image'][batch['index']]), jnp.asarray(0), positions
-    )
+    pixels = jnp.asarray(run.inputs.arrays['image'][batch['index']])
+    images, _ = prepare(pixels, None, jnp.asarray(0), positions)
     kernel = first.params['stem']['conv1']['kernel']
     out = jax.lax.conv_general_dilated(
         images, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from placement_runs import FIELDS
+from placements import assert_same
 from running import (
     checkpoint_steps,
     command,
@@ -17,7 +18,6 @@ from running import (
     start,
     tiny,
 )
-from test_placement import assert_same
 
 from resnet_jax.training import loop, processes
 

@@ -21,8 +21,7 @@ from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
 from resnet_jax.papers.cifar import TABLES, build, find_table
 from resnet_jax.papers.counts import COUNTS
-from resnet_jax.papers.table import PublishedRow as Row
-from resnet_jax.papers.table import PublishedTable as Table
+from resnet_jax.papers.table import PublishedRow, PublishedTable
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
 
@@ -184,6 +183,7 @@ def test_smoke_is_two_steps_on_synthetic_images():
             settings = found.sweep.config(arm, 0)
             assert (settings.data.name, settings.train.steps) == ('synthetic', 2)
             assert (settings.data.image_size, settings.train.epochs) == (size, None)
+            assert settings.train.xla_optimization_level == 0
         assert not found.figures and 'no verdict' in found.notes[0]
 
 
@@ -225,7 +225,7 @@ def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeyp
     (tmp_path / 'configs' / 'default.py').write_text('')
     monkeypatch.chdir(tmp_path)
     assert find_configs(None) is None
-    assert plan(CHEAPEST).sweep.base == 'cifar10'
+    assert plan(CHEAPEST).sweep.base == 'cifar10:cifar_resnet110'
     with pytest.raises(InputError, match=r'has no default\.py'):
         find_configs(tmp_path)
     shutil.copytree(CONFIGS, tmp_path / 'mine')
@@ -235,7 +235,7 @@ def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeyp
         file.write('    config = default.get_config()\n    config.train.eval_every = 7\n')
         file.write('    return config\n')
     found = make_plan(CHEAPEST, 'full', mine).sweep
-    assert found.base == str(tmp_path / 'mine' / 'cifar10.py')
+    assert found.base == f'{mine}/cifar10.py:cifar_resnet110'
     assert found.config('pre-act ResNet-1001', 0).train.eval_every == 7
 
 
@@ -243,14 +243,16 @@ def test_the_packages_configs_are_used_unless_others_are_given(tmp_path, monkeyp
 
 
 def verdicts(rows, results, figures=True, **fields):
-    table = Table(**{'paper': 'he2016', 'title': '', 'data': 'cifar10', 'rows': rows} | fields)
+    table = PublishedTable(
+        **{'paper': 'he2016', 'title': '', 'data': 'cifar10', 'rows': rows} | fields
+    )
     return {name: v.word for name, v in judge(table, results, figures).items()}
 
 
 def test_within_twice_the_joint_deviation():
     """Published 6.61 +- 0.16; ours of five with deviation 0.1: 2 sqrt(0.002 + 0.0256) = 0.332."""
     deviates = [-0.1, 0.1, -0.1, 0.1, 0.0]  # sd 0.1
-    rows = (Row('a', 'm', {}, 6.61, spread=0.16), Row('b', 'm', {}, 9.0))
+    rows = (PublishedRow('a', 'm', {}, 6.61, spread=0.16), PublishedRow('b', 'm', {}, 9.0))
     for shift, word in ((0.33, 'within published spread'), (0.34, 'same order')):
         values = tuple(6.61 + shift + d for d in deviates)
         found = verdicts(rows, {'a': RowResult(values), 'b': RowResult((10.0,))})
@@ -265,7 +267,9 @@ def test_within_twice_the_joint_deviation():
 
 
 def test_order_is_the_rank_and_ties_within_an_error_count():
-    rows = tuple(Row(name, 'm', {}, value) for name, value in (('a', 5.0), ('b', 6.0), ('c', 7.0)))
+    rows = tuple(
+        PublishedRow(name, 'm', {}, value) for name, value in (('a', 5.0), ('b', 6.0), ('c', 7.0))
+    )
 
     def ours(*values):
         return verdicts(rows, dict(zip('abc', map(RowResult, values), strict=True)), False)
@@ -280,18 +284,22 @@ def test_order_is_the_rank_and_ties_within_an_error_count():
 
 
 def test_accuracies_are_the_other_way_round():
-    rows = (Row('a', 'm', {}, 70.0), Row('b', 'm', {}, 75.0))
+    rows = (PublishedRow('a', 'm', {}, 70.0), PublishedRow('b', 'm', {}, 75.0))
     results = {'a': RowResult((60.0,)), 'b': RowResult((61.0,))}
     same = {'a': 'same order', 'b': 'same order'}
     assert verdicts(rows, results, False, metric='top-1 accuracy, %') == same
-    table = Table('torchvision', '', 'imagenet', rows, 'top-1 accuracy, %')
+    table = PublishedTable('torchvision', '', 'imagenet', rows, 'top-1 accuracy, %')
     assert judge(table, results, False)['b'].why == 'rank 1, published 1, of 2'
     results = {'a': RowResult((60.0,)), 'b': RowResult((59.0,))}
     assert verdicts(rows, results, False, metric='top-1 accuracy, %') == {'a': 'not', 'b': 'not'}
 
 
 def test_failures():
-    rows = (Row('a', 'm', {}, 5.0), Row('f', 'm', {}, failed=True), Row('g', 'm', failed=True))
+    rows = (
+        PublishedRow('a', 'm', {}, 5.0),
+        PublishedRow('f', 'm', {}, failed=True),
+        PublishedRow('g', 'm', failed=True),
+    )
     found = verdicts(rows, {'a': RowResult((5.5,)), 'f': RowResult((21.0,)), 'g': RowResult((), 2)})
     assert found == {'a': 'same order', 'f': 'failed, as published', 'g': 'failed, as published'}
     found = verdicts(rows, {'a': RowResult((), 3), 'f': RowResult((19.0,))})
@@ -299,7 +307,7 @@ def test_failures():
     # Above the threshold where the paper does not speak of failing: a figure like others.
     assert verdicts(rows, {'a': RowResult((25.0, 5.0)), 'f': RowResult((60.0,))})['a'] != 'failed'
     # he2015 draws the line for the plain net at 60 %.
-    plain = (Row('p', 'm'), Row('q', 'm', failed=True))
+    plain = (PublishedRow('p', 'm'), PublishedRow('q', 'm', failed=True))
     found = verdicts(plain, {'p': RowResult((9.0,)), 'q': RowResult((59.0,))}, paper='he2015')
     assert found == {'p': 'no published figure', 'q': 'not'}
     # Of five runs one diverged: the others' mean is not held against the paper's.

@@ -3,7 +3,6 @@
 import csv
 import importlib.util
 import json
-import math
 import shlex
 import shutil
 import signal
@@ -15,14 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from running import ROOT, TINY, checkpoint_steps, command, complains, start
+from studies import STUDY, search_a_function
 
 from resnet_jax.cli import _parse, main
 from resnet_jax.experiments.search import study
 from resnet_jax.experiments.search.search import (
     PRUNERS,
     SAMPLERS,
-    Choices,
-    Range,
     Search,
     load_search,
 )
@@ -170,29 +168,11 @@ def test_disturbed_it_ends_with_the_same_trials(signals, whole, tmp_path):
 
 # What is kept of proposals
 
-SPACE = {'a': Range('log', 1e-3, 1.0), 'n': Range('int', 4, 16), 'c': Choices(('x', 'y'))}
-STUDY = Search('a test', 'no base', {}, SPACE, trials=16, seed=3)
 LOOP = """
 import pathlib, sys
-from test_search import STUDY, go_on
-go_on(STUDY, pathlib.Path(sys.argv[1]))
+from studies import STUDY, search_a_function
+search_a_function(STUDY, pathlib.Path(sys.argv[1]))
 """
-
-
-def go_on(search, workdir):
-    """A search of a function instead of a net."""
-    while len(study.proposals(workdir)) < search.trials or any(
-        trial.state == 'running' for trial in study.proposals(workdir)
-    ):
-        trial = study.propose(search, workdir)
-        if trial.number == 2:
-            study.fail(workdir, trial.number, 'of bad luck')
-            continue
-        value = abs(math.log(trial.values['a'] / 0.1)) + trial.values['n'] / 16
-        if study.report(search, workdir, trial.number, 10, 1, 2 * value):
-            study.complete(workdir, trial.number, 2, value)
-        else:
-            study.prune(workdir, trial.number)
 
 
 def values(workdir):
@@ -205,7 +185,7 @@ def test_proposals_lie_in_the_space_and_follow_from_the_seed(sampler, tmp_path):
     search = Search(**{**vars(STUDY), 'sampler': sampler})
     for name in ('one', 'other'):
         (tmp_path / name).mkdir()
-        go_on(search, tmp_path / name)
+        search_a_function(search, tmp_path / name)
     one = values(tmp_path / 'one')
     assert one == values(tmp_path / 'other') and len(one) == search.trials
     for found, _ in one:
@@ -247,7 +227,7 @@ def test_what_a_kill_leaves_of_a_change_is_no_part_of_the_journal(tmp_path):
     copy.with_name(f'{copy.name}.lock').symlink_to(copy)  # Optuna's
     assert study.propose(STUDY, tmp_path / 'killed') == first
     for name in ('killed', 'whole'):
-        go_on(STUDY, tmp_path / name)
+        search_a_function(STUDY, tmp_path / name)
     assert values(tmp_path / 'killed') == values(tmp_path / 'whole')
 
 
@@ -255,7 +235,7 @@ def test_what_a_kill_leaves_of_a_change_is_no_part_of_the_journal(tmp_path):
 @pytest.mark.slow
 def test_killed_anywhere_it_proposes_the_same(tmp_path):
     (tmp_path / 'whole').mkdir()
-    go_on(STUDY, tmp_path / 'whole')
+    search_a_function(STUDY, tmp_path / 'whole')
     killed = tmp_path / 'killed'
     killed.mkdir()
     draw, kills = np.random.default_rng(0), 0
@@ -325,6 +305,8 @@ def test_what_the_command_line_sets(tmp_path):
     assert search.config({'optim.learning_rate': GOOD}).train.steps == 8
     with pytest.raises(InputError, match='learning_rate is searched'):
         load_search(file, [('optim.learning_rate', '0.3')])
+    epochs = load_search(file, [('train.epochs', '2')]).config({'optim.learning_rate': GOOD})
+    assert (epochs.train.steps, epochs.train.epochs) == (None, 2)  # the file sets the steps
 
 
 def refused(capsys, file, out, *options):

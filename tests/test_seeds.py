@@ -7,17 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from placements import assert_same, made
 from running import STREAMED, checkpoint_steps, load_state, tiny
-from test_placement import assert_same, made
+from seed_runs import FIELDS, SEEDS, folders_in
 
 from resnet_jax.errors import RunError
 from resnet_jax.experiments.seeds import train_seeds
 from resnet_jax.models import InputError
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import Checkpoints
-
-SEEDS = (3, 0, 11)
-FIELDS = {'train.steps': 8, 'train.eval_every': 4, 'checkpoint.every': 4, 'augment.pad': 1}
 
 
 @pytest.fixture(scope='module')
@@ -27,10 +25,6 @@ def alone(tmp_path_factory):
     for seed in SEEDS:
         loop.train(tiny({**FIELDS, 'seed': seed}), base / str(seed))
     return {seed: base / str(seed) for seed in SEEDS}
-
-
-def folders_in(path):
-    return [path / f'seed{seed}' for seed in SEEDS]
 
 
 def lines(folder):

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from running import ROOT, checkpoint_steps, command, complains, differing, load_state, start
+from sweep_files import ARMS, summaries, sweep_file
 
 from resnet_jax.experiments import from_table, grid, zipped
 from resnet_jax.experiments.engines.engine import run_sweep
@@ -29,31 +30,9 @@ from resnet_jax.experiments.sweep import (
 from resnet_jax.models import InputError
 
 SWEEPS = sorted(p for p in (ROOT / 'configs' / 'sweeps').glob('*.py') if p.stem != 'budgets')
+
+
 # Two steps of a tiny net on the digits.
-FILE = """
-def get_sweep():
-    return {{
-        'title': 'a test', 'base': {base!r}, 'seeds': 2,
-        'fields': {{'model.stage_sizes': (1,), 'model.width': 4, 'model.stem_width': 4,
-                   'train.batch_size': 32, 'train.steps': {steps}, 'train.log_every': 4,
-                   'train.eval_every': 0, 'checkpoint.every': 4}},
-        'arms': {arms},
-    }}
-"""
-ARMS = {'plain': {'optim.momentum': 0.0}, 'fast, 2x': {'optim.momentum': 0.9}}
-
-
-def sweep_file(folder, arms=ARMS, steps=8):
-    path = folder / 'sweep.py'
-    path.write_text(FILE.format(base=str(ROOT / 'configs' / 'digits.py'), arms=arms, steps=steps))
-    return path
-
-
-def summaries(workdir):
-    found = sorted(workdir.glob('runs/*/*/summary.json'))
-    return {'/'.join(p.parts[-3:-1]): json.loads(p.read_text())['eval'] for p in found}
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """A sweep that nobody disturbed: its file and workdir."""
@@ -356,6 +335,10 @@ def test_folder_names_stay_inside():
         ({'a': {'optim.momentun': 0.5}}, "arm 'a': unknown config field 'optim.momentun'"),
         ({'a': {'model.placement': 'preact'}}, "arm 'a': .*placement"),
         ({'a': {'seed': 3}}, "arm 'a' sets seed"),
+        (
+            {'a': {'optim.b1': 0.8}},
+            "arm 'a': config field optim.b1 has no effect without optim.name",
+        ),
         ({'a b': {}, 'a_b': {}}, 'two arms have names that look alike'),
         ({}, 'lacks arms'),
     ],
@@ -393,6 +376,16 @@ def test_bad_options(option, value, message, whole, tmp_path):
     out = tmp_path / 'out'
     complains(command('sweep', '--config', whole[0], '--workdir', out, option, value), 2, message)
     assert not out.exists()
+
+
+def test_a_field_of_all_arms_needs_an_effect_in_one(tmp_path):
+    arms = {'sgd': {}, 'adam': {'optim.name': 'adam'}}
+    momentum = [('optim.momentum', '0.5')]
+    file = sweep_file(tmp_path, arms)
+    assert load_sweep(str(file), momentum).config('adam', 0).optim.momentum == 0.5
+    sweep_file(tmp_path, {**arms, 'sgd': {'optim.name': 'lamb'}})
+    with pytest.raises(InputError, match=r'optim\.momentum has no effect without optim'):
+        load_sweep(str(file), momentum)
 
 
 def test_seeds_by_hand(whole):

@@ -1,4 +1,4 @@
-"""Which engine trains the runs of a sweep: the options of the commands that run one."""
+"""Options that choose the engine which trains the runs of a sweep."""
 
 import argparse
 import contextlib
@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, check_choice
 
 if TYPE_CHECKING:
     from resnet_jax.experiments.engines.engine import Engine
 
-# Options of one engine alone.
+# Options that belong to one engine.
 _OF_ENGINE = {
     'local': ('workers',),
     'ray': ('ray_address', 'cpus_per_run', 'gpus_per_run'),
@@ -21,7 +21,7 @@ _RETRIES = 2
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """--engine, and what each takes."""
+    """Declares --engine and the options of each engine."""
     group = parser.add_argument_group('where the runs are trained', 'See docs/sweeps.md.')
     group.add_argument(
         '--engine',
@@ -33,41 +33,43 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         '--retries',
         type=int,
         metavar='N',
-        help=f'how often a run is continued whose process or machine died ({_RETRIES})',
+        help=f'how often a run is resumed after its process or machine died (default: {_RETRIES})',
     )
     group.add_argument(
         '--workers',
         type=int,
         metavar='N',
-        help='local: so many processes; default: one for each of several GPUs; 1: this one, on all '
-        'devices',
+        help='local: number of processes (default: one per GPU if there are several); 1 trains '
+        'in this process, on all devices',
     )
     group.add_argument(
         '--ray-address',
         metavar='ADDRESS',
-        help='ray: of a cluster, HOST:PORT or auto; default: Ray is started on this machine',
+        help='ray: address of a cluster, HOST:PORT or auto (default: start Ray on this machine)',
     )
     group.add_argument(
-        '--cpus-per-run', type=float, metavar='N', help='ray: that a run reserves (1)'
+        '--cpus-per-run',
+        type=float,
+        metavar='N',
+        help='ray: CPUs that each run reserves (default: 1)',
     )
     group.add_argument(
         '--gpus-per-run',
         type=float,
         metavar='N',
-        help='ray: that a run reserves and sees, may be a part of one; default: 1 where there are '
-        'GPUs, else 0',
+        help='ray: GPUs that each run reserves and sees, possibly a fraction of one (default: 1 if '
+        'the cluster has GPUs, otherwise 0)',
     )
 
 
 @contextlib.contextmanager
 def chosen_engine(options: argparse.Namespace) -> Iterator['Engine']:
-    """The engine that the options name, ready for use.
+    """The engine that the options choose; the context connects to it and disconnects.
 
     Raises:
-      InputError: for options that do not go together, or an engine that is not there.
+      InputError: for options that do not go together, or an engine that is not available.
     """
-    if options.engine not in _OF_ENGINE:
-        raise unknown_name('engine', options.engine, _OF_ENGINE)
+    check_choice('engine', options.engine, _OF_ENGINE)
     for engine, names in _OF_ENGINE.items():
         for name in names:
             if engine != options.engine and getattr(options, name) is not None:

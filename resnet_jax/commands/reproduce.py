@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--configs',
         type=Path,
         metavar='DIR',
-        help="folder of configs; default: ./configs, else the package's",
+        help="folder of configs; default: the package's",
     )
     parser.add_argument(
         '--list', action='store_true', help='show the tables and their cost; run nothing'
@@ -84,10 +83,6 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.overrides,
         parse_seeds(options.seeds),
     )
-    if plan.scale == 'smoke':
-        # Most of its time is compilation. Flags of the environment come later and take precedence.
-        level = '--xla_backend_optimization_level=0'
-        os.environ['XLA_FLAGS'] = f'{level} {os.environ.get("XLA_FLAGS", "")}'.strip()
     shard = parse_shard(options.shard)
     with chosen_engine(options) as engine:
         failed = run_sweep(plan.sweep, options.workdir, shard, engine)

@@ -5,28 +5,36 @@ from pathlib import Path
 
 from resnet_jax.errors import InputError
 
-TEXT = 'Look for the best values of some fields, or continue where the workdir left off.'
+TEXT = 'Search for the best values of some fields, or resume an interrupted search.'
 EPILOG = (
+    'Example: resnet-jax search --config searches/learning_rate_weight_decay --workdir DIR. '
     'Needs Optuna: pip install "resnet-jax[search]". Any field that is not searched can be set for '
     'all trials: --config.train.epochs=5. A trial that diverges does not stop the others.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes, but for `--config.FIELD=VALUE`."""
+    """Declares the command's options, except `--config.FIELD=VALUE`."""
     parser.add_argument(
-        '--config', required=True, metavar='FILE[:VARIANT]', help='a search file: configs/searches'
+        '--config',
+        required=True,
+        metavar='FILE|NAME[:VARIANT]',
+        help="a search file, or the name of one of the package's, such as "
+        'searches/learning_rate_weight_decay',
     )
-    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the search')
-    parser.add_argument('--trials', metavar='N', help='how many in all; else as the file says')
-    parser.add_argument('--sampler', metavar='NAME', help='tpe, random or qmc; else as the file')
     parser.add_argument(
-        '--pruner', metavar='NAME', help='none, median, halving or hyperband; else as the file says'
+        '--workdir', required=True, type=Path, metavar='DIR', help="the search's folder"
+    )
+    defaults = '(default: as in the file)'
+    parser.add_argument('--trials', metavar='N', help=f'total number of trials {defaults}')
+    parser.add_argument('--sampler', metavar='NAME', help=f'tpe, random or qmc {defaults}')
+    parser.add_argument(
+        '--pruner', metavar='NAME', help=f'none, median, halving or hyperband {defaults}'
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs the trials that are left and shows the best, also when interrupted."""
+    """Trains the remaining trials and prints the best, also when interrupted."""
     from resnet_jax.errors import Interrupted
     from resnet_jax.experiments.search import search_report
     from resnet_jax.experiments.search.runs import run_search, trials_so_far

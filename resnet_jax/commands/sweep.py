@@ -7,28 +7,38 @@ from pathlib import Path
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.errors import InputError, RunError
 
-TEXT = 'Train several designs with several seeds each, or continue where the workdir left off.'
+TEXT = 'Train several designs with several seeds each, or resume an interrupted sweep.'
 EPILOG = (
-    'Any field that all runs share can be changed: --config.train.epochs=5. A run that fails does '
-    'not stop the others. Of a job array with n jobs, the i-th takes --shard i/n.'
+    'Example: resnet-jax sweep --config sweeps/norms --workdir DIR --seeds 3. Any field that '
+    'all runs share can be changed: --config.train.epochs=5. A run that fails does not stop the '
+    'others. In a job array with n jobs, the i-th takes --shard i/n.'
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares what the command takes, but for `--config.FIELD=VALUE`."""
+    """Declares the command's options, except `--config.FIELD=VALUE`."""
     parser.add_argument(
-        '--config', required=True, metavar='FILE[:VARIANT]', help='a sweep file: configs/sweeps'
+        '--config',
+        required=True,
+        metavar='FILE|NAME[:VARIANT]',
+        help="a sweep file, or the name of one of the package's, such as sweeps/norms",
     )
-    parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='the sweep')
     parser.add_argument(
-        '--seeds', metavar='N|A,B,...', help='how many seeds, or which; else as the file says'
+        '--workdir', required=True, type=Path, metavar='DIR', help="the sweep's folder"
     )
-    parser.add_argument('--shard', default='1/1', metavar='I/N', help='only this part of the runs')
+    parser.add_argument(
+        '--seeds',
+        metavar='N|A,B,...',
+        help='number of seeds, or a list of them (default: as in the file)',
+    )
+    parser.add_argument(
+        '--shard', default='1/1', metavar='I/N', help='train only the I-th of N parts of the runs'
+    )
     add_engine_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs what is not done and says how it went."""
+    """Trains the runs that have not ended; runs that failed are an error at the end."""
     from resnet_jax.experiments.engines.engine import run_sweep
     from resnet_jax.experiments.sweep import load_sweep
     from resnet_jax.training import compilation
@@ -41,13 +51,13 @@ def run(options: argparse.Namespace) -> None:
     if failed:
         names = ', '.join(f'{unit.arm} seed {unit.seed}' for unit in failed)
         raise RunError(
-            f'{len(failed)} of {len(sweep.arms) * len(sweep.seeds)} runs failed: {names}; why is '
-            f'in failed.json of each; the same command tries them again'
+            f'{len(failed)} of {len(sweep.arms) * len(sweep.seeds)} runs failed: {names}; the '
+            f'reason is in failed.json of each; the same command tries them again'
         )
 
 
 def parse_seeds(text: str | None) -> list[int] | None:
-    """The seeds that --seeds names; None: the sweep's own."""
+    """The seeds of --seeds; None stands for the sweep's own."""
     if text is None:
         return None
     if not re.fullmatch(r'\d+(,\d+)*', text):
@@ -57,7 +67,7 @@ def parse_seeds(text: str | None) -> list[int] | None:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of --shard I/N."""
+    """The (i, n) of --shard I/N."""
     match = re.fullmatch(r'(\d+)/(\d+)', text)
     part = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part[0] <= part[1]:

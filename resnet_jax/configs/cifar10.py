@@ -1,8 +1,10 @@
 """CIFAR-10 with the recipe of he2015 (arXiv 1512.03385, section 4.2), table 6.
 
-64k iterations at batch 128, learning rate 0.1 divided by 10 at 32k and 48k, weight decay 1e-4 on
-all parameters, per-pixel mean, 4 pixels of padding, crop and flip, trained on 45,000 images. The
-paper reports test error of 8.75 % for ResNet-20, 6.97 % for 56, 6.61 +- 0.16 % for 110.
+64k iterations at batch 128, learning rate 0.1 divided by 10 at 32k and 48k, momentum 0.9, weight
+decay 1e-4 on all parameters: these numbers are the defaults, in default.py. "4 pixels are padded on
+each side, and a 32x32 crop is randomly sampled from the padded image or its horizontal flip", with
+"the per-pixel mean subtracted", on "a 45k/5k train/val split". The paper reports test error of
+8.75 % for ResNet-20, 6.97 % for 56, 6.61 +- 0.16 % for 110.
 
     resnet-jax train --config cifar10 --workdir runs/cifar10
     resnet-jax train --config cifar10:cifar_resnet110 --workdir runs/cifar10_110

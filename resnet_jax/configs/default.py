@@ -1,9 +1,10 @@
-"""Every field, with the value that a config need not change: the CIFAR-10 recipe of he2015.
+"""Every field, with its default: the CIFAR-10 recipe of he2015, section 4.2.
 
-A config file defines `get_config()`, or `get_config(variant)` for `--config=file.py:variant`,
-starts from this one and changes only what differs. Its own folder is importable while it is read,
-hence `import default`. On the command line `--config.optim.learning_rate=0.05` changes one field;
-None unsets one. Papers: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
+A config file defines `get_config()`, or `get_config(variant)` for `--config file.py:variant`,
+starts from this one and changes only what differs. `import default` finds this file from every
+folder, unless there is another default.py beside the config. On the command line
+`--config.optim.learning_rate=0.05` changes one field; None unsets one. Papers: he2015 is arXiv
+1512.03385, he2016 is arXiv 1603.05027.
 """
 
 from ml_collections import ConfigDict
@@ -97,6 +98,9 @@ def get_config() -> ConfigDict:
     # Steps that the device takes for one call of the host, of data on the device; 1 on a CPU and 10
     # elsewhere if unset. More than 1 hides the host's work behind small nets'.
     config.train.steps_per_dispatch = placeholder(int)
+    # How much XLA optimises what it compiles, 0 to 3; XLA's own setting if unset. At 0 it compiles
+    # faster and the program runs slower: for runs of a few steps.
+    config.train.xla_optimization_level = placeholder(int)
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500

@@ -20,13 +20,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, RunError, check_choice
-from resnet_jax.models.cpu.compiler import compiler_options
 from resnet_jax.records.writers import Console
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop, memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
-from resnet_jax.training.compilation import matmul_precision
+from resnet_jax.training.compilation import compiler_options, matmul_precision
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.session import Session, open_session
 
@@ -158,8 +157,9 @@ def together(run: Run, count: int, devices: int) -> Program:
         parts = [jax.tree.map(operator.itemgetter(i), held) for i in range(count)]
         return [run.placement.put_whole(part) for part in parts]
 
+    options = compiler_options(run.inputs.config.train.xla_optimization_level)
     return Program(
-        step=jax.jit(many, donate_argnums=(1, 2), compiler_options=compiler_options()),
+        step=jax.jit(many, donate_argnums=(1, 2), compiler_options=options),
         pack=pack,
         unpack=unpack,
         put_whole=lambda tree: jax.device_put(tree, NamedSharding(mesh, whole)),

@@ -109,9 +109,6 @@ def source_text(command: Sequence[str], overrides: Sequence[tuple[str, str]]) ->
     return shlex.join([*command, *(f'--config.{field}={value}' for field, value in overrides)])
 
 
-# Reading a sweep file
-
-
 def load_sweep(
     spec: str, overrides: Sequence[tuple[str, str]] = (), seeds: Sequence[int] | None = None
 ) -> Sweep:
@@ -183,7 +180,7 @@ def make_sweep(
     sweep = Sweep(
         title=_title(found['title'], overrides),
         base=config_files.canonical(found['base'], folder),
-        fields=_overridden(found.get('fields', {}), dict(overrides)),
+        fields=overridden(found.get('fields', {}), dict(overrides)),
         arms=arms,
         seeds=chosen,
         baseline=baseline,
@@ -214,8 +211,8 @@ def check_keys(
         raise InputError(f'{where} lacks {", ".join(missing)}')
 
 
-def _overridden(fields: Fields, overrides: Fields) -> Fields:
-    """Fields with others on top, which replace an alternative too: steps for epochs."""
+def overridden(fields: Fields, overrides: Fields) -> Fields:
+    """Fields with overrides, which also replace alternatives: train.steps replaces train.epochs."""
     replaced = {configs.ALTERNATIVES.get(field) for field in overrides}
     return {**{k: v for k, v in fields.items() if k not in replaced}, **overrides}
 
@@ -227,30 +224,28 @@ def _title(title: str, overrides: Sequence[tuple[str, str]]) -> str:
     return f'{title} ({", ".join(changed)})' if changed else title
 
 
-# Making arms
-
-
 def grid(fields: Mapping[str, Iterable[Any]]) -> dict[str, dict[str, Any]]:
     """An arm for each combination of values, named after them.
 
     `grid({'optim.learning_rate': (0.1, 0.2)})` gives {'learning_rate=0.1': {...}, ...}. Use a
     comprehension over the result to leave combinations out.
     """
-    combinations = itertools.product(*fields.values())
-    return _named([dict(zip(fields, values, strict=True)) for values in combinations])
+    return _named(fields, itertools.product(*fields.values()))
 
 
 def zipped(fields: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
     """An arm for each position in sequences of equal length, named after the values there."""
-    rows = zip(*fields.values(), strict=True)
-    return _named([dict(zip(fields, values, strict=True)) for values in rows])
+    return _named(fields, zip(*fields.values(), strict=True))
 
 
-def _named(arms: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    def name(arm: dict[str, Any]) -> str:
-        return ', '.join(f'{field.rpartition(".")[2]}={value}' for field, value in arm.items())
-
-    return {name(arm): arm for arm in arms}
+def _named(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, dict[str, Any]]:
+    leaves = [field.rpartition('.')[2] for field in fields]
+    return {
+        ', '.join(f'{leaf}={value}' for leaf, value in zip(leaves, row, strict=True)): dict(
+            zip(fields, row, strict=True)
+        )
+        for row in rows
+    }
 
 
 def from_table(name: str) -> dict[str, Any]:
@@ -276,9 +271,6 @@ def from_table(name: str) -> dict[str, Any]:
     }
 
 
-# sweep.json
-
-
 def to_json(sweep: Sweep) -> str:
     """The sweep as indented JSON."""
     return json.dumps(dataclasses.asdict(sweep), indent=2) + '\n'
@@ -294,12 +286,10 @@ def read_sweep(folder: Path) -> Sweep:
     if not folder.is_dir():
         raise InputError(f'workdir {folder} does not exist; make one with `resnet-jax sweep`')
     if not path.is_file():
-        is_run = workdir.is_run(folder)
-        hint = '`resnet-jax compare` compares single runs' if is_run else ''
-        raise InputError(
-            f'workdir {folder} holds no sweep (it has no {SWEEP_FILE}); '
-            + (hint or 'make one with `resnet-jax sweep`')
-        )
+        hint = 'make one with `resnet-jax sweep`'
+        if workdir.is_run(folder):
+            hint = '`resnet-jax compare` compares single runs'
+        raise InputError(f'workdir {folder} holds no sweep (it has no {SWEEP_FILE}); {hint}')
     try:
         return _from_json(json.loads(path.read_text()))
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

@@ -154,16 +154,17 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         return _create_state(config, model, optimizer, preprocessing, seed)
 
     template = jax.eval_shape(init_state, config.seed)
+    level = config.train.xla_optimization_level
     steps = _make_steps(config, inputs, placement, model, optimizer, trained)
     return Run(
         inputs=inputs,
         placement=placement,
         task=task,
-        start=functools.partial(start, config, model, jit(init_state)),
+        start=functools.partial(start, config, model, jit(init_state, level)),
         template=placement.template(template),
         steps=steps,
-        train_step=placement.compile(steps, template),
-        eval_step=make_eval_step(model, preprocessing, placement.everywhere, task),
+        train_step=placement.compile(steps, template, level),
+        eval_step=make_eval_step(model, preprocessing, placement.everywhere, task, level),
         schedule=schedule,
         steps_per_dispatch=_steps_per_dispatch(config, inputs),
     )

@@ -23,7 +23,9 @@ def checkpoints_dir(workdir: Path) -> Path:
 def saved_steps(workdir: Path) -> list[int]:
     """Steps of the complete checkpoints in a run's folder, ascending, without opening them."""
     names = [path.name for path in checkpoints_dir(workdir).glob('*')]
-    return sorted(int(name) for name in names if name.isdigit())  # Orbax renames complete ones so
+    return sorted(
+        int(name) for name in names if name.isdigit()
+    )  # Orbax gives complete ones this name
 
 
 class Checkpoints:
@@ -65,7 +67,7 @@ class Checkpoints:
                 best_mode=BEST_MODES[settings.best],
                 create=not read_only,
                 read_only=read_only,
-                # Else a disk too full for a folder leaves threads that wait for it for minutes.
+                # Otherwise, on a disk too full for a folder, threads wait for it for minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 # What a killed run left half-written; a complete checkpoint has been renamed.
                 cleanup_tmp_directories=not read_only,
@@ -125,7 +127,7 @@ class Checkpoints:
         except Exception as error:  # tensorstore raises its own kinds
             several = jax.process_count() > 1
             if several and isinstance(error, jax.errors.JaxRuntimeError):
-                raise  # the disk is not at fault but another process
+                raise  # another process is at fault, not the disk
             self._manager.reload()
             steps = self.steps()
             kept = f'the last complete one is of step {steps[-1]}' if steps else 'there is none yet'

@@ -34,6 +34,7 @@ AT_LEAST = {
     'train.steps': 1,
     'train.log_every': 1,
     'train.steps_per_dispatch': 1,
+    'train.xla_optimization_level': 0,
     'train.eval_every': 0,
     'train.eval_batch_size': 1,
     'optim.scale_by_batch': 0,

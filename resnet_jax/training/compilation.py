@@ -1,4 +1,4 @@
-"""How functions are compiled: the options of a platform, precision, and what is kept on disk."""
+"""Compilation: compiler options, precision, and the cache on disk."""
 
 import contextlib
 import errno
@@ -7,46 +7,31 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from resnet_jax.errors import unknown_name
-from resnet_jax.models.cpu.compiler import compiler_options
+from resnet_jax.models.cpu import compiler
 
-# Of products and convolutions in float32. JAX's other values are of products alone.
+# Of float32 products and convolutions. JAX's other values apply to products alone.
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
 
 
-def _silence_false_alarm() -> None:
-    """Keeps jaxlib from printing 2 kB for each program that it takes from the disk on a CPU.
+def compiler_options(level: int | None = None) -> dict[str, str]:
+    """The `compiler_options` of `jax.jit` for the platform that JAX uses here.
 
-    Before jax 0.12 it finds that the processor lacks 'prefer-no-gather', which is no instruction
-    but a preference of the compiler (jax-ml/jax#38445), and goes on. What is an error in earnest
-    raises an exception too.
+    Args:
+      level: XLA's optimisation level, 0 to 3; None leaves XLA's own setting.
     """
-    config: Any = jax.config
-    kept = config.jax_compilation_cache_dir and config.jax_enable_compilation_cache
-    if jax.__version_info__ >= (0, 12) or not kept or jax.default_backend() != 'cpu':
-        return
-    usual = os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '1'  # what JAX sets
-    if usual and config.jax_logging_level == 'NOTSET':
-        # The first sets the level of jaxlib too, the second only that of Python's loggers.
-        config.update('jax_logging_level', 'CRITICAL')
-        config.update('jax_logging_level', 'NOTSET')
+    options = compiler.compiler_options()
+    return options if level is None else {**options, 'xla_backend_optimization_level': str(level)}
 
 
-def jit(function: Callable[..., Any], **kwargs: Any) -> Any:
-    """`jax.jit` with this platform's options."""
-    _silence_false_alarm()
-    return jax.jit(function, compiler_options=compiler_options(), **kwargs)
-
-
-def check_matmul_precision(name: str | None) -> None:
-    """Refuses what is not one of `MATMUL_PRECISIONS`, or None."""
-    if name is not None and name not in MATMUL_PRECISIONS:
-        raise unknown_name('train.matmul_precision', name, MATMUL_PRECISIONS)
+def jit(function: Callable[..., Any], level: int | None = None, **kwargs: Any) -> Any:
+    """`jax.jit` with `compiler_options(level)`."""
+    return jax.jit(function, compiler_options=compiler_options(level), **kwargs)
 
 
 def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]:
@@ -55,7 +40,7 @@ def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]
 
 
 def keep_compiled() -> None:
-    """Lets this process keep what it compiles on disk, and take what others kept there.
+    """Switches on the compilation cache on disk, which processes share.
 
     Only for commands, before anything is compiled; it does not start the backend. The folder is
     `cache_folder()`, unless JAX was told one (JAX_COMPILATION_CACHE_DIR).
@@ -63,7 +48,10 @@ def keep_compiled() -> None:
     on standard error.
     """
     config: Any = jax.config
-    if not config.jax_enable_compilation_cache or config.jax_compilation_cache_dir is not None:
+    if not config.jax_enable_compilation_cache:
+        return
+    _silence_false_alarm(config)
+    if config.jax_compilation_cache_dir is not None:
         return
     try:
         folder = cache_folder()
@@ -76,8 +64,24 @@ def keep_compiled() -> None:
     config.update('jax_compilation_cache_dir', str(folder))
 
 
+def _silence_false_alarm(config: Any) -> None:
+    """Keeps jaxlib from printing 2 kB for each program that it reads from the disk on a CPU.
+
+    Before jax 0.12 it reports that the processor lacks 'prefer-no-gather', which is a preference of
+    the compiler and no instruction (jax-ml/jax#38445), and goes on. Real errors also raise.
+    """
+    # Asked without starting the backend, which would take the devices.
+    platforms = os.environ.get('JAX_PLATFORMS')
+    on_cpu = platforms == 'cpu' if platforms else not list(entry_points(group='jax_plugins'))
+    usual = os.environ.get('TF_CPP_MIN_LOG_LEVEL') == '1'  # the value that JAX sets
+    if on_cpu and usual and jax.__version_info__ < (0, 12) and config.jax_logging_level == 'NOTSET':
+        # The first sets the level of jaxlib too, the second only that of Python's loggers.
+        config.update('jax_logging_level', 'CRITICAL')
+        config.update('jax_logging_level', 'NOTSET')
+
+
 def cache_folder() -> Path:
-    """Where compiled programs are kept: resnet_jax/compiled in the user's folder for caches.
+    """The folder of the cache: resnet_jax/compiled in the user's folder for caches.
 
     Each kind of processor has a folder of its own there, because a program for a CPU may hold
     instructions that another lacks, and home directories are shared between machines.
@@ -88,7 +92,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """A hash of what this processor says of itself and of its instructions."""
+    """A hash of the processor's model and instruction sets."""
     text = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path('/proc/cpuinfo').read_text().splitlines()

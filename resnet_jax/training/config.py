@@ -25,6 +25,7 @@ FREE_FIELDS = frozenset(
         'parallel.shard_optimizer',
         'train.log_every',
         'train.steps_per_dispatch',
+        'train.xla_optimization_level',
         'train.eval_batch_size',
         'checkpoint.every',
         'checkpoint.keep',

@@ -20,14 +20,15 @@ def make_eval_step(
     preprocessing: Preprocessing,
     sharding: jax.sharding.Sharding | None = None,
     task: Task = TASKS['classification'],
+    level: int | None = None,
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
     `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
-    [N]) and 'mask' (bool [N], False for padding).
+    [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
     """
 
-    @functools.partial(jit, out_shardings=sharding)
+    @functools.partial(jit, level=level, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = preprocessing.normalize(batch['image'])
         outputs: Any = model.apply(variables, images, train=False)

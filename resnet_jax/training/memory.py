@@ -1,4 +1,4 @@
-"""How much memory a training step takes: as compiled, and as the device counted."""
+"""Memory of a training step: as compiled, and as counted by the device."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from resnet_jax.training.tasks import TASKS
 
 
 def compiled_bytes(compiled: Any) -> int | None:
-    """What a compiled function holds at most on a device, by the compiler's own account.
+    """Peak memory of a compiled function on a device, by the compiler's account.
 
     Args:
       compiled: what `jax.jit(f).lower(...).compile()` gives.
@@ -35,7 +35,7 @@ def compiled_bytes(compiled: Any) -> int | None:
 
 
 def jitted_bytes(jitted: Any, *arguments: Any) -> int | None:
-    """`compiled_bytes` of a jitted function, which is not compiled again if it was called before.
+    """`compiled_bytes` of a jitted function, which is not compiled again after a call.
 
     Args:
       jitted: what `jit` gives.

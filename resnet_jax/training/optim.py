@@ -53,7 +53,7 @@ def make_schedule(
 
 
 def _standard_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets Optax mix integers and floats where the user's JAX is strict about it."""
+    """Lets Optax mix integers and floats where JAX is set to strict promotion."""
 
     @functools.wraps(function)
     def wrapped(*args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Where a step runs: on how many devices, and in which of JAX's ways.
+"""Placement of a step: on which devices, and by jit, shard_map or pmap.
 
 One step function serves all. Under `jit` it sees the whole batch and the compiler divides the work;
 under `shard_map` and `pmap` it sees one device's share and an axis name. State and batch are the
@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, unknown_name
-from resnet_jax.models.cpu.compiler import compiler_options
+from resnet_jax.training.compilation import compiler_options
 
 AXIS = 'data'
 MODES = ('jit', 'shard_map', 'pmap')
@@ -27,7 +27,7 @@ _SHARES = PartitionSpec(None, AXIS)  # of batches for several steps
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Devices, and how a step is put on them.
+    """Devices, and how a step is placed on them.
 
     Attributes:
       mode: one of `MODES`.
@@ -45,7 +45,7 @@ class Placement:
 
     @property
     def devices(self) -> int:
-        """How many, over all processes."""
+        """Number of devices, over all processes."""
         return self.mesh.size
 
     @property
@@ -54,7 +54,7 @@ class Placement:
         return None if self.mode == 'jit' else AXIS
 
     def norm_fields(self, batch_size: int) -> dict[str, Any]:
-        """Fields of the model that give batch norm the statistics asked for."""
+        """Model fields that give batch norm the statistics of `batch_norm`."""
         kind, _, group = self.batch_norm.partition(':')
         if kind == 'groups':
             return {'ghost_batch': int(group)}
@@ -66,7 +66,7 @@ class Placement:
         return {'bn_axis_name': AXIS} if kind == 'synced' else {}
 
     def state_sharding(self, state: Any) -> Any:
-        """A tree like a training state: where each array lives."""
+        """A tree like a training state: the sharding of each array."""
         shardings = jax.tree.map(lambda _: self.everywhere, state)
         if self.shard_optimizer:
             part = jax.tree.map(self._part, state.opt_state)
@@ -82,7 +82,7 @@ class Placement:
         return NamedSharding(self.mesh, spec)
 
     def template(self, state: Any) -> Any:
-        """The shapes of a state, with where each array lives, for a checkpoint to be read into."""
+        """The shapes and shardings of a state, to restore a checkpoint into."""
         return jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             state,
@@ -120,12 +120,13 @@ class Placement:
         }
         return jax.device_put(parts, NamedSharding(here, _SHARE))
 
-    def compile(self, step: Callable[..., Any], template: Any) -> Any:
-        """Makes the step run on the devices.
+    def compile(self, step: Callable[..., Any], template: Any, level: int | None = None) -> Any:
+        """Compiles a step for the devices.
 
         Args:
           step: (seed, state, totals, arrays, batches) -> (state, totals), reducing over `axis`.
           template: of the state.
+          level: XLA's optimisation level; None leaves its own. `jax.pmap` cannot set it.
 
         Returns:
           The same function of what `put_state`, `put_whole` and `put_train_batches` give; state and
@@ -153,11 +154,11 @@ class Placement:
             step,
             donate_argnums=(1, 2),
             out_shardings=(self.state_sharding(template), self.everywhere),
-            compiler_options=compiler_options(),
+            compiler_options=compiler_options(level),
         )
 
     def _global(self, mapped: Callable[..., Any]) -> Callable[..., Any]:
-        """What pmap gives are arrays of this process; here they become arrays of all."""
+        """Turns pmap's results, arrays of this process, into arrays of all processes."""
 
         def everywhere(x: jax.Array) -> jax.Array:
             parts = [part.data for part in x.addressable_shards]

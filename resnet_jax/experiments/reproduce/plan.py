@@ -27,8 +27,6 @@ SHORT_SEEDS = 3
 # The fields that grow with the length of a run.
 _LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
-# Without effect where there is no warm-up.
-_OF_WARMUP = ('optim.warmup_shape', 'optim.warmup_start')
 # Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
 _HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
 
@@ -43,6 +41,7 @@ _SMOKE: dict[str, Any] = {
     'train.log_every': 1,
     'train.eval_every': 0,
     'train.eval_batch_size': 4,
+    'train.xla_optimization_level': 0,  # two steps take less time than compiling them
     'optim.learning_rate': 1e-3,
     'optim.scale_by_batch': 0,
     'optim.warmup': 0.0,  # often longer than the two steps
@@ -150,9 +149,9 @@ def _sweep(
     changed = dict(overrides)
     runs = {row.name: recipe.runs_for(row.name) for row in table.rows}
     most = max(runs.values())
-    base = base_of(recipe)
+    base = base_of(recipe) if folder is None else _in_folder(folder, base_of(recipe))
     found |= {
-        'base': base if folder is None else _in_folder(base),
+        'base': base,
         'fields': _without(_scaled(shared_fields(table), scale, _smoke_fields(table)), changed),
         'arms': {
             row.name: _without(_row_fields(table, row, scale), changed) | found['arms'][row.name]
@@ -161,16 +160,16 @@ def _sweep(
         'seeds': {'smoke': 1, 'short': SHORT_SEEDS, 'full': most}[scale],
         'runs': {name: n for name, n in runs.items() if n < most and scale == 'full'},
     }
-    sweep = make_sweep(found, f'table {key}', folder, overrides, seeds)
+    sweep = make_sweep(found, f'table {key}', None, overrides, seeds)
     refuse_shared_without_effect(sweep, dict(overrides))
     source = source_text(['reproduce', key, '--scale', scale], overrides)
     return dataclasses.replace(sweep, source=source)
 
 
-def _in_folder(name: str) -> str:
-    """The name of a config of the package as the path of a file in another folder of configs."""
+def _in_folder(folder: Path, name: str) -> str:
+    """The path in another folder of configs for the name of a config of the package."""
     stem, separator, variant = name.partition(':')
-    return f'{stem}.py{separator}{variant}'
+    return f'{folder / stem}.py{separator}{variant}'
 
 
 def _smoke_fields(table: PublishedTable) -> dict[str, Any]:
@@ -213,10 +212,8 @@ def shorter(length: Any) -> Any:
 
 
 def _without(fields: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields except those that others replace or leave without effect."""
+    """Fields except those that others replace; of steps and epochs, one is enough."""
     gone = {*replaced, *(configs.ALTERNATIVES.get(field) for field in replaced)}
-    if 'optim.warmup' in replaced and not configs.parse_value(str(replaced['optim.warmup'])):
-        gone |= set(_OF_WARMUP)
     return {field: value for field, value in fields.items() if field not in gone}
 
 
@@ -292,10 +289,10 @@ def _notes(
     if scale == 'short':
         length = 'another length than published' if own_length else f'1/{SHORTER} of the length'
         notes.append(f'{length}: {only}')
-    boundaries = sweep.fields['optim.boundaries']
+    boundaries = sweep.fields.get('optim.boundaries')
     if own_length and boundaries and overrides.keys().isdisjoint(_SCHEDULE):
         notes.append(
-            'the length was set by hand, the schedule was not: it keeps its boundaries, '
+            'the length was set by hand, but not the schedule, which keeps its boundaries: '
             f'{boundaries} {sweep.fields["optim.schedule_unit"]}'
         )
     if any(change.startswith('data.name:') for change in changes):
@@ -303,12 +300,12 @@ def _notes(
     elif changes:
         notes.append(f"not the paper's recipe ({'; '.join(changes)}): {only}")
     if recipe.differs:
-        notes.append(f"not the paper's recipe in all, see below: {only}")
+        notes.append(f"not the paper's recipe in every respect, see below: {only}")
     few = [row.name for row in table.rows if sweep.runs.get(row.name, len(sweep.seeds)) < 2]
     if few:
         rows = 'every row' if len(few) == len(table.rows) else ', '.join(few)
         notes.append(
-            f'one run of {rows}: nothing tells how much it varies, so without a published spread '
-            'no figure is compared, and any difference counts in the order; --seeds 5 tells'
+            f'one run of {rows}: its spread is unknown, so without a published spread no figure is '
+            'compared, and any difference counts in the order; --seeds 5 measures the spread'
         )
     return tuple(notes)

@@ -12,9 +12,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, check_choice
-from resnet_jax.experiments.sweep import Fields, check_keys, checked_config, source_text
+from resnet_jax.experiments.sweep import (
+    Fields,
+    check_keys,
+    checked_config,
+    overridden,
+    source_text,
+)
 from resnet_jax.training import config_files
-from resnet_jax.training.checks import refuse_without_effect
+from resnet_jax.training.checks import lacking, refuse_without_effect
 
 # What get_search() may return, and what it must return.
 _KEYS = (
@@ -97,10 +103,15 @@ class Search:
 
     def command(self, values: Fields, workdir: Path) -> str:
         """The shell command that trains a config with these values."""
-        fields = {**self.fields, **values, 'seed': self.seed}
+        fields = self.effective({**self.fields, **values}) | {'seed': self.seed}
         overrides = [(field, str(value)) for field, value in fields.items()]
         where = ['train', '--config', self.base, '--workdir', str(workdir)]
         return f'resnet-jax {source_text(where, overrides)}'
+
+    def effective(self, values: Fields) -> dict[str, Any]:
+        """The values that have an effect together: a conditional field may have none in a trial."""
+        config = self.config(values)
+        return {field: value for field, value in values.items() if not lacking(config, field)}
 
     def described(self) -> dict[str, Any]:
         """The search as JSON data."""
@@ -143,7 +154,7 @@ def load_search(
         **{
             **chosen,
             'base': config_files.canonical(found['base'], folder),
-            'fields': {**found.get('fields', {}), **dict(overrides)},
+            'fields': overridden(found.get('fields', {}), dict(overrides)),
             'space': {field: _values(field, given, where) for field, given in space.items()},
         }
     )

@@ -121,7 +121,7 @@ def _confirm(search: Search, workdir: Path, best: Sequence[Trial]) -> str:
         'title': f'the best of: {search.title}',
         'base': config_files.absolute(search.base),
         'fields': {k: v for k, v in search.fields.items() if k not in _SPLITS},
-        'arms': {name: dict(t.values) for name, t in zip(names, best, strict=True)},
+        'arms': {name: search.effective(t.values) for name, t in zip(names, best, strict=True)},
         'baseline': names[0],
         'seeds': _SEEDS,
     }

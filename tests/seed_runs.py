@@ -1,0 +1,8 @@
+"""Runs that differ in their seeds alone."""
+
+SEEDS = (3, 0, 11)
+FIELDS = {'train.steps': 8, 'train.eval_every': 4, 'checkpoint.every': 4, 'augment.pad': 1}
+
+
+def folders_in(path):
+    return [path / f'seed{seed}' for seed in SEEDS]
