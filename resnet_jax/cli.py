@@ -46,6 +46,9 @@ ENVIRONMENT = {
 }
 
 
+_UNTIL_EXIT: list[contextlib.ExitStack] = []
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -55,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, 1 (failed), 2 (bad usage or input), 128 + n (stopped by signal n).
     """
-    with process_settings():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process_settings())
+        if arguments is None:  # the process ends with the command, and the settings with it
+            _UNTIL_EXIT.append(stack.pop_all())
         try:
             options = _parse(sys.argv[1:] if arguments is None else list(arguments))
             options.run(options)

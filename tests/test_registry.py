@@ -57,8 +57,8 @@ def test_counts_are_stored_and_others_traced(monkeypatch):
     stored = model_counts('cifar_resnet14')
     monkeypatch.delitem(COUNTS, 'cifar_resnet14')
     assert model_counts('cifar_resnet14') == stored
-    with pytest.raises(InputError, match="did you mean 'cifar_resnet14'"):
-        model_counts('cifar_resnet4')
+    with pytest.raises(InputError, match="unknown model 'cifar_resnet15'; did you mean"):
+        model_counts('cifar_resnet15')
 
 
 def test_closed_forms_agree_with_published_counts():
