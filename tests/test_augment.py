@@ -190,7 +190,7 @@ def test_a_batch_transform_changes_images_and_targets_together(monkeypatch):
     expected = weight * crops + (1 - weight) * crops[::-1]
     expected = jax.vmap(lambda i, k: random_flip(jax.random.split(k)[1], i))(expected, KEYS)
     np.testing.assert_allclose(images, expected, rtol=1e-6)
-    # Drawn anew in every step, independent of the other transforms and of every example's key.
+    # Differs in every step, and from the keys of the other transforms and of every example.
     assert float(run(names, step=8)[1][0, 0]) != weight
     assert float(run(('mix',))[1][0, 0]) == weight
     drawn = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 9)))(KEYS)

@@ -360,7 +360,6 @@ def test_unreadable_config_file(tmp_path):
          'pad_crop in augment.transforms'),
         ({'augment.crop_scale': '(0.5, 1.0)'}, 'augment.crop_scale',
          'random_resized_crop in augment.transforms'),
-        ({'data.dir': '/x'}, 'data.dir', 'data.name=tfds:NAME'),
         ({'init.reset_head': True}, 'init.reset_head', 'init.weights=FILE'),
         ({'log.project': 'mine'}, 'log.project', 'log.trackers=wandb'),
         ({'model.norm_groups': 4}, 'model.norm_groups', 'model.norm=group'),

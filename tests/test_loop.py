@@ -420,7 +420,7 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
 
 
 def test_a_stop_asked_for_by_the_caller(tmp_path):
-    """`on_evaluation` sees each evaluation but the last; False stops, and the run goes on later."""
+    """`on_evaluation` sees each evaluation but the last; False stops the run, which can resume."""
     seen = []
 
     def stop_at_six(step, figures):

@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Evaluates the model and prints the figures."""
     from resnet_jax import data
-    from resnet_jax.training import compilation, evaluate
+    from resnet_jax.inference.trained import evaluate_trained
+    from resnet_jax.training import compilation
 
     compilation.keep_compiled()
     spec, split, data_dir, batch_size, workers = _choose_data(options)
@@ -62,12 +63,7 @@ def run(options: argparse.Namespace) -> None:
             f'the model has {classes} classes and {spec} has {len(source.class_names)}; evaluate '
             'it on data of the same classes as its training'
         )
-    with compilation.matmul_precision(trained.matmul_precision):
-        figures, sums = evaluate.evaluate(
-            evaluate.make_eval_step(trained.model, trained.preprocessing),
-            trained.variables,
-            data.eval_batches(source, trained.preprocessing, batch_size, workers),
-        )
+    figures, sums = evaluate_trained(trained, source, batch_size, workers)
     result: dict[str, Any] = {**trained.origin, 'data': spec, 'split': split, **figures}
     if options.per_class:
         result |= _per_class(options.workdir or Path('.'), split, trained, sums['confusion'])
@@ -93,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         print(f'\nconfusion matrix: {result["confusion_png"]}')
 
 
-def _choose_data(options: argparse.Namespace) -> tuple[str, str, str | None, int, int]:
+def _choose_data(options: argparse.Namespace) -> tuple[str, str, str | None, int, int | None]:
     """Data set, split, data_dir, batch size and worker processes: the options', else the run's."""
     from resnet_jax import data
     from resnet_jax.training import workdir
@@ -102,13 +98,12 @@ def _choose_data(options: argparse.Namespace) -> tuple[str, str, str | None, int
         raise InputError(f'--batch-size must be at least 1, got {options.batch_size}')
     if options.workdir is not None:
         config = workdir.read_config(options.workdir)
-        workers = config.data.workers
         return (
             options.data or config.data.name,
             options.split or config.data.eval_split,
             options.data_dir or config.data.dir,
             options.batch_size or config.train.eval_batch_size,
-            data.default_workers() if workers is None else workers,
+            config.data.workers,
         )
     if options.data is None:
         raise InputError('choose what to evaluate on: give --data SPEC, or --workdir DIR of a run')
@@ -116,7 +111,7 @@ def _choose_data(options: argparse.Namespace) -> tuple[str, str, str | None, int
     usual = [name for name in ('test', 'validation', 'val') if name in sizes]
     split = options.split or next(iter([*usual, *sizes]))
     size = options.batch_size or 100
-    return options.data, split, options.data_dir, size, data.default_workers()
+    return options.data, split, options.data_dir, size, None
 
 
 def _per_class(

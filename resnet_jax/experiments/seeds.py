@@ -25,6 +25,7 @@ from resnet_jax.training import config as configs
 from resnet_jax.training import loop, memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
+from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import compiler_options, matmul_precision
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.session import Session, open_session
@@ -69,6 +70,7 @@ def train_seeds(
         check_choice('place', place, PLACES)
     if not 0 < len(seeds) == len(set(seeds)) == len(folders) == len(set(folders)):
         raise InputError(f'{len(seeds)} seeds and {len(folders)} folders; each run needs its own')
+    resolve(config)
     wanted = [configs.changed(config, {'seed': seed}) for seed in seeds]
     for folder, run_config in zip(folders, wanted, strict=True):
         workdir.check_folder(folder, run_config)

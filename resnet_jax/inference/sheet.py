@@ -131,7 +131,7 @@ def _shortener(canvas: 'FigureCanvasAgg', width: int) -> Callable[[str, str], st
 
 
 def _cut(text: str, kept: int) -> str:
-    """Keeps so many characters of a text, from both ends."""
+    """Shortens a text to `kept` characters, half from either end, around an ellipsis."""
     return text[: (kept + 1) // 2] + ELLIPSIS + text[len(text) - kept // 2 :]
 
 

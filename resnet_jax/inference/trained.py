@@ -5,10 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import models
-from resnet_jax.data import Preprocessing
+import numpy as np
+
+from resnet_jax import data, models
+from resnet_jax.data import Preprocessing, Source
 from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.compilation import matmul_precision
+from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.step import eval_variables
 
 
@@ -58,3 +62,26 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
         f'{config.model.name}, step {step}',
         config.train.matmul_precision,
     )
+
+
+def evaluate_trained(
+    trained: TrainedModel, source: Source, batch_size: int, workers: int | None = None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Evaluates a model on a split, with the preprocessing and precision of its training.
+
+    Args:
+      trained: the model.
+      source: the split; its labels are the model's.
+      batch_size: examples per batch.
+      workers: number of reading processes; None: what suits the machine.
+
+    Returns:
+      As `evaluate.evaluate`: the figures, and the sums that they come from.
+    """
+    workers = data.default_workers() if workers is None else workers
+    with matmul_precision(trained.matmul_precision):
+        return evaluate(
+            make_eval_step(trained.model, trained.preprocessing),
+            trained.variables,
+            data.eval_batches(source, trained.preprocessing, batch_size, workers),
+        )

@@ -67,8 +67,8 @@ def keep_compiled() -> None:
 def _silence_false_alarm(config: Any) -> None:
     """Keeps jaxlib from printing 2 kB for each program that it reads from the disk on a CPU.
 
-    Before jax 0.12 it reports that the processor lacks 'prefer-no-gather', which is a preference of
-    the compiler and no instruction (jax-ml/jax#38445), and goes on. Real errors also raise.
+    Before jax 0.12 it reports that the processor lacks 'prefer-no-gather', a compiler preference
+    and not an instruction (jax-ml/jax#38445), and runs the program. Real errors also raise.
     """
     # Asked without starting the backend, which would take the devices.
     platforms = os.environ.get('JAX_PLATFORMS')

@@ -14,6 +14,7 @@ from resnet_jax.records import trackers
 from resnet_jax.records.writers import Console
 from resnet_jax.training import memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
+from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.inputs import open_inputs
@@ -91,10 +92,10 @@ def prepare(
 
 def finished(run: Run, folder: Path) -> dict[str, Any] | None:
     """The content of summary.json if the run has taken its last step; {} in other processes."""
-    summary = workdir.read_summary(folder)
-    if summary is None or summary['steps'] != run.total_steps:
+    if saved_steps(folder)[-1:] != [run.total_steps]:
         return None
-    return summary if processes.is_first() else {}
+    summary = workdir.read_summary(folder)
+    return summary if summary is None or processes.is_first() else {}
 
 
 def _take_steps(
@@ -108,12 +109,12 @@ def _take_steps(
     eval_every = config.train.eval_every or total
     arrays, totals = run.placement.put_whole(run.inputs.arrays), run.no_totals()
 
-    def goes_on(done: int, figures: Mapping[str, float] | None) -> bool:
+    def should_continue(done: int, figures: Mapping[str, float] | None) -> bool:
         return done == total or not (figures and on_evaluation) or on_evaluation(done, figures)
 
     # A signal may have stopped the run before the evaluation that was due at this step.
     missed = 0 < first < total and first % eval_every == 0 and not session.is_evaluated(first)
-    if missed and not goes_on(first, session.evaluate(first, state)):
+    if missed and not should_continue(first, session.evaluate(first, state)):
         raise Stopped(f'stopped after step {first}')
     session.restart_clock()
     with contextlib.closing(run.dispatches(first)) as dispatches:
@@ -133,7 +134,7 @@ def _take_steps(
                 totals = run.no_totals()
             with session.paused_clock(totals if saves or evaluates else None):
                 figures = session.evaluate(done, state) if evaluates else None
-                stops = not goes_on(done, figures)
+                stops = not should_continue(done, figures)
                 if saves or stops:
                     session.save(done, state, figures)
             if stops:

@@ -30,10 +30,8 @@ from resnet_jax.experiments.results import (
     read_run,
 )
 from resnet_jax.inference.plots import plot_confusion
-from resnet_jax.inference.trained import load_trained
+from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.text import NOTHING, Table, number
-from resnet_jax.training.compilation import matmul_precision
-from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.workdir import read_config
 
 # Figure of `RunResult.curve` -> its label, label of its axis, and whether it is in %.
@@ -117,18 +115,11 @@ def _evaluate_last(run: RunResult) -> dict[str, Any]:
         trained = load_trained(run.folder)
         name, split = run.config['data.name'], run.config['data.eval_split']
         source = data.open_source(name, split, run.config.get('data.dir'))
-        names, workers = trained.preprocessing.class_names, run.config.get('data.workers')
+        names = trained.preprocessing.class_names
         if source.class_names != names:
             raise InputError(f'{name} has other classes than the run was trained on')
-        batches = data.eval_batches(
-            source,
-            trained.preprocessing,
-            run.config['train.eval_batch_size'],
-            data.default_workers() if workers is None else workers,
-        )
-        with matmul_precision(trained.matmul_precision):
-            step = make_eval_step(trained.model, trained.preprocessing)
-            figures, sums = evaluate(step, trained.variables, batches)
+        size, workers = run.config['train.eval_batch_size'], run.config['data.workers']
+        figures, sums = evaluate_trained(trained, source, size, workers)
     except InputError as error:
         return {'missing': ' '.join(str(error).split())}
     return {

@@ -260,7 +260,7 @@ def _shifted(x: Array, axis: int, shifts: Sequence[int]) -> Array:
     padded = jnp.pad(x, [(most, most) if i == axis else (0, 0) for i in range(x.ndim)])
     size = x.shape[axis]
     copies = [lax.slice_in_dim(padded, most + s, most + s + size, axis=axis) for s in shifts]
-    # Store the copies: fused into the product they would be selected anew for every entry.
+    # Materialize the copies; fused into the product, each entry would select them again.
     return lax.optimization_barrier(
         jnp.concatenate(copies, -1).reshape(-1, len(shifts) * x.shape[-1])
     )
