@@ -394,3 +394,15 @@ def test_seeds_by_hand(whole):
         load_sweep(str(whole[0]), seeds=[7, 7])
     assert isinstance(load_sweep(str(whole[0])), Sweep)
     assert checkpoint_steps(whole[1] / 'runs' / 'plain' / 'seed0')[-1] == 8
+
+
+def test_a_field_that_was_renamed_is_read(whole, tmp_path):
+    """Earlier versions kept a flip in `augment.flip`: `sweep.json` and its runs' configs agree."""
+    out = tmp_path / 'out'
+    shutil.copytree(whole[1], out)
+    shutil.rmtree(out / 'runs')
+    described = json.loads((out / 'sweep.json').read_text())
+    described['fields'] |= {'augment.pad': 2, 'augment.flip': True}
+    (out / 'sweep.json').write_text(json.dumps(described))
+    found = read_sweep(out).config('plain', 0).augment
+    assert (found.transforms, found.pad) == (('pad_crop', 'flip'), 2)

@@ -288,7 +288,7 @@ def read_sweep(folder: Path) -> Sweep:
     if not path.is_file():
         hint = 'make one with `resnet-jax sweep`'
         if workdir.is_run(folder):
-            hint = '`resnet-jax compare` compares single runs'
+            hint = '`resnet-jax report` and `compare` take single runs'
         raise InputError(f'workdir {folder} holds no sweep (it has no {SWEEP_FILE}); {hint}')
     try:
         return _from_json(json.loads(path.read_text()))
@@ -304,8 +304,8 @@ def _from_json(found: Any) -> Sweep:
     sweep = Sweep(
         title=str(found['title']),
         base=config_files.canonical(str(found['base'])),
-        fields=dict(found['fields']),
-        arms={str(arm): dict(fields) for arm, fields in found['arms'].items()},
+        fields=configs.upgraded(found['fields']),
+        arms={str(arm): configs.upgraded(fields) for arm, fields in found['arms'].items()},
         seeds=tuple(int(seed) for seed in found['seeds']),
         baseline=found['baseline'],
         published={arm: float(error) for arm, error in (found.get('published') or {}).items()},
