@@ -24,6 +24,16 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
+# Half a minute each with the kernel's start; the first notebook stays among the quick tests.
+SLOW_NOTEBOOKS = ('03_preact_vs_original.ipynb',)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in SLOW_NOTEBOOKS:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def standard_promotion():
     """JAX's usual dtype promotion, for models in bfloat16.

@@ -97,6 +97,7 @@ def test_a_folder_that_cannot_be_written_costs_a_line(cache, monkeypatch, tmp_pa
     assert jax.config.jax_compilation_cache_dir is None
 
 
+@pytest.mark.slow
 def test_commands_keep_what_they_compile_and_say_nothing_of_it(tmp_path):
     env = {
         **dict.fromkeys(('JAX_COMPILATION_CACHE_DIR', 'TF_CPP_MIN_LOG_LEVEL')),

@@ -138,7 +138,7 @@ def test_what_drops_depends_on_the_key_alone():
 @pytest.mark.parametrize(
     ('name', 'parameters'),
     [
-        ('cifar_resnet1202', 19_421_274),
+        pytest.param('cifar_resnet1202', 19_421_274, marks=pytest.mark.slow),
         # Its blocks, few of them, are in test_scanned_is_looped.
         pytest.param('cifar_preact_resnet1001', 10_327_706, marks=pytest.mark.slow),
     ],

@@ -281,6 +281,7 @@ def test_each_gpu_gets_a_process(two_gpus, whole, tmp_path):
 # Ray
 
 
+@pytest.mark.slow
 def test_ray_gives_what_one_process_gives(ray, whole, tmp_path):
     """Started here, with what it prints kept out of sight. One run at a time, in one process."""
     out = tmp_path / 'out'

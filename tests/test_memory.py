@@ -25,7 +25,13 @@ def small(**settings):
     return ResNet((2, 3), design, 3, **fields, **settings)
 
 
-@pytest.mark.parametrize('rate', [0.0, 0.5], ids=['sure', 'stochastic_depth'])
+@pytest.mark.parametrize(
+    'rate',
+    [
+        pytest.param(0.0, id='sure', marks=pytest.mark.slow),
+        pytest.param(0.5, id='stochastic_depth'),
+    ],
+)
 @pytest.mark.parametrize('scan', [False, True], ids=['looped', 'scanned'])
 def test_recomputed_blocks_change_nothing(scan, rate):
     """Losses, statistics, logits and gradients, with the same draws of what drops."""

@@ -99,6 +99,7 @@ def test_processes_continue_what_one_began_and_the_reverse(tmp_path):
         assert_same(load_state(folder), expected)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all(tmp_path):
     folder = tmp_path / 'run'
     started = start_two(folder, LONG)

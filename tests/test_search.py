@@ -140,7 +140,7 @@ def test_tables_and_figure(whole):
 @pytest.mark.parametrize(
     'signals',
     [
-        {2: signal.SIGKILL},
+        pytest.param({2: signal.SIGKILL}, marks=pytest.mark.slow),
         pytest.param({0: signal.SIGTERM, 1: signal.SIGKILL}, marks=pytest.mark.slow),
     ],
     ids=['killed', 'stopped and killed'],

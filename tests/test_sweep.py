@@ -91,6 +91,7 @@ def kill_when(arguments, out, saved):
     process.communicate()
 
 
+@pytest.mark.slow
 def test_killed_it_ends_with_the_same_figures(whole, tmp_path):
     file, out = whole[0], tmp_path / 'out'
     arguments = ('sweep', '--config', file, '--workdir', out)

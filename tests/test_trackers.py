@@ -195,6 +195,7 @@ train_seeds(config, (1, 2), [folder / 'seed1', folder / 'seed2'], 'vmapped')
 """
 
 
+@pytest.mark.slow
 def test_runs_in_one_process_are_apart_and_a_continued_one_is_one(tmp_path, monkeypatch):
     """One run that is stopped and continued, then two seeds trained together, all of one arm."""
     store, folder = tmp_path / 'store', tmp_path / 'runs' / 'wide=2'
