@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resnet_jax.errors import InputError, check_choice
 
@@ -58,7 +58,7 @@ def decode_image(
         raise
     except FileNotFoundError:
         raise InputError(f'{where}: no such image file') from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InputError(f'{where}: not an image that can be read; give a JPEG or PNG') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(_too_large(where)) from None

@@ -5,6 +5,7 @@ A model is useful only with the preprocessing it was trained with, so it is stor
 
 import dataclasses
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,7 +89,7 @@ class Preprocessing:
             raise InputError(f'cannot read the stored preprocessing: {error}') from None
 
 
-def _tuples(value: float | list) -> float | tuple:
+def _tuples(value: float | list[Any]) -> float | tuple[Any, ...]:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

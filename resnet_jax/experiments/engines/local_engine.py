@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.experiments.engines.display import SweepConsole
 from resnet_jax.experiments.engines.engine import (
     GPU_MEMORY,
     MEMORY_FRACTION,
+    SweepConsole,
     check_all_ended,
     in_this_process,
     stop_signals,

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError, Interrupted, RunError, first_line
-from resnet_jax.experiments.engines.display import RunsConsole, SweepConsole
 from resnet_jax.experiments.engines.engine import (
     GPU_MEMORY,
     MEMORY_FRACTION,
     Engine,
+    RunsConsole,
+    SweepConsole,
     check_all_ended,
     stop_signals,
     train_runs,

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError, Interrupted
-from resnet_jax.experiments.engines.display import RunsConsole
-from resnet_jax.experiments.engines.engine import train_runs
+from resnet_jax.experiments.engines.engine import RunsConsole, train_runs
 from resnet_jax.experiments.sweep import Unit
 from resnet_jax.training import compilation
 from resnet_jax.training.config import from_json

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError
-from resnet_jax.experiments.reports.arm_tables import arms_table, differences_table
 from resnet_jax.experiments.reports.document import (
     Document,
     provenance_facts,
@@ -18,7 +17,7 @@ from resnet_jax.experiments.reports.document import (
 )
 from resnet_jax.experiments.reports.findings import Arm, arm_json, curves, make_arms
 from resnet_jax.experiments.reports.report_figures import draw_curves, write_figures
-from resnet_jax.experiments.reports.statement import verdict
+from resnet_jax.experiments.reports.statement import arms_table, differences_table, verdict
 from resnet_jax.experiments.results import RunResult, provenance, read_run
 from resnet_jax.experiments.sweep import SWEEP_FILE
 from resnet_jax.text import NOTHING, Table, number

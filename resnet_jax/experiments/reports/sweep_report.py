@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError
-from resnet_jax.experiments.reports.arm_tables import arms_table, differences_table
 from resnet_jax.experiments.reports.document import (
     Document,
     WrittenReport,
@@ -26,7 +25,7 @@ from resnet_jax.experiments.reports.report_figures import (
     styles,
     write_figures,
 )
-from resnet_jax.experiments.reports.statement import statement
+from resnet_jax.experiments.reports.statement import arms_table, differences_table, statement
 from resnet_jax.text import NOTHING, Table, comma_separated
 
 # Columns of report.csv and runs.csv, keys of the report's JSON.

@@ -7,13 +7,12 @@ from typing import Any
 
 from resnet_jax import data
 from resnet_jax.errors import Diverged, InputError, Stopped
-from resnet_jax.experiments.engines.display import SweepConsole
+from resnet_jax.experiments.engines.engine import SweepConsole
 from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.search import search_report, study
 from resnet_jax.experiments.search.search import METRICS, Search
 from resnet_jax.experiments.search.search_report import SEARCH_FILE
-from resnet_jax.experiments.search.study import Proposal
-from resnet_jax.experiments.search.trials import Trial, read_trial, trial_folder
+from resnet_jax.experiments.search.study import Proposal, Trial, read_trial, trial_folder
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config_files, loop
 from resnet_jax.training import workdir as workdirs
