@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from resnet_jax.models.convolution import convolution
-from resnet_jax.models.cpu.convolution import (
+from resnet_jax.models.cpu.conv_forms import (
     PIXELS_AT_ONCE,
     convolve_by_patches,
     convolve_narrowly,

@@ -440,7 +440,7 @@ def test_what_a_ray_worker_runs_is_found_by_name():
     code = (
         'import pickle, sys; sys.modules["ray"] = None\n'
         'from resnet_jax.experiments.engines import ray_engine\n'
-        'assert pickle.loads(pickle.dumps(ray_engine.train)) is ray_engine.train'
+        'assert pickle.loads(pickle.dumps(ray_engine.train_task)) is ray_engine.train_task'
     )
     subprocess.run([sys.executable, '-c', code], check=True, cwd=ROOT)
 

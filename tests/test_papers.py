@@ -14,7 +14,7 @@ from resnet_jax.models import InputError
 from resnet_jax.models.counting import count_parameters
 from resnet_jax.models.registry import model_row
 from resnet_jax.papers.cifar import TABLES, build, find_table
-from resnet_jax.papers.counts import COUNTS
+from resnet_jax.papers.row_counts import COUNTS
 from resnet_jax.papers.table import PAPERS
 
 ROWS = [(key, table, row) for key, table in TABLES.items() for row in table.rows]

@@ -31,7 +31,7 @@ EVIL = '</script><b>$&{{data}} | <!-- "\'`_'
 
 
 def says(folder, arms, **fields):
-    return '\n'.join(statement(findings.find(write_sweep(folder, arms, **fields))))
+    return '\n'.join(statement(findings.read_findings(write_sweep(folder, arms, **fields))))
 
 
 # What is said
@@ -110,7 +110,7 @@ def test_what_limits_a_statement(arms, words, tmp_path):
 
 def test_several_arms_are_corrected(tmp_path):
     arms = {'base': BASE, 'new': BETTER, 'similar': SIMILAR, 'gone': ('failed',) * 5}
-    found = findings.find(write_sweep(tmp_path, arms))
+    found = findings.read_findings(write_sweep(tmp_path, arms))
     text = '\n'.join(statement(found))
     assert 'corrected for 2 comparisons (Holm)' in text
     assert 'new is better than base' in text and 'similar and base cannot' in text
@@ -289,7 +289,7 @@ def test_long_curves_are_thinned(tmp_path):
     lines = [{'step': i, 'split': 'eval', 'top1': 0.5} for i in range(1, 1002)]
     run = folder / 'runs' / 'base' / 'seed0' / 'metrics.jsonl'
     run.write_text('\n'.join(map(json.dumps, lines)))
-    curve = findings.curves(findings.find(folder).arms)[0]
+    curve = findings.curves(findings.read_findings(folder).arms)[0]
     points = curve['seeds'][0]['points']
     assert 300 < len(points) <= findings.MOST_POINTS
     assert points[0] == [1, 50.0] and points[-1] == [1001, 50.0]
@@ -568,4 +568,4 @@ def test_multiply_adds_of_scanned_blocks(tmp_path):
     config = tiny({'model.stage_sizes': (5,), 'model.scan_blocks': True, 'model.remat': True})
     tmp_path.joinpath('run').mkdir()
     write_config(tmp_path / 'run', config, open_inputs(config).preprocessing)
-    assert results.model_counts(tmp_path / 'run').multiply_adds == STEM + 5 * BLOCK + HEAD
+    assert results.counts_of_run(tmp_path / 'run').multiply_adds == STEM + 5 * BLOCK + HEAD

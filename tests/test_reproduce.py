@@ -15,12 +15,11 @@ from resnet_jax.experiments.reproduce import costs, reproduction
 from resnet_jax.experiments.reproduce.plan import SCALES, find_configs, make_plan
 from resnet_jax.experiments.reproduce.verdicts import RowResult, judge
 from resnet_jax.experiments.results import write_failure
-from resnet_jax.experiments.sweep import from_table, units
-from resnet_jax.experiments.sweep import to_json as sweep_to_json
+from resnet_jax.experiments.sweep import from_table, sweep_json, units
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.counting import count
 from resnet_jax.papers.cifar import TABLES, build, find_table
-from resnet_jax.papers.counts import COUNTS
+from resnet_jax.papers.row_counts import COUNTS
 from resnet_jax.papers.table import PublishedRow, PublishedTable
 from resnet_jax.training.config import to_json
 from resnet_jax.training.optim import make_schedule
@@ -328,7 +327,7 @@ def ended(folder, error):
 def by_hand(found, workdir, errors):
     """A sweep's folder with these errors in %, a list for each row."""
     workdir.mkdir()
-    (workdir / 'sweep.json').write_text(sweep_to_json(found.sweep))
+    (workdir / 'sweep.json').write_text(sweep_json(found.sweep))
     for unit in units(found.sweep, workdir):
         values = errors.get(unit.arm, [])
         if unit.seed < len(values):
@@ -439,7 +438,7 @@ def test_the_report_of_a_short_table_has_no_figures_to_judge(tmp_path):
     assert words['constant scaling (0.5, 1)'][0] == 'failed, as published'
     assert words['constant scaling (0, 1)'] == ('not run yet', 'disk full')
     assert words['dropout 0.5'] == ('not run yet', '')
-    text = reproduction.to_markdown(report)
+    text = reproduction.reproduction_markdown(report)
     assert 'within' not in text and 'train.steps: 64000 -> 4000' in text
     assert '1/16 of the length' in text
 
@@ -501,12 +500,12 @@ def test_counting_a_few_blocks_is_exact(name, size):
 def assert_counts_are_exact(key):
     table = TABLES[key]
     counted = {row.name: count_blocks(build(table, row), table.image_size) for row in table.rows}
-    assert COUNTS.get(key) == counted, f'write these into papers/counts.py: {counted}'
+    assert COUNTS.get(key) == counted, f'write these into papers/row_counts.py: {counted}'
 
 
 def test_stored_counts_of_one_table_are_exact():
     missing = TABLES.keys() - COUNTS.keys()
-    assert not missing, f'papers/counts.py lacks {missing}; see test_stored_counts_are_exact'
+    assert not missing, f'papers/row_counts.py lacks {missing}; see test_stored_counts_are_exact'
     assert COUNTS.keys() == TABLES.keys()
     assert_counts_are_exact('wrn_blocks')
 

@@ -24,7 +24,7 @@ from resnet_jax.experiments.sweep import (
     folder_name,
     load_sweep,
     read_sweep,
-    to_json,
+    sweep_json,
     units,
 )
 from resnet_jax.models import InputError
@@ -261,7 +261,7 @@ def test_jobs_may_begin_at_the_same_moment(whole, tmp_path):
     sweep = load_sweep(str(whole[0]))
     with ThreadPoolExecutor(8) as jobs:
         assert list(jobs.map(lambda _: begin(sweep, tmp_path / 'out'), range(8))) == [None] * 8
-    assert to_json(read_sweep(tmp_path / 'out')) == to_json(sweep)
+    assert sweep_json(read_sweep(tmp_path / 'out')) == sweep_json(sweep)
 
 
 # Sweep files
@@ -281,7 +281,7 @@ def test_sweep_files_name_real_fields_and_models(path, base):
     """`load_sweep` makes each arm's config and model."""
     sweep = load_sweep(f'{path}{base}')
     assert sweep.baseline in sweep.arms and len(sweep.arms) > 1 and len(sweep.seeds) >= 3
-    configs = [sweep.config(arm, 0).to_json() for arm in sweep.arms]
+    configs = [sweep.config(arm, 0).sweep_json() for arm in sweep.arms]
     assert len(set(configs)) == len(configs), 'every arm is another run'
     assert len({unit.folder for unit in units(sweep, pathlib.Path())}) == len(configs) * len(
         sweep.seeds

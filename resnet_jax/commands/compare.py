@@ -32,15 +32,15 @@ def run(options: argparse.Namespace) -> None:
     """Reads the runs and prints what differs."""
     from resnet_jax.experiments.reports.comparison import (
         compare_runs,
+        comparison_json,
         tables,
-        to_json,
         write_comparison,
     )
 
     comparison = compare_runs(options.workdirs)
     files = [] if options.out is None else write_comparison(comparison, options.out)
     if options.json:
-        print(json.dumps({**to_json(comparison), 'files': [str(path) for path in files]}))
+        print(json.dumps({**comparison_json(comparison), 'files': [str(path) for path in files]}))
         return
     parts = [
         f'{table.title}\n{text.aligned(table.header, table.rows)}' for table in tables(comparison)

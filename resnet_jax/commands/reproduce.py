@@ -91,7 +91,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(found))
     else:
-        print(reproduction.to_markdown(found), end='')
+        print(reproduction.reproduction_markdown(found), end='')
     # Divergence is a result, except after two steps.
     broken = [
         unit

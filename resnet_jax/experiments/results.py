@@ -239,7 +239,7 @@ def provenance(runs: Iterable[RunResult]) -> dict[str, Any]:
     }
 
 
-def model_counts(folder: Path) -> Counts | None:
+def counts_of_run(folder: Path) -> Counts | None:
     """Parameters of a run's model and multiply-adds of one image; None if its files do not say.
 
     The model is traced, not computed, with equal blocks as a scan: in about a second.

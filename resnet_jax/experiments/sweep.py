@@ -271,7 +271,7 @@ def from_table(name: str) -> dict[str, Any]:
     }
 
 
-def to_json(sweep: Sweep) -> str:
+def sweep_json(sweep: Sweep) -> str:
     """The sweep as indented JSON."""
     return json.dumps(dataclasses.asdict(sweep), indent=2) + '\n'
 
@@ -298,7 +298,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def _from_json(found: Any) -> Sweep:
-    """The inverse of `to_json`; unknown keys are ignored."""
+    """The inverse of `sweep_json`; unknown keys are ignored."""
     if not isinstance(found, dict):
         raise ValueError('it is no JSON object')
     sweep = Sweep(
@@ -345,9 +345,9 @@ def _write(sweep: Sweep, folder: Path) -> None:
         _check_same(old, sweep, folder, moved=json.loads(text)['base'] != sweep.base)
         seeds = old.seeds + tuple(seed for seed in sweep.seeds if seed not in old.seeds)
         sweep = dataclasses.replace(sweep, seeds=seeds)
-        if to_json(sweep) == text:
+        if sweep_json(sweep) == text:
             return
-    write_atomically(path, to_json(sweep))
+    write_atomically(path, sweep_json(sweep))
 
 
 def _check_same(old: Sweep, new: Sweep, folder: Path, moved: bool) -> None:

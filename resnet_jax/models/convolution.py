@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.errors import InputError, choose
 from resnet_jax.models import cpu
-from resnet_jax.models.cpu.convolution import convolve
+from resnet_jax.models.cpu.conv_forms import convolve
 
 MakeConv = Callable[..., nn.Conv]
 

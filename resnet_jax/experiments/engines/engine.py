@@ -160,7 +160,7 @@ def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
+def received_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT, for engines that train in other processes.
 
     A second SIGINT raises KeyboardInterrupt. Unlike `processes.stop_signals` this does not start

@@ -27,7 +27,7 @@ from resnet_jax.experiments.engines.engine import (
     SweepConsole,
     check_all_ended,
     in_this_process,
-    stop_signals,
+    received_signals,
 )
 from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
@@ -145,7 +145,7 @@ def _in_processes(
     failed: list[Unit] = []
     errors: list[str] = []
     with contextlib.ExitStack() as stack:
-        stopped = stack.enter_context(stop_signals())
+        stopped = stack.enter_context(received_signals())
         stack.callback(_shut_down, workers)
         stopping = False
         while True:

@@ -29,7 +29,7 @@ from resnet_jax.experiments.engines.engine import (
     RunsConsole,
     SweepConsole,
     check_all_ended,
-    stop_signals,
+    received_signals,
     train_runs,
 )
 from resnet_jax.experiments.results import write_failure
@@ -185,7 +185,7 @@ def _run(
     display: SweepConsole,
 ) -> list[Unit]:
     """An `Engine`, from its fourth argument on."""
-    remote = ray.remote(train).options(
+    remote = ray.remote(train_task).options(
         **resources,
         max_retries=retries,
         runtime_env={'env_vars': _worker_environment(resources['num_gpus'])},
@@ -193,7 +193,7 @@ def _run(
     failed: list[Unit] = []
     errors: list[str] = []
     left = 0
-    with stop_signals() as stopped, _token(workdir) as token:
+    with received_signals() as stopped, _token(workdir) as token:
         pending = {remote.remote(_task(ray, sweep, unit, token)): unit for unit in todo}
         cancelled = False
         while pending:
@@ -275,7 +275,7 @@ class _ResultConsole(RunsConsole):
         self.text = result
 
 
-def train(task: _Task) -> _TaskResult:
+def train_task(task: _Task) -> _TaskResult:
     """Trains or resumes a run: what a Ray worker does."""
     if os.path.isdir(task.current_folder):
         os.chdir(task.current_folder)

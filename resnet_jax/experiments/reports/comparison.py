@@ -151,7 +151,7 @@ def _folder_name(folder: Path) -> str:
     return path.parent.name if re.fullmatch(r'(seed)?\d+', path.name) else path.name
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """A comparison for JSON; errors in %, differences in percentage points."""
     return {
         'differs': comparison.differs,

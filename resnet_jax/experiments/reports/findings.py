@@ -10,7 +10,7 @@ from resnet_jax.experiments.results import (
     SPLITS,
     Curve,
     RunResult,
-    model_counts,
+    counts_of_run,
     provenance,
     read_run,
 )
@@ -130,7 +130,7 @@ class Findings:
         return [run for run in every if not states or run.state in states]
 
 
-def find(workdir: Path) -> Findings:
+def read_findings(workdir: Path) -> Findings:
     """Reads a sweep's workdir and compares its arms.
 
     Raises:
@@ -143,7 +143,7 @@ def find(workdir: Path) -> Findings:
     arms = []
     for arm in make_arms(by_arm, sweep.baseline):
         begun = [run.folder for run in arm.runs if run.config]
-        counts = model_counts(begun[0]) if begun else None
+        counts = counts_of_run(begun[0]) if begun else None
         arms.append(
             dataclasses.replace(
                 arm,
@@ -203,7 +203,7 @@ def thinned(points: Sequence[Sequence[float]], digits: int = 4) -> list[list[flo
     return [[step, *(round(value, digits) for value in values)] for step, *values in kept]
 
 
-def to_json(findings: Findings, statement: Sequence[str], written: str) -> dict[str, Any]:
+def findings_json(findings: Findings, statement: Sequence[str], written: str) -> dict[str, Any]:
     """All findings but the curves, for JSON; errors in %, differences in percentage points.
 
     Args:

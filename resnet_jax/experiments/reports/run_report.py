@@ -25,7 +25,7 @@ from resnet_jax.experiments.results import (
     Curve,
     FinalFigures,
     RunResult,
-    model_counts,
+    counts_of_run,
     provenance,
     read_run,
 )
@@ -249,7 +249,7 @@ def _document(run: RunResult, content: Mapping[str, Any]) -> Document:
 
 
 def _summary_table(run: RunResult) -> Table:
-    final, counts = run.final, model_counts(run.folder)
+    final, counts = run.final, counts_of_run(run.folder)
     adds = counts and counts.multiply_adds
     parameters = final.parameters if final else counts and counts.parameters
     rows = [

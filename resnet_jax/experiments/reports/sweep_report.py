@@ -18,7 +18,13 @@ from resnet_jax.experiments.reports.document import (
     to_markdown,
     write_texts,
 )
-from resnet_jax.experiments.reports.findings import Arm, Findings, curves, find, to_json
+from resnet_jax.experiments.reports.findings import (
+    Arm,
+    Findings,
+    curves,
+    findings_json,
+    read_findings,
+)
 from resnet_jax.experiments.reports.report_figures import (
     draw_curves,
     draw_final_errors,
@@ -82,11 +88,11 @@ def write_report(
     Raises:
       InputError: if the workdir holds no sweep, no run of it has ended, or it cannot be written.
     """
-    findings = find(workdir)
+    findings = read_findings(workdir)
     if not partial:
         _check_reportable(findings)
     drawn = curves(findings.arms)
-    content = {**to_json(findings, statement(findings), timestamp(now)), **(found or {})}
+    content = {**findings_json(findings, statement(findings), timestamp(now)), **(found or {})}
     document = _document(findings, content, tables, lists)
     title, names = document.title, [arm.name for arm in findings.arms]
     figures = write_figures(

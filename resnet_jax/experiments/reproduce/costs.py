@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from resnet_jax.experiments.reproduce.plan import make_plan
 from resnet_jax.papers.cifar import find_table
-from resnet_jax.papers.counts import COUNTS
 from resnet_jax.papers.recipes import HELD_OUT, TRAIN_IMAGES, recipe_of, row_fields, shared_fields
+from resnet_jax.papers.row_counts import COUNTS
 from resnet_jax.papers.table import PAPERS, PublishedRow, PublishedTable
 
 # A training step computes each product three times (forward, and the gradients of both factors),

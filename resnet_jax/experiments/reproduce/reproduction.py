@@ -142,7 +142,7 @@ def sections(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return [(title, found[key]) for key, title in _SECTIONS.items() if found[key]]
 
 
-def to_markdown(found: Mapping[str, Any]) -> str:
+def reproduction_markdown(found: Mapping[str, Any]) -> str:
     """A reproduction as Markdown, as `reproduce` prints it."""
     about = f'{found["title"]}. {found["paper"]}. {found["data"]}, {found["metric"]}.'
     parts = [
@@ -169,7 +169,7 @@ def write_reproduction(
       InputError: if the files cannot be written.
     """
     text = json.dumps(found, indent=2) + '\n'
-    write_texts(workdir, {'reproduce.md': to_markdown(found), REPRODUCTION_FILE: text})
+    write_texts(workdir, {'reproduce.md': reproduction_markdown(found), REPRODUCTION_FILE: text})
     if found['scale'] != 'smoke':  # two steps on synthetic images have no figures to report
         _write_report(found, workdir, now)
 
