@@ -290,6 +290,7 @@ def test_label_outside_the_classes(run, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_bad_image_in_the_middle_of_a_streamed_run(run, images, tmp_path):
     """The run stops with code 2, names the file, keeps what it has, and goes on once mended."""
     folder = tmp_path / 'run'

@@ -35,6 +35,7 @@ def cache(monkeypatch, tmp_path):
     compilation_cache.reset_cache()
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation_are_the_same_from_the_disk(cache, tmp_path, caplog):
     """Bit for bit, with the donated buffers and the compiler's options of a run."""
     compilation.keep_compiled()

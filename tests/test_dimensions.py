@@ -71,6 +71,7 @@ def test_digits_read_as_series_are_learnt():
     assert np.mean(np.argmax(logits, -1) == labels[test]) > 0.85
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet18', 'cifar_preact_resnet20'])
 def test_volumes_take_a_step(name):
     model = create_model(name, 3, dimensions=3, stage_sizes=(1, 1), width=4, stem_width=4)

@@ -78,10 +78,20 @@ def scripts():
 
 
 SCRIPTS = scripts()
+_SLOW_SCRIPTS = ('docs/devices.md',)  # trains three seeds; tests/test_seeds.py is quicker
 
 
 @pytest.mark.parametrize(
-    ('path', 'script'), SCRIPTS, ids=[f'{name(path)}:{script[0][0]}' for path, script in SCRIPTS]
+    ('path', 'script'),
+    [
+        pytest.param(
+            path,
+            script,
+            id=f'{name(path)}:{script[0][0]}',
+            marks=[pytest.mark.slow] * (name(path) in _SLOW_SCRIPTS),
+        )
+        for path, script in SCRIPTS
+    ],
 )
 def test_python_runs_as_written(path, script, tmp_path, monkeypatch, capsys, standard_promotion):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')

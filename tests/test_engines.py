@@ -124,6 +124,7 @@ def alive(pid):
 # Several processes
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_gives(whole, tmp_path):
     out = tmp_path / 'out'
     done = command(*arguments(whole[0], out, *WORKERS))

@@ -436,6 +436,7 @@ def test_a_stop_asked_for_by_the_caller(tmp_path):
     assert differing(load_state(tmp_path / 'run'), load_state(tmp_path / 'whole')) == []
 
 
+@pytest.mark.slow
 def test_speed_leaves_evaluation_out(tmp_path, monkeypatch):
     """An evaluation between two logged steps, which takes long, does not slow the next figure."""
 

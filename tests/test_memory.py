@@ -32,7 +32,10 @@ def small(**settings):
         pytest.param(0.5, id='stochastic_depth'),
     ],
 )
-@pytest.mark.parametrize('scan', [False, True], ids=['looped', 'scanned'])
+@pytest.mark.parametrize(
+    'scan',
+    [pytest.param(False, id='looped', marks=pytest.mark.slow), pytest.param(True, id='scanned')],
+)
 def test_recomputed_blocks_change_nothing(scan, rate):
     """Losses, statistics, logits and gradients, with the same draws of what drops."""
     kept, recomputed = (
@@ -112,6 +115,7 @@ def test_what_was_called_is_not_compiled_again(caplog):
         assert 'XLA compilation' in caplog.text
 
 
+@pytest.mark.slow
 def test_a_larger_batch_takes_more_and_recomputing_less():
     def found(batch, **overrides):
         model = create_model('cifar_resnet20', 10, width=4, stem_width=4, **overrides)

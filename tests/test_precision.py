@@ -35,6 +35,7 @@ def floats(tree):
     return {str(leaf.dtype) for leaf in leaves}
 
 
+@pytest.mark.slow
 def test_bfloat16_learns_like_float32_and_keeps_float32(tmp_path, standard_promotion):
     found = {}
     for dtype in ('float32', 'bfloat16'):

@@ -165,6 +165,7 @@ def test_killed_and_stopped_while_streaming(tmp_path, uninterrupted, here):
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_full_disk_on_the_way(tmp_path, uninterrupted, here):
     """No file may grow: the run fails with one line, and goes on from there with room again."""
     folder = tmp_path / 'run'

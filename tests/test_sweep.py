@@ -281,7 +281,7 @@ def test_sweep_files_name_real_fields_and_models(path, base):
     """`load_sweep` makes each arm's config and model."""
     sweep = load_sweep(f'{path}{base}')
     assert sweep.baseline in sweep.arms and len(sweep.arms) > 1 and len(sweep.seeds) >= 3
-    configs = [sweep.config(arm, 0).sweep_json() for arm in sweep.arms]
+    configs = [sweep.config(arm, 0).to_json() for arm in sweep.arms]
     assert len(set(configs)) == len(configs), 'every arm is another run'
     assert len({unit.folder for unit in units(sweep, pathlib.Path())}) == len(configs) * len(
         sweep.seeds

@@ -238,7 +238,9 @@ def test_steps_that_are_trained_again_are_recorded_once(tmp_path, compiled):
         assert list(again) == list(lines(folder, split))
 
 
-@pytest.mark.parametrize('broken', ['file', 'closed port', 'silent port'])
+@pytest.mark.parametrize(
+    'broken', ['file', 'closed port', pytest.param('silent port', marks=pytest.mark.slow)]
+)
 def test_a_store_that_fails_stops_nothing(tmp_path, compiled, monkeypatch, capfd, caplog, broken):
     """Nobody listens, or somebody who never answers: one line, and no long wait."""
     monkeypatch.setenv('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '1')
