@@ -246,7 +246,7 @@ def test_killed_anywhere_it_proposes_the_same(tmp_path):
         before = journal.stat().st_ino if journal.exists() else None
         while process.poll() is None and (not journal.exists() or journal.stat().st_ino == before):
             time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 0.15))
         process.kill()
         if process.wait() == 0:
             break
