@@ -326,7 +326,7 @@ def test_bad_image_in_the_evaluation_split(run, images, tmp_path):
     complains(result, 2, str(bad), 'the last good checkpoint is of step 4')
     assert max(checkpoint_steps(folder)) == 4
     bad.unlink()
-    result = run('train', *arguments, '--workdir', folder)
+    result = run('train', *arguments, '--config.data.accept_changes=true', '--workdir', folder)
     assert result.returncode == 0, result.stderr
     assert 'continues after step 4' in result.stderr
 

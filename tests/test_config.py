@@ -409,6 +409,7 @@ def test_needs_name_fields_that_change_a_run():
         {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
         {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
         {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
+        {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
     for field in checks.NEEDS:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int
 
-    from resnet_jax.inference.trained import TrainedModel
+    from resnet_jax.data import Source
 
 TEXT = 'Evaluate the model of a run, or a published one.'
 EPILOG = (
@@ -38,6 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         '--batch-size', type=int, metavar='N', help="default: the run's; with --model 100"
     )
+    data.add_argument(
+        '--labels',
+        metavar='FILE',
+        help='of folder:PATH: a CSV of file names and classes, for splits without class folders',
+    )
+    data.add_argument(
+        '--over',
+        choices=('all', 'subset'),
+        default='all',
+        help="of data that has some of the model's classes: score the model over all of its "
+        'classes (default), or over those of the data alone',
+    )
     parser.add_argument(
         '--per-class',
         action='store_true',
@@ -49,28 +63,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates the model and prints the figures."""
-    from resnet_jax import data
+    from resnet_jax.inference.class_matching import match_classes
     from resnet_jax.inference.trained import evaluate_trained
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
-    spec, split, data_dir, batch_size, workers = _choose_data(options)
-    source = data.open_source(spec, split, data_dir)
-    trained = model_options.load_model(options, source.class_names)
-    classes = trained.model.num_classes
-    if len(source.class_names) != classes:
-        raise InputError(
-            f'the model has {classes} classes and {spec} has {len(source.class_names)}; evaluate '
-            'it on data of the same classes as its training'
-        )
-    figures, sums = evaluate_trained(trained, source, batch_size, workers)
-    result: dict[str, Any] = {**trained.origin, 'data': spec, 'split': split, **figures}
+    source, batch_size, workers = _choose_data(options)
+    trained = model_options.load_model(options)
+    model_names = trained.preprocessing.class_names
+    matched, how = match_classes(model_names, source.class_names)
+    rest = sorted(set(range(len(model_names))) - set(matched))
+    classes = [*matched, *(rest if options.over == 'all' else [])]
+    notes = [*source.notes, *([how] if how else [])]
+    if rest:
+        of = f'all {len(model_names):,} classes of the model' if options.over == 'all' else ''
+        of = of or 'the classes of the data alone'
+        notes.append(f'scored over {of}; the data has {len(matched):,} of {len(model_names):,}')
+    for note in notes:
+        print(f'resnet-jax: {note}', file=sys.stderr)
+    figures, sums = evaluate_trained(trained, source, batch_size, workers, classes)
+    about = {'data': source.name, 'split': source.split, 'over': options.over}
+    result: dict[str, Any] = {**trained.origin, **about, **figures}
     if options.per_class:
-        result |= _per_class(options.workdir or Path('.'), split, trained, sums['confusion'])
+        names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]
+        result |= _per_class(options, source, trained.title, names, sums['confusion'])
     if options.json:
         print(json.dumps(result))
         return
-    print(f'{trained.title}, on {spec} {split}: {figures["n"]} images')
+    print(f'{trained.title}, on {source.name} {source.split}: {figures["n"]} images')
     rows = [
         ('loss', f'{figures["loss"]:.4f} nats'),
         ('top-1', f'{100 * figures["top1"]:.2f} %'),
@@ -89,50 +109,55 @@ def run(options: argparse.Namespace) -> None:
         print(f'\nconfusion matrix: {result["confusion_png"]}')
 
 
-def _choose_data(options: argparse.Namespace) -> tuple[str, str, str | None, int, int | None]:
-    """Data set, split, data_dir, batch size and worker processes: the options', else the run's."""
+def _choose_data(options: argparse.Namespace) -> tuple['Source', int, int | None]:
+    """Examples, batch size and worker processes: the options', else the run's."""
     from resnet_jax import data
-    from resnet_jax.training import workdir
+    from resnet_jax.training import inputs, workdir
 
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError(f'--batch-size must be at least 1, got {options.batch_size}')
     if options.workdir is not None:
         config = workdir.read_config(options.workdir)
-        return (
+        size, workers = options.batch_size or config.train.eval_batch_size, config.data.workers
+        if not any((options.data, options.split, options.data_dir, options.labels)):
+            return inputs.open_splits(config)[1], size, workers
+        own = options.data is None
+        source = data.open_source(
             options.data or config.data.name,
             options.split or config.data.eval_split,
             options.data_dir or config.data.dir,
-            options.batch_size or config.train.eval_batch_size,
-            config.data.workers,
+            options.labels or (config.data.labels if own else None),
+            config.data.slice_order if own else 'stratified',
         )
+        return source, size, workers
     if options.data is None:
         raise InputError('choose what to evaluate on: give --data SPEC, or --workdir DIR of a run')
-    sizes = data.split_sizes(options.data, options.data_dir)
+    sizes = data.split_sizes(options.data, options.data_dir, options.labels)
     usual = [name for name in ('test', 'validation', 'val') if name in sizes]
     split = options.split or next(iter([*usual, *sizes]))
-    size = options.batch_size or 100
-    return options.data, split, options.data_dir, size, None
+    source = data.open_source(options.data, split, options.data_dir, options.labels)
+    return source, options.batch_size or 100, None
 
 
 def _per_class(
-    folder: Path,
-    split: str,
-    trained: 'TrainedModel',
+    options: argparse.Namespace,
+    source: 'Source',
+    title: str,
+    names: 'Sequence[str]',
     confusion: "Int[np.ndarray, 'classes classes']",
 ) -> dict[str, Any]:
-    """Accuracy by class name (None for a class without examples) and the confusion matrix."""
+    """Accuracy of each class of the data (None without examples) and the confusion matrix."""
     from resnet_jax.inference import plots
 
-    names = trained.preprocessing.class_names
-    counts = confusion.sum(axis=1)
-    plain = ''.join(c if c.isalnum() else '_' for c in split)
+    folder = options.workdir or Path('.')
+    plain = ''.join(c if c.isalnum() else '_' for c in source.split)
     path = folder / f'confusion_{plain}.png'
-    plots.plot_confusion(confusion, names, f'{trained.title}, {split}', path)
-    right = confusion.diagonal()
+    plots.plot_confusion(confusion, names, f'{title}, {source.split}', path)
+    right, counts = confusion.diagonal(), confusion.sum(axis=1)
     return {
         'per_class': {
             name: float(r / n) if n else None
-            for name, r, n in zip(names, right, counts, strict=True)
+            for name, r, n in zip(source.class_names, right, counts, strict=False)
         },
         'confusion': confusion.tolist(),
         'confusion_png': str(path),

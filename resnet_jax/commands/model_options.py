@@ -79,12 +79,11 @@ def _read_names(path: Path) -> list[str]:
         raise InputError(f'cannot read the class names in {path}: {error}') from error
 
 
-def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 'TrainedModel':
+def load_model(options: argparse.Namespace) -> 'TrainedModel':
     """Loads the model that the options select.
 
     Args:
       options: includes those of `add_model_options`.
-      class_names: of the data, for published weights whose file does not name its classes.
 
     Raises:
       InputError: unless the options give either a run, or a model and weights.
@@ -104,9 +103,7 @@ def load_model(options: argparse.Namespace, class_names: Sequence[str] = ()) -> 
     if options.model is None or options.weights is None:
         raise InputError('give --workdir DIR, or --model NAME and --weights FILE')
     settings = preprocessing_settings(options)
-    trained, assumed = published.load_published(
-        options.model, options.weights, data_names=class_names, **settings
-    )
+    trained, assumed = published.load_published(options.model, options.weights, **settings)
     if assumed:
         p = trained.preprocessing
         print(

@@ -67,9 +67,18 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.name = 'tfds:cifar10'  # digits, synthetic, tfds:NAME or folder:PATH
+    config.data.accept_changes = (
+        False  # continue a run though images were added, removed or replaced
+    )
     config.data.dir = placeholder(str)  # where TFDS keeps its data; its own default if not set
     config.data.train_split = 'train'  # TFDS's syntax: train[:45000], train[:90%]+test
     config.data.eval_split = 'test'
+    # Of folder:PATH, slices have the classes in proportion; sorted: class by class, as they lie.
+    config.data.slice_order = 'stratified'
+    # Hold out this fraction of train_split, classes in proportion, and evaluate on it instead.
+    config.data.validation = 0.0
+    # Of folder:PATH: a CSV of file names and classes, for splits without class folders.
+    config.data.labels = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
     config.data.channels = 3  # 1 or 3; images are converted
     # Shorter side before the centre crop; image_size if unset.

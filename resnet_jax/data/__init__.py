@@ -1,6 +1,8 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
-from resnet_jax.data.catalogs import Source, open_source, split_sizes
+from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
+from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
+from resnet_jax.data.folders import listed
 from resnet_jax.data.images import ImageFile, decode_image, find_images, printable
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
@@ -15,6 +17,7 @@ from resnet_jax.data.loader import (
     usable_cores,
 )
 from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
+from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
     Transform,
@@ -28,6 +31,7 @@ from resnet_jax.data.transforms import (
 
 __all__ = [
     'PREPROCESSINGS',
+    'SLICE_ORDERS',
     'TRANSFORMS',
     'ImageFile',
     'Preprocessing',
@@ -43,10 +47,14 @@ __all__ = [
     'eval_batches',
     'example_keys',
     'find_images',
+    'fingerprint',
+    'fingerprint_changes',
     'fit_mean',
     'fit_std',
+    'hold_out',
     'is_streamed',
     'known_preprocessing',
+    'listed',
     'load_arrays',
     'open_source',
     'printable',

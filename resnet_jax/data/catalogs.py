@@ -3,155 +3,85 @@
 To add a kind of data set, write a function that returns a `Catalog` and give it a row in `KINDS`.
 """
 
-import dataclasses
 import functools
-import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from resnet_jax.data.images import decode_image
+from resnet_jax.data.folders import read_image_folder
+from resnet_jax.data.sources import Catalog, Read, Record, Source, sliced_in_proportion
 from resnet_jax.errors import InputError, check_choice, first_line, unknown_name
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# (image: a path, the bytes of a file or uint8 [H, W, C]; label)
-Record = tuple[str | bytes | np.ndarray, int]
-Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
-
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
+# Orders of the examples that a slice such as train[:75%] takes, in a set ordered by class:
+#   stratified  shuffled with a fixed seed, so that every slice has the classes in proportion
+#   sorted      class by class, as versions before this choice did
+SLICE_ORDERS = ('stratified', 'sorted')
 DIGITS_TEST = 360
+_ORDERED = (
+    'the set is stored in a fixed order: if that is by class, a slice lacks classes; '
+    'data.validation=0.1 takes all in proportion',
+)
 SYNTHETIC_SIZES = {'train': 1024, 'test': 256}
 SYNTHETIC_CLASSES = 10
 SYNTHETIC_SHAPE = (32, 32, 3)
 SYNTHETIC_NOISE = 48.0  # standard deviation, in steps of 0 to 255
 
 
-@dataclasses.dataclass(frozen=True)
-class Catalog:
-    """What a data set contains.
-
-    Attributes:
-      sizes: whole split -> number of examples.
-      class_names: the name of each label.
-      channels: of its images, 1 (grey) or 3 (RGB).
-      open: prepares the named whole splits for reading; raises InputError if it cannot.
-    """
-
-    sizes: Mapping[str, int]
-    class_names: tuple[str, ...]
-    channels: int
-    open: Callable[[Sequence[str]], Read]
-
-
-class Example(TypedDict):
-    """A labelled image."""
-
-    image: UInt8[np.ndarray, 'h w c']
-    label: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A split of a data set: `len(source)`, `source[i]`, and names. Picklable.
-
-    Attributes:
-      name: the data set as the caller gave it, e.g. 'tfds:cifar10_jpeg'.
-      split: the split as the caller gave it, e.g. 'train[:45000]'.
-      class_names: the name of each label.
-      channels: of its images, 1 (grey) or 3 (RGB).
-      read: reads records of a whole split.
-      parts: (whole split, start, stop), concatenated.
-    """
-
-    name: str
-    split: str
-    class_names: tuple[str, ...]
-    channels: int
-    read: Read
-    parts: tuple[tuple[str, int, int], ...]
-
-    def __len__(self) -> int:
-        return sum(stop - start for _, start, stop in self.parts)
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads one example; raises IndexError beyond the end."""
-        return self.take([range(len(self))[index]])[0]
-
-    def take(self, indices: Iterable[int]) -> list[Example]:
-        """Reads examples together, several times faster than one at a time.
-
-        Args:
-          indices: 0 <= i < len(source), in any order.
-
-        Returns:
-          `[source[i] for i in indices]`.
-
-        Raises:
-          InputError: on an image that cannot be read or a label outside the classes, naming it.
-        """
-        indices = [int(i) for i in indices]
-        found: dict[int, Example] = {}
-        first = 0
-        for split, start, stop in self.parts:
-            here = [i for i in indices if first <= i < first + stop - start]
-            inside = [i - first + start for i in here]
-            for i, j, record in zip(here, inside, self.read(split, inside), strict=True):
-                found[i] = self._example(*record, f'{split} example {j}')
-            first += stop - start
-        return [found[i] for i in indices]
-
-    def _example(self, image: str | bytes | np.ndarray, label: int, where: str) -> Example:
-        if not 0 <= label < len(self.class_names):
-            raise InputError(
-                f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
-                f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
-                'split'
-            )
-        if not isinstance(image, np.ndarray):
-            name = image if isinstance(image, str) else f'{where} of {self.name}'
-            image = decode_image(image, self.channels, name)
-        return {'image': image, 'label': label}
-
-
-def open_source(spec: str, split: str, data_dir: str | None = None) -> Source:
+def open_source(
+    spec: str,
+    split: str,
+    data_dir: str | None = None,
+    labels: str | None = None,
+    slice_order: str = 'stratified',
+) -> Source:
     """Opens a split of a data set.
 
     Args:
-      spec: 'digits', 'synthetic', 'tfds:NAME' or 'folder:PATH' (PATH/SPLIT/CLASS/*.jpg|jpeg|png).
+      spec: 'digits', 'synthetic', 'tfds:NAME' or 'folder:PATH', see `folders.read_image_folder`.
       split: in TensorFlow Datasets' syntax for every kind of data set: 'train', 'train[:45000]',
         'train[10%:20%]', 'train[:50%]+test'.
       data_dir: the folder of prepared TFDS data sets; None for TFDS's default. Other kinds ignore
         it.
+      labels: of a folder: the file that gives the classes of images outside class folders.
+      slice_order: one of `SLICE_ORDERS`.
 
     Raises:
       InputError: on an unknown data set or split, a slice out of range, a missing or empty folder,
         a TFDS data set that is not prepared.
     """
-    catalog = _find_catalog(spec, data_dir)
+    check_choice('data.slice_order', slice_order, SLICE_ORDERS)
+    catalog = _find_catalog(spec, data_dir, labels)
     parts = _split_parts(split, catalog.sizes, spec)
     read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
-    return Source(spec, split, catalog.class_names, catalog.channels, read, parts)
+    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes')}
+    source = Source(spec, split, catalog.class_names, catalog.channels, read, parts, **about)
+    sliced = any((start, stop) != (0, catalog.sizes[name]) for name, start, stop in parts)
+    if sliced and catalog.by_class and slice_order == 'stratified':
+        return sliced_in_proportion(source, catalog.sizes)
+    return source
 
 
-def split_sizes(spec: str, data_dir: str | None = None) -> dict[str, int]:
+def split_sizes(
+    spec: str, data_dir: str | None = None, labels: str | None = None
+) -> dict[str, int]:
     """Counts the examples of each whole split of a data set; arguments as for `open_source`."""
-    return dict(_find_catalog(spec, data_dir).sizes)
+    return dict(_find_catalog(spec, data_dir, labels).sizes)
 
 
-def _find_catalog(spec: str, data_dir: str | None) -> Catalog:
+def _find_catalog(spec: str, data_dir: str | None, labels: str | None) -> Catalog:
     name, _, rest = spec.partition(':')
     for kind, make_catalog in KINDS.items():
         kind_name, _, argument = kind.partition(':')
         if name == kind_name and bool(rest) == bool(argument):
-            return make_catalog(rest, data_dir)
+            return make_catalog(rest, data_dir, labels)
     raise unknown_name('data set', spec, KINDS)
 
 
@@ -246,46 +176,30 @@ def _read_synthetic(split: str, indices: Sequence[int]) -> list[Record]:
     return records
 
 
-def folder_catalog(path: str) -> Catalog:
-    """Images in PATH/SPLIT/CLASS/. The classes are those of all splits together, sorted by name.
+def folder_catalog(path: str, labels: str | None = None) -> Catalog:
+    """The images of a folder, see `folders.read_image_folder`.
 
-    So a label means the same in every split, even if a split lacks a class.
+    The classes are those of all splits together, sorted by name, so a label means the same in every
+    split, even if a split lacks a class.
     """
-    root = pathlib.Path(path).expanduser()
-    if not root.is_dir():
-        raise InputError(f'folder:{path}: no such folder; give the one that contains the splits')
-    splits = {s.name: [c.name for c in _subfolders(s)] for s in _subfolders(root)}
-    names = tuple(sorted({c for classes in splits.values() for c in classes}))
-    if not names:
-        raise InputError(
-            f'folder:{path}: no SPLIT/CLASS folders in it; '
-            'images belong in PATH/SPLIT/CLASS/, e.g. train/cat/1.jpg'
+    found = read_image_folder(pathlib.Path(path).expanduser(), labels)
+    files: Images = {
+        split: (
+            [str(found.root / file) for file, _ in of_split],
+            np.asarray([label for _, label in of_split], np.int32),
         )
-    labels = {name: label for label, name in enumerate(names)}
-    files, faults = {}, {}
-    for split, classes in splits.items():
-        images = {c: _image_files(root / split / c) for c in classes}
-        split_labels = [labels[c] for c, found in images.items() for _ in found]
-        paths = list(itertools.chain.from_iterable(images.values()))
-        files[split] = (paths, np.asarray(split_labels, np.int32))
-        if not classes:
-            faults[split] = f'split folder {root / split} holds no class folders'
-        elif empty := [c for c, found in images.items() if not found]:
-            faults[split] = (
-                f'class folder {root / split / empty[0]} holds no .jpg, .jpeg or .png image; '
-                'fill it or remove it'
-            )
+        for split, of_split in found.files.items()
+    }
     sizes = {split: len(paths) for split, (paths, _) in files.items()}
-    return Catalog(sizes, names, 3, functools.partial(_open_folder, files, faults))
-
-
-def _subfolders(path: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
-
-
-def _image_files(path: pathlib.Path) -> list[str]:
-    names = [f for f in os.listdir(path) if f.lower().endswith(IMAGE_SUFFIXES) and f[0] != '.']
-    return [str(path / name) for name in sorted(names)]
+    return Catalog(
+        sizes,
+        found.class_names,
+        3,
+        functools.partial(_open_folder, files, found.faults),
+        root=str(found.root),
+        by_class=True,
+        notes=found.notes,
+    )
 
 
 def _open_folder(files: Images, faults: Mapping[str, str], splits: Sequence[str]) -> Read:
@@ -316,7 +230,12 @@ def tfds_catalog(name: str, data_dir: str | None) -> Catalog:
     class_names = tuple(feature.names or map(str, range(feature.num_classes)))
     channels = 1 if builder.info.features[image].shape[-1] == 1 else 3
     return Catalog(
-        sizes, class_names, channels, functools.partial(_open_tfds, name, builder, image, label)
+        sizes,
+        class_names,
+        channels,
+        functools.partial(_open_tfds, name, builder, image, label),
+        version=str(builder.version),
+        notes=_ORDERED if builder.info.disable_shuffling else (),
     )
 
 
@@ -328,7 +247,8 @@ def _tfds_missing(name: str, folder: str, known: bool) -> InputError:
         return InputError(
             f'tfds:{name}: no folder {folder}; set data.dir to the folder of TFDS data sets'
         )
-    prepared = [f.name for f in _subfolders(pathlib.Path(folder)) if f.name != 'downloads']
+    found = sorted(p.name for p in pathlib.Path(folder).iterdir() if p.is_dir())
+    prepared = [name for name in found if name != 'downloads' and not name.startswith('.')]
     if not known:
         # Community data sets are known only to TensorFlow.
         known_names = tfds.list_builders(with_community_datasets=False)
@@ -380,10 +300,10 @@ def _read_tfds(
     return [(record[image], int(record[label])) for record in records]
 
 
-# Spelling of config.data.name -> (what follows its colon, data_dir) -> Catalog.
-KINDS: dict[str, Callable[[str, str | None], Catalog]] = {
-    'digits': lambda _, data_dir: digits_catalog(),
-    'synthetic': lambda _, data_dir: synthetic_catalog(),
-    'tfds:NAME': tfds_catalog,
-    'folder:PATH': lambda path, data_dir: folder_catalog(path),
+# Spelling of config.data.name -> (what follows its colon, data_dir, labels) -> Catalog.
+KINDS: dict[str, Callable[[str, str | None, str | None], Catalog]] = {
+    'digits': lambda _, data_dir, labels: digits_catalog(),
+    'synthetic': lambda _, data_dir, labels: synthetic_catalog(),
+    'tfds:NAME': lambda name, data_dir, labels: tfds_catalog(name, data_dir),
+    'folder:PATH': lambda path, data_dir, labels: folder_catalog(path, labels),
 }

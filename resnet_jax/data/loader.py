@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Int, Int32
 from tqdm import tqdm
 
-from resnet_jax.data.catalogs import Source
 from resnet_jax.data.images import convert_channels
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.sources import Source
 from resnet_jax.data.transforms import TRANSFORMS, Settings, Transform, check_transforms
 from resnet_jax.errors import InputError
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,21 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
 
 
 def evaluate_trained(
-    trained: TrainedModel, source: Source, batch_size: int, workers: int | None = None
+    trained: TrainedModel,
+    source: Source,
+    batch_size: int,
+    workers: int | None = None,
+    classes: Sequence[int] | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Evaluates a model on a split, with the preprocessing and precision of its training.
 
     Args:
       trained: the model.
-      source: the split; its labels are the model's.
+      source: the split.
       batch_size: examples per batch.
       workers: number of reading processes; None: what suits the machine.
+      classes: the model's classes that count, those of the labels first; None: all, and the labels
+        are the model's.
 
     Returns:
       As `evaluate.evaluate`: the figures, and the sums that they come from.
@@ -81,7 +88,7 @@ def evaluate_trained(
     workers = data.default_workers() if workers is None else workers
     with matmul_precision(trained.matmul_precision):
         return evaluate(
-            make_eval_step(trained.model, trained.preprocessing),
+            make_eval_step(trained.model, trained.preprocessing, classes=classes),
             trained.variables,
             data.eval_batches(source, trained.preprocessing, batch_size, workers),
         )

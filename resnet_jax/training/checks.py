@@ -46,11 +46,15 @@ AT_LEAST = {
     'checkpoint.keep': 1,
 }
 # Fields in [0, 1).
-FRACTIONS = ('model.dropout', 'optim.momentum', 'optim.ema', 'loss.label_smoothing')
+FRACTIONS = (
+    *('data.validation', 'model.dropout', 'optim.momentum', 'optim.ema'),
+    'loss.label_smoothing',
+)
 # Fields that hold one of some names, or nothing.
 CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'task': lambda config: TASKS,
     'data.normalize': lambda config: NORMALIZATIONS,
+    'data.slice_order': lambda config: data.SLICE_ORDERS,
     'train.matmul_precision': lambda config: MATMUL_PRECISIONS,
     'optim.name': lambda config: optim.OPTIMIZERS,
     'optim.schedule': lambda config: optim.SCHEDULES,
@@ -85,6 +89,11 @@ _SHORTCUT: _Needs = (
     lambda fields: fields['model.shortcut'] != 'none',
 )
 
+
+def _of_folder(fields: Mapping[str, Any]) -> bool:
+    return str(fields['data.name']).startswith('folder:')
+
+
 NEEDS: dict[str, _Needs] = {
     **{
         f'model.{field}': _SHORTCUT
@@ -102,6 +111,17 @@ NEEDS: dict[str, _Needs] = {
     'model.se_place': _set('model.se_ratio', '0.0625'),
     'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
     'init.reset_head': _set('init.weights', 'FILE'),
+    'data.labels': ('data.name=folder:PATH', lambda fields: _of_folder(fields)),
+    'data.slice_order': (
+        'a slice of data.name=folder:PATH, such as train[:75%]',
+        lambda fields: (
+            _of_folder(fields) and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
+        ),
+    ),
+    'data.eval_split': (
+        'data.validation=0, which takes the evaluation examples from data.train_split',
+        lambda fields: not fields['data.validation'],
+    ),
     **{
         f'augment.{field}': _transform(name)
         for name, transform in data.TRANSFORMS.items()

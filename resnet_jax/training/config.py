@@ -16,6 +16,7 @@ from resnet_jax.training.checks import lacking, refuse_without_effect, resolve
 # data lies, not what it computes.
 FREE_FIELDS = frozenset(
     {
+        'data.accept_changes',
         'data.dir',
         'data.workers',
         'log.project',
@@ -177,8 +178,10 @@ def from_json(text: str) -> ConfigDict:
     if not isinstance(fields, dict) or 'model' not in fields:
         raise ValueError('it holds no config')
     config = default_config()
+    # Versions without this field took slices in this order.
+    found = {'data.slice_order': 'sorted', **upgraded(flatten(fields))}
     with config.unlocked(), config.ignore_type():
-        for field, value in upgraded(flatten(fields)).items():
+        for field, value in found.items():
             *sections, leaf = field.split('.')
             section = config
             for name in sections:
@@ -212,9 +215,13 @@ def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """What a run would compute differently, as lines 'field: old -> new'.
 
-    FREE_FIELDS are left out, and fields that have no effect in either config.
+    FREE_FIELDS are left out, and fields that have no effect in either config. The path of an image
+    folder may change; whether its contents have is told by `data.fingerprint`.
     """
     a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
+    if all(str(fields.get('data.name')).startswith('folder:') for fields in (a, b)):
+        a['data.name'] = b['data.name']
+        a['data.labels'] = b['data.labels'] = None
     missing = '(absent)'
     return [
         f'{field}: {a.get(field, missing)!r} -> {b.get(field, missing)!r}'

@@ -1,7 +1,7 @@
 """Evaluation: every example once, whatever the batch size."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,17 +21,21 @@ def make_eval_step(
     sharding: jax.sharding.Sharding | None = None,
     task: Task = TASKS['classification'],
     level: int | None = None,
+    classes: Sequence[int] | None = None,
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
     `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
     [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
+    `classes` are the outputs that count, in the order of the labels; None: all, in their own order.
     """
 
     @functools.partial(jit, level=level, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = preprocessing.normalize(batch['image'])
         outputs: Any = model.apply(variables, images, train=False)
+        if classes is not None:
+            outputs = outputs[..., np.asarray(classes)]
         return task.eval_sums(outputs, task.targets(batch), batch['mask'])
 
     return eval_step

@@ -25,6 +25,7 @@ class Inputs:
       train: the training split.
       eval: the split that the run is evaluated on.
       preprocessing: of both.
+      fingerprint: 'train' and 'eval' -> `data.fingerprint` of the split.
       arrays: the whole training set, {'image': uint8 [N, S, S, C], 'label': int32 [N]}, where it is
         small enough to live on the device; None: it is streamed.
     """
@@ -33,6 +34,7 @@ class Inputs:
     train: Source
     eval: Source
     preprocessing: Preprocessing
+    fingerprint: dict[str, Any]
     arrays: Batch | None
 
     @property
@@ -96,6 +98,41 @@ def fits_in_memory(source: Source, config: ConfigDict) -> bool:
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
+def open_splits(config: ConfigDict) -> tuple[Source, Source]:
+    """The training and the evaluation split of a config.
+
+    Raises:
+      InputError: for data that does not exist or cannot be read.
+    """
+    settings = config.data
+    about = settings.dir, settings.labels, settings.slice_order
+    train = data.open_source(settings.name, settings.train_split, *about)
+    if settings.validation:
+        return data.hold_out(train, settings.validation)
+    return train, data.open_source(settings.name, settings.eval_split, *about)
+
+
+def describe(inputs: Inputs) -> list[str]:
+    """Lines about the examples of a run: how many of each class, and what was left out."""
+    resident = None if inputs.arrays is None else inputs.arrays['label']
+    counts = _counts_text(inputs.train, resident), _counts_text(inputs.eval, None)
+    notes = dict.fromkeys((*inputs.train.notes, *inputs.eval.notes))
+    return [f'train: {counts[0]}; eval: {counts[1]}', *(f'data: {note}' for note in notes)]
+
+
+def _counts_text(source: Source, labels: np.ndarray | None) -> str:
+    text = f'{len(source):,} images of {len(source.class_names)} classes'
+    if labels is None and source.name.startswith('tfds:'):
+        return text  # its labels are known once all its images are read
+    counts = np.bincount(
+        source.labels() if labels is None else labels, minlength=len(source.class_names)
+    )
+    none = [name for name, n in zip(source.class_names, counts, strict=True) if not n]
+    low, high = counts[counts > 0].min(), counts.max()
+    text += f', {low:,} of each' if low == high else f', {low:,} to {high:,} of each'
+    return text + (f', none of {data.printable(data.listed(none))}' if none else '')
+
+
 def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inputs:
     """Opens both splits, and reads the training set where it fits into memory.
 
@@ -107,8 +144,7 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
       InputError: for data that does not exist, cannot be read, or does not fit the config.
     """
     settings = config.data
-    train = data.open_source(settings.name, settings.train_split, settings.dir)
-    evaluation = data.open_source(settings.name, settings.eval_split, settings.dir)
+    train, evaluation = open_splits(config)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
     draft = Preprocessing(
         image_size=settings.image_size,
@@ -121,7 +157,8 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
     arrays = data.load_arrays(train, draft, processes.is_first()) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
-    return Inputs(config, train, evaluation, preprocessing, arrays)
+    found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
+    return Inputs(config, train, evaluation, preprocessing, found, arrays)
 
 
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:

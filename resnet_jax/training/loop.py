@@ -17,7 +17,7 @@ from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import matmul_precision
-from resnet_jax.training.inputs import open_inputs
+from resnet_jax.training.inputs import describe, open_inputs
 from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
@@ -61,6 +61,8 @@ def train(
         open_session(run, folder, initial, console) as session,
     ):
         session.say(headline(session))
+        for line in describe(run.inputs):
+            session.say(line)
         _take_steps(session, stop_requested, on_evaluation)
         return session.finish()
 
@@ -86,6 +88,9 @@ def prepare(
     else:
         stored = workdir.read_preprocessing(folder) if resumed else None
         run = build_run(config, open_inputs(config, stored))
+    if resumed:
+        inputs = run.inputs
+        workdir.check_data(folder, config, inputs.train.class_names, inputs.fingerprint)
     # Made here, so that weights that do not fit are refused before anything is written.
     return run, None if resumed else run.init_state()
 

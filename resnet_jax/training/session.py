@@ -234,6 +234,7 @@ def open_session(
             stack.enter_context(workdir.locked(folder))
             if initial is not None and workdir.is_run(folder):
                 raise InputError(f'another process started a run in workdir {folder} meanwhile')
+            workdir.write_fingerprint(folder, run.inputs.fingerprint)
             if initial is not None:
                 workdir.write_run(folder, run.config, run.inputs.preprocessing)
         processes.barrier('workdir created')
@@ -259,7 +260,8 @@ def _explained(session: Session) -> Iterator[None]:
         yield
     except InputError as error:  # such as an image that cannot be read
         raise InputError(
-            f'{one_line(error, 1000)}; {session.kept()}; correct the data and {again}'
+            f'{one_line(error, 1000)}; {session.kept()}; correct the data and {again} '
+            f'(with {workdir.ACCEPT} if an image was replaced or removed)'
         ) from error
     except OSError as error:  # writing the metrics failed; `Checkpoints` reports its own failures
         raise RunError(

@@ -6,22 +6,27 @@ import json
 import platform
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from resnet_jax import data
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training.memory import device_peak_bytes
 
 LOCK = '.lock'
+ACCEPT = '--config.data.accept_changes=true'
 # What a run that is killed at its very beginning may leave.
-_FIRST_FILES = (LOCK, 'preprocessing.json', 'preprocessing.json.tmp', 'config.json.tmp')
+_FIRST_FILES = (
+    *(LOCK, 'data.json', 'data.json.tmp', 'preprocessing.json', 'preprocessing.json.tmp'),
+    'config.json.tmp',
+)
 
 
 def is_run(workdir: Path) -> bool:
@@ -80,8 +85,52 @@ def locked(workdir: Path, wait: bool = False) -> Iterator[None]:
         yield
 
 
+def check_data(
+    workdir: Path, config: ConfigDict, class_names: Sequence[str], fingerprint: Mapping[str, Any]
+) -> None:
+    """Refuses to resume a run on other data than it began with.
+
+    Args:
+      workdir: of the run.
+      config: of the continuation.
+      class_names: of the data as they are now.
+      fingerprint: of the data as they are now, by split: see `data.fingerprint`.
+
+    Raises:
+      InputError: saying what differs.
+    """
+    names = read_preprocessing(workdir).class_names
+    changes = [f'no class {n!r} any more' for n in names if n not in class_names]
+    changes += [f'the class {n!r} is new' for n in class_names if n not in names]
+    path, advice = workdir / 'data.json', 'restore it, or start a new run in another --workdir'
+    if not changes and path.is_file():
+        try:
+            old = json.loads(path.read_text())
+            for split, now in fingerprint.items():
+                found = data.fingerprint_changes(old[split], now)
+                changes += [f'{split}: {line}' for line in found]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise InputError(f'cannot read {path}: {first_line(error)}') from error
+        advice = f'{advice}, or continue on what there is now with {ACCEPT}'
+    elif not changes:  # an earlier version kept the path and the names of the classes only
+        then, now = read_config(workdir).data.name, config.data.name
+        changes += [f'data.name: {then} -> {now}'] * (then != now)
+        advice = f'if the contents are the same, continue with {ACCEPT}'
+    if changes and not (ACCEPT in advice and config.data.accept_changes):
+        more = f' and {len(changes) - 4} more' if len(changes) > 4 else ''
+        raise InputError(
+            f'the data of the run in {workdir} has changed ({"; ".join(changes[:4])}{more}); '
+            f'{advice}'
+        )
+
+
+def write_fingerprint(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Writes data.json, what the data of the run is, by split."""
+    write_atomically(workdir / 'data.json', json.dumps(fingerprint, indent=1) + '\n')
+
+
 def write_run(workdir: Path, config: ConfigDict, preprocessing: Preprocessing) -> None:
-    """Writes config.json and preprocessing.json of a new run."""
+    """Writes preprocessing.json and config.json of a new run."""
     write_atomically(workdir / 'preprocessing.json', preprocessing.to_json() + '\n')
     write_atomically(workdir / 'config.json', configs.to_json(config))
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax import data
 from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.document import (
     Document,
@@ -32,6 +31,7 @@ from resnet_jax.experiments.results import (
 from resnet_jax.inference.plots import plot_confusion
 from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.text import NOTHING, Table, number
+from resnet_jax.training.inputs import open_splits
 from resnet_jax.training.workdir import read_config
 
 # Figure of `RunResult.curve` -> its label, label of its axis, and whether it is in %.
@@ -113,8 +113,8 @@ def _evaluate_last(run: RunResult) -> dict[str, Any]:
     """
     try:
         trained = load_trained(run.folder)
-        name, split = run.config['data.name'], run.config['data.eval_split']
-        source = data.open_source(name, split, run.config.get('data.dir'))
+        source = open_splits(read_config(run.folder))[1]
+        name, split = source.name, source.split
         names = trained.preprocessing.class_names
         if source.class_names != names:
             raise InputError(f'{name} has other classes than the run was trained on')

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import data
 from resnet_jax.errors import Diverged, InputError, Stopped
 from resnet_jax.experiments.engines.engine import SweepConsole
 from resnet_jax.experiments.results import write_failure
@@ -17,6 +16,7 @@ from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config_files, loop
 from resnet_jax.training import workdir as workdirs
 from resnet_jax.training.checkpoint import saved_steps
+from resnet_jax.training.inputs import open_splits
 
 PRUNED_FILE = 'pruned.json'  # in a trial's folder: the step at which it was pruned
 # What may change when a search is continued.
@@ -102,9 +102,7 @@ def _check_folder(search: Search, workdir: Path) -> None:
 
 def _check_data(search: Search) -> None:
     """Opens the data before anything is written."""
-    settings = search.config({field: v.ends[0] for field, v in search.space.items()}).data
-    for split in (settings.train_split, settings.eval_split):
-        data.open_source(settings.name, split, settings.dir)
+    open_splits(search.config({field: v.ends[0] for field, v in search.space.items()}))
 
 
 def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConsole) -> Trial:

@@ -1,0 +1,193 @@
+"""Examples with labels in a known order: a split of a data set, or a selection from one."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from resnet_jax.data.images import decode_image
+from resnet_jax.errors import InputError
+
+# (image: a path, the bytes of a file or uint8 [H, W, C]; label)
+Record = tuple[str | bytes | np.ndarray, int]
+Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
+
+_CHUNK = 4096  # records read at a time
+_ORDER_SEED = 0  # of `stratified_order`
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """What a data set contains.
+
+    Attributes:
+      sizes: whole split -> number of examples.
+      class_names: the name of each label.
+      channels: of its images, 1 (grey) or 3 (RGB).
+      open: prepares the named whole splits for reading; raises InputError if it cannot.
+      version: of the data, where it has one.
+      root: the folder that the paths of images start with; empty unless they are files.
+      by_class: whether the examples of a split are in the order of their classes.
+      notes: what the user should know about it, a line each.
+    """
+
+    sizes: Mapping[str, int]
+    class_names: tuple[str, ...]
+    channels: int
+    open: Callable[[Sequence[str]], Read]
+    version: str = ''
+    root: str = ''
+    by_class: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Example(TypedDict):
+    """A labelled image."""
+
+    image: UInt8[np.ndarray, 'h w c']
+    label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A split of a data set: `len(source)`, `source[i]`, and names. Picklable.
+
+    Attributes:
+      name: the data set as the caller gave it, e.g. 'tfds:cifar10_jpeg'.
+      split: the split as the caller gave it, e.g. 'train[:45000]'.
+      class_names: the name of each label.
+      channels: of its images, 1 (grey) or 3 (RGB).
+      read: reads records of a whole split.
+      parts: (whole split, start, stop), concatenated.
+      chosen: int64 [n], which examples of the parts it has, in this order; None: all.
+      version, root, notes: as in `Catalog`.
+    """
+
+    name: str
+    split: str
+    class_names: tuple[str, ...]
+    channels: int
+    read: Read
+    parts: tuple[tuple[str, int, int], ...]
+    chosen: Int[np.ndarray, ' n'] | None = None
+    version: str = ''
+    root: str = ''
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        if self.chosen is not None:
+            return len(self.chosen)
+        return sum(stop - start for _, start, stop in self.parts)
+
+    def __getitem__(self, index: int) -> Example:
+        """Reads one example; raises IndexError beyond the end."""
+        return self.take([range(len(self))[index]])[0]
+
+    def take(self, indices: Iterable[int]) -> list[Example]:
+        """Reads examples together, several times faster than one at a time.
+
+        Args:
+          indices: 0 <= i < len(source), in any order.
+
+        Returns:
+          `[source[i] for i in indices]`.
+
+        Raises:
+          InputError: on an image that cannot be read or a label outside the classes, naming it.
+        """
+        return [self._example(*record, where) for record, where in self._records(indices)]
+
+    def labels(self) -> Int[np.ndarray, ' n']:
+        """The label of each example. Images are not decoded, but those of tfds are read."""
+        found = np.empty(len(self), np.int64)
+        for start in range(0, len(self), _CHUNK):
+            here = range(start, min(start + _CHUNK, len(self)))
+            found[here.start : here.stop] = [label for (_, label), _ in self._records(here)]
+        return found
+
+    def files(self) -> list[str]:
+        """The path of each image, relative to `root`; only of a source that has one."""
+        records = self._records(range(len(self)))
+        return [os.path.relpath(str(image), self.root) for (image, _), _ in records]
+
+    def select(self, indices: Int[np.ndarray, ' m'], split: str) -> 'Source':
+        """The source of some of its examples, in this order, under another name of a split."""
+        chosen = indices if self.chosen is None else self.chosen[indices]
+        return dataclasses.replace(self, chosen=chosen, split=split)
+
+    def _records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
+        """Records, each with the words that name it in messages."""
+        wanted = [int(i if self.chosen is None else self.chosen[i]) for i in indices]
+        found: dict[int, tuple[Record, str]] = {}
+        first = 0
+        for split, start, stop in self.parts:
+            here = [i for i in wanted if first <= i < first + stop - start]
+            inside = [i - first + start for i in here]
+            for i, j, record in zip(here, inside, self.read(split, inside), strict=True):
+                found[i] = record, f'{split} example {j}'
+            first += stop - start
+        return [found[i] for i in wanted]
+
+    def _example(self, image: str | bytes | np.ndarray, label: int, where: str) -> Example:
+        if not 0 <= label < len(self.class_names):
+            raise InputError(
+                f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
+                f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
+                'split'
+            )
+        if not isinstance(image, np.ndarray):
+            name = image if isinstance(image, str) else f'{where} of {self.name}'
+            image = decode_image(image, self.channels, name)
+        return {'image': image, 'label': label}
+
+
+def sliced_in_proportion(source: Source, sizes: Mapping[str, int]) -> Source:
+    """The same slices, of whole splits in stratified order."""
+    chosen, first = [], 0
+    wholes = tuple((name, 0, sizes[name]) for name, _, _ in source.parts)
+    for whole, (_, start, stop) in zip(wholes, source.parts, strict=True):
+        split = dataclasses.replace(source, parts=(whole,))
+        chosen.append(first + stratified_order(split.labels())[start:stop])
+        first += whole[2]
+    return dataclasses.replace(source, parts=wholes, chosen=np.concatenate(chosen))
+
+
+def stratified_order(labels: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+    """A fixed random order in which every stretch has the classes nearly in proportion.
+
+    The k-th of the n examples of a class stands at about (k + 1/2) / n of the way.
+    """
+    rng = np.random.default_rng(_ORDER_SEED)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
+    of = labels[by_class]
+    counts = np.bincount(of)
+    ranks = np.arange(len(of)) - (np.cumsum(counts) - counts)[of]
+    return by_class[np.lexsort((rng.random(len(of)), (ranks + 0.5) / counts[of]))]
+
+
+def hold_out(source: Source, fraction: float) -> tuple[Source, Source]:
+    """Splits a source in two, each with the classes in proportion, the same way every time.
+
+    Args:
+      source: a source; of tfds all examples are read once.
+      fraction: of the second part, above 0 and below 1.
+
+    Returns:
+      The rest, and the part held out, both in the order of the source.
+
+    Raises:
+      InputError: if either would be empty.
+    """
+    held = round(fraction * len(source))
+    if not 0 < held < len(source):
+        raise InputError(
+            f'data.validation={fraction:g} of {len(source):,} examples leaves a part empty'
+        )
+    order = stratified_order(source.labels())
+    name = f'{source.split} held out {fraction:g}'
+    rest = source.select(np.sort(order[:-held]), f'{source.split} without {fraction:g}')
+    return rest, source.select(np.sort(order[-held:]), name)
