@@ -253,15 +253,18 @@ def test_step_is_the_gradient_of_the_smoothed_loss():
 
 
 def test_ema_is_the_average_of_parameters_and_statistics():
-    """ema = d ema + (1 - d) new, from the initial variables, and it is what is evaluated."""
-    take, state, _ = one_step({'optim.ema': 0.75, 'optim.schedule': 'constant'})
+    """ema = d ema + (1 - d) new, from the initial variables, and it is what is evaluated.
+
+    After t steps d is (1 + t) / (10 + t), where that is less than the config's.
+    """
+    take, state, _ = one_step({'optim.ema': 0.25, 'optim.schedule': 'constant'})
     average = {'params': state.params, 'batch_stats': state.batch_stats}
     assert differing(state.ema, average) == []
     average = jax.tree.map(lambda x: np.asarray(x, np.float64), average)
-    for _ in range(4):
+    for d in (1 / 10, 2 / 11, 3 / 12, 0.25, 0.25):
         state, _ = take(state)
         new = {'params': state.params, 'batch_stats': state.batch_stats}
-        average = jax.tree.map(lambda a, x: 0.75 * a + 0.25 * np.asarray(x), average, new)
+        average = jax.tree.map(lambda a, x, d=d: d * a + (1 - d) * np.asarray(x), average, new)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), state.ema, average
         )
@@ -281,7 +284,21 @@ def test_run_with_ema_evaluates_the_average(tmp_path):
     figures, _ = evaluate(eval_step, state.ema, inputs.eval_batches())
     assert figures['loss'] == pytest.approx(summary['eval']['loss'], rel=1e-6)
     raw = {'params': state.params, 'batch_stats': state.batch_stats}
-    assert evaluate(eval_step, raw, inputs.eval_batches())[0]['loss'] != figures['loss']
+    plain, _ = evaluate(eval_step, raw, inputs.eval_batches())
+    assert plain['loss'] != figures['loss']
+    assert plain['loss'] == pytest.approx(summary['eval']['raw_loss'], rel=1e-6)
+    assert plain['top1'] == pytest.approx(summary['eval']['raw_top1'])
+
+
+def test_the_average_of_a_short_run_has_left_the_initial_variables(tmp_path):
+    """With a constant decay of 0.9999 it would still hold 99.8 % of them after 24 steps."""
+    config = tiny({'optim.ema': 0.9999, 'train.steps': 24, 'train.eval_every': 0})
+    summary = loop.train(config, tmp_path / 'run')['eval']
+    start = open_inputs(config)
+    run = build_run(config, start)
+    initial = step.eval_variables(run.init_state())
+    before, _ = evaluate(run.eval_step, initial, start.eval_batches())
+    assert summary['loss'] < before['loss'] - 0.5 * (before['loss'] - summary['raw_loss'])
 
 
 def test_divergence_stops_and_keeps_what_was_good(tmp_path):

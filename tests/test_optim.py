@@ -303,3 +303,20 @@ def test_freeze_names_whole_sections(freeze, frozen):
 def test_a_misspelt_section_is_refused():
     with pytest.raises(InputError, match=r"optim\.freeze 'stemm'; did you mean 'stem'"):
         optim.trained_mask({'stem': {'kernel': 0.0}, 'head': {'kernel': 0.0}}, ('stemm',))
+
+
+@pytest.mark.parametrize(
+    ('fields', 'noted'),
+    [
+        ({}, False),
+        ({'optim.name': 'adamw', 'optim.momentum': 0}, True),  # at sgd's rate
+        ({'optim.name': 'adam', 'optim.momentum': 0, 'optim.learning_rate': 0.003}, False),
+        ({'optim.name': 'adam', 'optim.momentum': 0, 'optim.learning_rate': 0.003,
+          'optim.scale_by_batch': 16}, True),  # 0.024 at the batch of 128
+    ],
+)  # fmt: skip
+def test_a_rate_that_is_another_optimisers_is_noted(fields, noted):
+    config = load_config('cifar10', [(name, str(value)) for name, value in fields.items()])
+    note = optim.rate_note(config.optim, 128)
+    assert bool(note) == noted
+    assert not noted or f'is high for {config.optim.name}' in note

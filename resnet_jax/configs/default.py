@@ -137,7 +137,8 @@ def get_config() -> ConfigDict:
     config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
     config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: no clipping
-    # Decay of averaged parameters and statistics, which evaluation uses; 0: none.
+    # Decay of averaged parameters and statistics, which evaluation uses; 0: none. After t steps it
+    # is (1 + t) / (10 + t), where that is less.
     config.optim.ema = 0.0
     config.optim.accumulate = 1  # parts of a batch taken one after another, to need less memory
     config.optim.freeze = ()  # parameters that stay as they are, by path: ('stem', 'stage1')

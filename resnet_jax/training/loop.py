@@ -18,6 +18,7 @@ from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.inputs import describe, open_inputs
+from resnet_jax.training.optim import rate_note
 from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
@@ -61,7 +62,8 @@ def train(
         open_session(run, folder, initial, console) as session,
     ):
         session.say(headline(session))
-        for line in describe(run.inputs):
+        note = rate_note(config.optim, config.train.batch_size)
+        for line in filter(None, (*describe(run.inputs), note)):
             session.say(line)
         _take_steps(session, stop_requested, on_evaluation)
         return session.finish()

@@ -22,6 +22,22 @@ def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:
     return float(optim.learning_rate) * scale
 
 
+# The defaults of arXiv 1412.6980, algorithm 1, and 1711.05101, algorithm 2.
+USUAL_RATES = {'adam': 1e-3, 'adamw': 1e-3}
+_FAR_ABOVE = 10
+
+
+def rate_note(optim: ConfigDict, batch_size: int) -> str:
+    """A remark about a rate far above what its optimiser takes, such as sgd's; else empty."""
+    usual, rate = USUAL_RATES.get(optim.name), peak_learning_rate(optim, batch_size)
+    if usual is None or rate <= _FAR_ABOVE * usual:
+        return ''
+    return (
+        f'note: optim.learning_rate {rate:g} is high for {optim.name}, which usually takes about '
+        f'{usual:g}'
+    )
+
+
 def make_schedule(
     optim: ConfigDict, *, batch_size: int, total_steps: int, steps_per_epoch: float
 ) -> optax.Schedule:

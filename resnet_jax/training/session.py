@@ -116,17 +116,28 @@ class Session:
         self.restart_clock()
 
     def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
-        """Evaluates on the evaluation split and writes the figures."""
+        """Evaluates on the evaluation split and writes the figures.
+
+        Of a run with `optim.ema` they are those of the averaged variables; 'raw_loss' and
+        'raw_top1' are those of the others.
+        """
         run = self.run
         batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
         if self._eval_batches is None and fits_in_memory(run.inputs.eval, run.config):
             self._eval_batches = batches = list(batches)
-        placed = map(run.placement.put_batch, batches)
-        figures, _ = evaluate(run.eval_step, step.eval_variables(state), placed, run.task)
+
+        def figures_of(variables: Any) -> dict[str, float]:
+            placed = map(run.placement.put_batch, batches)
+            return evaluate(run.eval_step, variables, placed, run.task)[0]
+
+        figures = figures_of(step.eval_variables(state))
+        text = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        if state.ema is not None:
+            raw = figures_of({'params': state.params, 'batch_stats': state.batch_stats})
+            figures |= {f'raw_{name}': raw[name] for name in ('loss', 'top1')}
+            text += f' (not averaged: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
         self._write(done, 'eval', figures)
-        self.say(
-            f'step {done}  eval: loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
-        )
+        self.say(f'step {done}  eval: {text}')
         return figures
 
     def is_evaluated(self, done: int) -> bool:

@@ -98,7 +98,7 @@ def make_train_step(
       task: gives the targets and the sums.
       seed: of the run; may be a traced value.
       loss: (outputs, targets) -> [N], whose mean is minimised.
-      ema_decay: of the averaged variables; unused where `state.ema` is None.
+      ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
       trained: a tree like the parameters: False where no gradient is computed. None: train all.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
@@ -132,10 +132,20 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             new = {'params': params, 'batch_stats': batch_stats}
-            ema = optax.incremental_update(new, ema, 1.0 - ema_decay)
+            ema = optax.incremental_update(new, ema, 1.0 - ema_decay_at(state.step, ema_decay))
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     return train_step
+
+
+def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
+    """The decay of the average after so many steps: min(decay, (1 + step) / (10 + step)).
+
+    In a short run a constant decay near 1 would leave little but the initial variables. The rule is
+    that of TensorFlow's ExponentialMovingAverage with `num_updates`.
+    """
+    done = step.astype(jnp.float32)
+    return jnp.minimum(decay, (1 + done) / (10 + done))
 
 
 def _make_gradients(
