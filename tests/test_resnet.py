@@ -301,3 +301,17 @@ def test_parameter_paths_are_the_documented_ones():
 def test_wrong_images_are_named(images):
     with pytest.raises(InputError, match=r'normalised floats of shape \[N, H, W, C\]'):
         tiny('cifar_resnet8').init(jax.random.key(0), images, train=False)
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 32, 32), (2, 1, 28, 28), (1, 3, 224, 224)])
+def test_images_with_channels_first_are_refused(shape):
+    model = create_model('cifar_resnet8')
+    with pytest.raises(InputError, match=r'look like \[N, C, H, W\].*transpose\(0, 2, 3, 1\)'):
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), jnp.zeros(shape))
+
+
+def test_images_of_other_channels_than_the_weights_are_refused():
+    model = tiny('cifar_resnet8')
+    variables = init(model, (1, 8, 8, 3))
+    with pytest.raises(InputError, match=r'for images of 3 channels, got \[1, 8, 8, 1\]'):
+        model.apply(variables, jnp.zeros((1, 8, 8, 1)), train=False)

@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
     rows = [
         ('loss', f'{figures["loss"]:.4f} nats'),
         ('top-1', f'{100 * figures["top1"]:.2f} %'),
-        ('top-5', f'{100 * figures["top5"]:.2f} %'),
+        *([('top-5', f'{100 * figures["top5"]:.2f} %')] if len(classes) > 5 else []),
         ('calibration error', f'{100 * figures["ece"]:.2f} % (15 bins)'),
     ]
     print(text.pairs(rows))

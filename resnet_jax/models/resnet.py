@@ -318,6 +318,19 @@ class ResNet(nn.Module):
                 f'images must be normalised floats of shape [N, {letters}, C], '
                 f'got {images.dtype}{list(images.shape)}'
             )
+        _, *space, channels = images.shape
+        if self.dimensions == 2 and space[0] in (1, 3) and space[1] == channels > 4:
+            raise InputError(
+                f'images of shape {list(images.shape)} look like [N, C, H, W]; the models take '
+                '[N, H, W, C]: images.transpose(0, 2, 3, 1)'
+            )
+        stem = self.variables.get('params', {}).get('stem', {})
+        kernel = stem.get('conv1', {}).get('kernel')
+        if kernel is not None and kernel.shape[-2] != channels:
+            raise InputError(
+                f'the weights are for images of {kernel.shape[-2]} channels, got '
+                f'{list(images.shape)}'
+            )
 
     def _makers(self) -> tuple[MakeConv, MakeNorm]:
         """The functions that make this network's convolutions and norms."""

@@ -89,6 +89,11 @@ def _restart_after(step: int) -> Any:
     )
 
 
+# Fits into 80 columns with the figures that follow; the bar takes what is left.
+_BAR = '{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
+_PATIENCE = 5.0  # seconds without a line before the first sign of life, where there is no bar
+
+
 class Console:
     """A progress bar on a terminal, plain lines otherwise, on standard error; or nothing."""
 
@@ -101,12 +106,25 @@ class Console:
             disable=quiet or None,
             dynamic_ncols=True,
             smoothing=0.05,
+            bar_format=_BAR,
         )
         self._last_step = last_step
+        self._taken = first_step
+        self._began = self._spoken = time.monotonic()
+        self._patience = _PATIENCE
 
     def advance(self, steps: int, total: int, runs: int = 1) -> None:
         """Moves the bar by steps that were dispatched, of `total`, for `runs` runs at a time."""
         self._bar.update(steps)
+        self._taken += steps
+        now = time.monotonic()
+        if self._bar.disable and not self._quiet and now - self._spoken > self._patience:
+            self._patience *= 2
+            self._still_there(now, total)
+
+    def _still_there(self, now: float, total: int) -> None:
+        """A line where none has been printed for a while; rarer and rarer."""
+        self.say(f'step {self._taken}/{total} after {tqdm.format_interval(now - self._began)}')
 
     def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
         """Called when a run has finished and its summary is written."""
@@ -129,6 +147,7 @@ class Console:
         """Prints a line, above the bar where there is one."""
         if self._quiet:
             return
+        self._spoken = time.monotonic()
         if self._bar.disable:
             print(line, file=sys.stderr, flush=True)
         else:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def train(
     folder = Path(folder)
     run, initial = prepare(config, folder, like)
     if (summary := finished(run, folder)) is not None:
+        if summary:
+            print(
+                f'the run in {folder} has finished: all its {run.total_steps} steps are taken',
+                file=sys.stderr,
+            )
         return summary
     with (
         processes.stop_signals() as stop_requested,
@@ -63,7 +69,7 @@ def train(
     ):
         session.say(headline(session))
         note = rate_note(config.optim, config.train.batch_size)
-        for line in filter(None, (*describe(run.inputs), note)):
+        for line in filter(None, (*describe(run.inputs), note, 'compiling the first step ...')):
             session.say(line)
         _take_steps(session, stop_requested, on_evaluation)
         return session.finish()

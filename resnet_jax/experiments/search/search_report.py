@@ -192,7 +192,7 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     columns = min(3, len(search.space))
     rows = -(-len(search.space) // columns)
@@ -217,7 +217,9 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter('{x:g}')
         panels[0].yaxis.set_minor_formatter(NullFormatter())
-    figure.colorbar(colours, ax=list(panels[: len(search.space)]), label='trial, in order')
+    shown = list(panels[: len(search.space)])
+    whole = MaxNLocator(integer=True)
+    figure.colorbar(colours, ax=shown, label='trial, in order', ticks=whole)
     _legend(figure, trials)
     FigureCanvasAgg(figure).print_png(path)
 
@@ -240,9 +242,13 @@ def _place(search: Search, field: str, trial: Trial) -> float:
 
 
 def _marks(axes: Any, search: Search, field: str, trials: Sequence[Trial], colours: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     values = search.space[field]
     if isinstance(values, Range):
         axes.set_xscale('log' if values.kind == 'log' else 'linear')
+        if values.kind == 'int':
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.plot(values.ends, [0.5, 0.5], alpha=0, transform=axes.get_xaxis_transform())
     else:
         axes.set_xticks(range(len(values.choices)), values.choices)
