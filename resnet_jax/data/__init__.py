@@ -1,7 +1,8 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
 from resnet_jax.data.catalogs import Source, open_source, split_sizes
-from resnet_jax.data.images import ImageFile, decode_image, find_images, printable
+from resnet_jax.data.image_search import ImageFile, find_images
+from resnet_jax.data.images import check_sizes, decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
     batch_indices,
@@ -25,6 +26,7 @@ from resnet_jax.data.transforms import (
     random_crop,
     random_flip,
 )
+from resnet_jax.text import printable
 
 __all__ = [
     'PREPROCESSINGS',
@@ -36,6 +38,7 @@ __all__ = [
     'augment',
     'batch_indices',
     'batch_positions',
+    'check_sizes',
     'check_transforms',
     'decode_image',
     'default_workers',

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from jaxtyping import UInt8
 
-from resnet_jax.data.images import decode_image
+from resnet_jax.data.images import IMAGE_SUFFIXES, decode_image
 from resnet_jax.errors import InputError, check_choice, first_line, unknown_name
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Record = tuple[str | bytes | np.ndarray, int]
 Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 DIGITS_TEST = 360
 SYNTHETIC_SIZES = {'train': 1024, 'test': 256}
 SYNTHETIC_CLASSES = 10
