@@ -13,6 +13,7 @@ from typing import Any
 
 from resnet_jax.commands import supervisor
 from resnet_jax.errors import InputError, Interrupted, RunError
+from resnet_jax.text import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 # Each is a file of resnet_jax/commands. Those that take a config take --config.FIELD=VALUE, those
@@ -26,8 +27,9 @@ PREFIXES = {
     **dict.fromkeys(('eval', 'predict', 'convert'), '--model.'),
 }
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
-# failed checkpoint, and the retries of trackers.
+# failed checkpoint, Pillow's of damaged files, and the retries of trackers.
 QUIET_LOGGERS = {
+    'PIL': logging.CRITICAL,
     'absl': logging.CRITICAL,
     'asyncio': logging.CRITICAL,
     'mlflow': logging.ERROR,
@@ -87,8 +89,8 @@ def process_settings() -> Iterator[None]:
     added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
     thread_hook, unraisable_hook = threading.excepthook, sys.unraisablehook
     with warnings.catch_warnings():
-        # Refused in words of our own.
-        warnings.filterwarnings('ignore', 'Image size .* decompression bomb')
+        # Images that are damaged or too large are refused in words of our own.
+        warnings.filterwarnings('ignore', module=r'PIL\.')
         for name, level in QUIET_LOGGERS.items():
             logging.getLogger(name).setLevel(level)
         os.environ.update(added)
@@ -122,7 +124,8 @@ def _in_one_line(where: Callable[[Any], Any]) -> Callable[[Any], None]:
 
 
 def _complain(error: BaseException | str, code: int) -> int:
-    print(f'resnet-jax: {" ".join(str(error).split())}', file=sys.stderr)
+    line = printable(' '.join(str(error).split()))
+    print(f'resnet-jax: {line}', file=sys.stderr)
     return code
 
 

@@ -76,6 +76,34 @@ def escape(text: str) -> str:
 
 def comma_separated(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The lines of a CSV file."""
+    return ''.join(map(comma_separated_line, [header, *rows]))
+
+
+def comma_separated_line(cells: Sequence[Any]) -> str:
+    """A line of a CSV file, with its end.
+
+    A spreadsheet takes text that begins with =, +, -, @, a tab or a carriage return for a formula,
+    and runs it; names may begin so. Such text, other than a number, gets an apostrophe before it.
+    """
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows([header, *rows])
+    csv.writer(out, lineterminator='\n').writerow(map(_not_a_formula, cells))
     return out.getvalue()
+
+
+def _not_a_formula(cell: Any) -> Any:
+    if not isinstance(cell, str) or cell[:1] not in tuple('=+-@\t\r') or cell == NOTHING:
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def printable(text: str) -> str:
+    """Escapes what does not print, for one line of text that is read as it is written.
+
+    Names of files and classes may hold line breaks, escape sequences of terminals, marks that turn
+    the direction of writing, and bytes that are no characters.
+    """
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.data.containers import ORIENTATION_TAG
 from resnet_jax.data.images import (
-    ORIENTATION_TAG,
     convert_channels,
     decode_image,
     random_resized_crop,

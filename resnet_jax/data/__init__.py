@@ -3,7 +3,8 @@
 from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed
-from resnet_jax.data.images import ImageFile, decode_image, find_images, printable
+from resnet_jax.data.image_search import ImageFile, find_images
+from resnet_jax.data.images import check_sizes, decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
     batch_indices,
@@ -28,6 +29,7 @@ from resnet_jax.data.transforms import (
     random_crop,
     random_flip,
 )
+from resnet_jax.text import printable
 
 __all__ = [
     'PREPROCESSINGS',
@@ -40,6 +42,7 @@ __all__ = [
     'augment',
     'batch_indices',
     'batch_positions',
+    'check_sizes',
     'check_transforms',
     'decode_image',
     'default_workers',

@@ -17,10 +17,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from resnet_jax.data.images import printable
+from resnet_jax.data.images import IMAGE_SUFFIXES
 from resnet_jax.errors import InputError
+from resnet_jax.text import printable
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png')
 SPLIT_NAMES = frozenset(
     ('train', 'training', 'val', 'valid', 'validation', 'test', 'testing', 'eval', 'dev')
 )

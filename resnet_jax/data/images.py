@@ -1,41 +1,78 @@
-"""Find image files, decode them, and bring them to the size and channels of a model (on the host).
+"""Decode image files and bring images to the size and channels of a model (on the host).
 
 Arrays are [height, width, channels] with 1 (grey) or 3 (RGB) channels, values 0 to 255.
 """
 
-import dataclasses
-import glob
+import contextlib
 import io
 import math
 import os
-import struct
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
+import stat
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.data.containers import ImageParts, exif_orientation, split_metadata
+from resnet_jax.errors import InputError, check_choice, first_line
+from resnet_jax.text import printable
 
 # How `resize_and_crop` resamples. Pillow antialiases with both when it shrinks.
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
-ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
+SUPPORTS = {'bilinear': 1, 'bicubic': 2}  # pixels on each side that a result depends on, enlarging
+LARGEST_SIDE = 4096  # pixels, of a model's input and of the resize before it
+# A longer side of more than so many shorter ones is cut before the resize, to bound its cost.
+LONGEST_ASPECT = 16  # of an image that is resized as a whole; of a longer one, what the crop needs
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')  # that `find_images` looks for
-
-# What Pillow raises on damaged files, besides OSError.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+_AVIF = 'avif' in features.modules and features.check_module('avif')
+# Of the files that a folder stands for, in training and in prediction.
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff'),
+    *(['.avif'] if _AVIF else []),
+)
+# What a file may hold, whatever its suffix. Others of Pillow's formats run other programs (EPS) or
+# accept almost any bytes.
+FORMATS = (
+    *('BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP'),
+    *(['AVIF'] if _AVIF else []),
+)
+LARGEST_FILE = 2**30  # bytes: above the raw pixels of the largest image that is decoded
+HEADER = 2**16  # bytes read to look at a file's header
+_NOT_FILES = {
+    stat.S_IFDIR: 'a directory',
+    stat.S_IFIFO: 'a named pipe',
+    stat.S_IFSOCK: 'a socket',
+    stat.S_IFCHR: 'a device',
+    stat.S_IFBLK: 'a device',
+}
+# EXIF orientation -> what shows the image upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WIDE = 65535  # white in 16 bits
+_DARKEST = 4096  # a 16-bit image below this everywhere is taken for one of 12 bits
 
 
 def decode_image(
     image: str | os.PathLike[str] | bytes, channels: int = 3, where: str = ''
 ) -> UInt8[np.ndarray, 'h w channels']:
-    """Decodes a JPEG, PNG or other image that Pillow reads.
+    """Decodes a JPEG, PNG or another image of `FORMATS`; of several frames the first.
 
-    The EXIF orientation is applied, CMYK and palettes become RGB, 16-bit greys are scaled to 8 bits
-    and an alpha channel is dropped (not blended), as torchvision's ImageFolder does.
+    The orientation is applied where EXIF or XMP give one; other metadata are not read, so that no
+    damage in them matters. CMYK and palettes become RGB, and an alpha channel is dropped (not
+    blended), as torchvision's ImageFolder does.
+
+    Wide greys are scaled to 8 bits by the largest value that the file declares: 65535 for 16 bits,
+    4095 for a TIFF of 12 bits or with that MaxSampleValue. Pixels whose meaning the file leaves
+    open are refused: floating-point values, integers outside of that range, and 16-bit images in
+    which no value reaches 4096 but that are not black: these hold 12 bits or fewer, unscaled.
 
     Args:
       image: a path, or the bytes of a file.
@@ -43,28 +80,76 @@ def decode_image(
       where: the image's name in messages; by default its path.
 
     Raises:
-      InputError: if the file is missing, not an image, damaged or larger than
-        `PIL.Image.MAX_IMAGE_PIXELS` pixels.
+      InputError: if the file is missing, not a file, not an image, damaged, of pixels that are
+        refused, or larger than `PIL.Image.MAX_IMAGE_PIXELS` pixels or `LARGEST_FILE` bytes.
     """
-    where = where or ('image' if isinstance(image, bytes) else os.fspath(image))
+    where = printable(where or ('image' if isinstance(image, bytes) else os.fspath(image)))
+    parts = split_metadata(image if isinstance(image, bytes) else _read_file(image, where))
+    with _opened(parts, where) as opened:
+        opened.load()
+        orientation = parts.orientation or exif_orientation(opened.info.get('exif', b''))
+        upright = opened.transpose(_TURNS[orientation]) if orientation in _TURNS else opened
+        return _to_array(_to_eight_bits(upright, parts, where), channels)
+
+
+def check_header(path: str | os.PathLike[str]) -> None:
+    """Checks that an image file can be opened and begins as an image; decodes nothing.
+
+    Raises:
+      InputError: as `decode_image`, as far as it shows there.
+    """
+    where = printable(os.fspath(path))
     try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        with _opened(split_metadata(_read_file(path, where, HEADER)), where):
+            return
+    except InputError:  # some formats have their header at the end
+        with _opened(split_metadata(_read_file(path, where)), where):
+            return
+
+
+def _read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FILE) -> bytes:
+    try:
+        status = os.stat(path)  # first, since opening a pipe waits for its other end
+        if not stat.S_ISREG(status.st_mode):
+            kind = _NOT_FILES.get(stat.S_IFMT(status.st_mode), 'no regular file')
+            raise InputError(f'{where}: this is {kind}, not an image file')
+        if status.st_size > LARGEST_FILE:
+            raise InputError(
+                f'{where}: file too large ({status.st_size:,} bytes) for an image; the limit is '
+                f'{LARGEST_FILE:,}'
+            )
+        with open(path, 'rb') as file:
+            data = file.read(most)
+    except FileNotFoundError:
+        link = ': a link to a file that does not exist' if os.path.islink(path) else ''
+        raise InputError(f'{where}: no such image file{link}') from None
+    except OSError as error:
+        raise InputError(f'{where}: cannot read this file ({error.strerror or error})') from None
+    except ValueError:  # a zero byte in its name; InputError is one too
+        if '\0' not in os.fspath(path):
+            raise
+        raise InputError(f'{where}: no such image file') from None
+    if not data:
+        raise InputError(f'{where}: not an image, the file is empty; remove it or replace it')
+    return data
+
+
+@contextlib.contextmanager
+def _opened(parts: ImageParts, where: str) -> Iterator[Image.Image]:
+    """Opens an image; what Pillow raises in the block becomes an `InputError`."""
+    try:
+        with Image.open(io.BytesIO(parts.pixels), formats=FORMATS) as opened:
             _check_pixels(opened, where)
-            opened.load()
-            if opened.getexif().get(ORIENTATION_TAG, 1) == 1:
-                return _to_array(opened, channels)
-            return _to_array(ImageOps.exif_transpose(opened), channels)
+            yield opened
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f'{where}: no such image file') from None
     except UnidentifiedImageError:
         raise InputError(f'{where}: not an image that can be read; give a JPEG or PNG') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(_too_large(where)) from None
-    except _DAMAGED as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise InputError(f'{where}: cannot read this image ({reason})') from None
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        reason = getattr(error, 'strerror', None) or first_line(error)
+        raise InputError(f'{where}: cannot read this image ({printable(reason)})') from None
 
 
 def _too_large(where: str, size: str = '') -> str:
@@ -79,14 +164,47 @@ def _check_pixels(opened: Image.Image, where: str) -> None:
         raise InputError(_too_large(where, f' ({opened.width} x {opened.height})'))
 
 
+def _to_eight_bits(image: Image.Image, parts: ImageParts, where: str) -> Image.Image:
+    """Scales wide greys, and refuses pixels whose meaning is not known; see `decode_image`."""
+    if image.mode == 'F':
+        raise InputError(
+            f'{where}: floating-point pixels, of which black and white are not known; convert it '
+            'to 8 or 16 bits'
+        )
+    if not image.mode.startswith('I'):
+        if parts.bits == 16 and image.mode in ('RGB', 'RGBA', 'LA'):
+            # Pillow has reduced these to their upper bytes.
+            highest = max(high for _, high in np.atleast_2d(image.convert('RGB').getextrema()))
+            if 0 < highest < _DARKEST // 256:
+                raise _too_dark(where, 256 * highest + 255)
+        return image
+    wide = np.asarray(image).astype(np.int64)
+    bits = parts.bits if parts.bits and 8 < parts.bits < 16 else 16
+    white = parts.largest or 2**bits - 1
+    low, high = int(wide.min()), int(wide.max())
+    if low < 0 or high > white:
+        raise InputError(
+            f'{where}: pixels from {low} to {high}, outside of 0 to {white}; convert it to 8 bits'
+        )
+    if white == _WIDE and 0 < high < _DARKEST:
+        raise _too_dark(where, high)
+    # Pillow's own conversion clips at 255.
+    return Image.fromarray(((wide * 255 + white // 2) // white).astype(np.uint8))
+
+
+def _too_dark(where: str, highest: int) -> InputError:
+    return InputError(
+        f'{where}: an image of 16 bits or more with no value above {highest} of {_WIDE}, perhaps '
+        'of 12 bits or fewer; scale it to the full range or convert it to 8 bits'
+    )
+
+
 def _to_array(image: Image.Image, channels: int) -> np.ndarray:
-    """Pillow image of any mode to uint8 [H, W, channels]."""
-    if image.mode.startswith('I'):
-        # Pillow's own conversion of 16-bit greys clips at 255. 65535 / 257 = 255.
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(((np.clip(wide, 0, 65535) + 128) // 257).astype(np.uint8))
+    """Pillow image of any 8-bit mode to uint8 [H, W, channels]."""
     if image.mode == 'P':
         image = image.convert('RGBA')  # palette entries may carry transparency
+    if image.mode == 'LAB':
+        image = image.convert('RGB')  # Pillow has no direct way to grey
     image = image.convert('L' if channels == 1 else 'RGB')
     return np.asarray(image).reshape(image.height, image.width, channels)
 
@@ -129,21 +247,52 @@ def resize_and_crop(
       interpolation: 'bilinear' or 'bicubic'.
 
     Raises:
-      InputError: if `resize` is smaller than `image_size` or the interpolation unknown.
+      InputError: on sizes that `check_sizes` refuses, or an unknown interpolation.
     """
     check_choice('interpolation', interpolation, INTERPOLATIONS)
+    check_sizes(image_size, resize)
     resize = image_size if resize is None else resize
-    if resize < image_size:
-        raise InputError(f'resize {resize} is smaller than image_size {image_size}')
-    height, width, channels = image.shape
-    if min(height, width) != resize:
-        shorter = min(height, width)
-        # The longer side is rounded down, as in torchvision.
-        height, width = height * resize // shorter, width * resize // shorter
-        scaled = _to_pillow(image).resize((width, height), INTERPOLATIONS[interpolation])
-        image = np.asarray(scaled).reshape(height, width, channels)
-    top, left = round((height - image_size) / 2), round((width - image_size) / 2)
+    shorter = min(image.shape[:2])
+    # The longer side is rounded down, as in torchvision.
+    size = [side * resize // shorter for side in image.shape[:2]]
+    start = [round((side - image_size) / 2) for side in size]
+    if shorter != resize:
+        box = [(0.0, float(side)) for side in image.shape[:2]]
+        if max(size) > LONGEST_ASPECT * resize:
+            axis = int(size[1] > size[0])
+            scale = image.shape[axis] / size[axis]
+            first, last = start[axis] * scale, (start[axis] + image_size) * scale
+            margin = SUPPORTS[interpolation] * max(scale, 1) + 1
+            kept = slice(max(math.floor(first - margin), 0), math.ceil(last + margin))
+            image = image[kept] if axis == 0 else image[:, kept]
+            box[axis] = first - kept.start, last - kept.start
+            size[axis], start[axis] = image_size, 0
+        (top, bottom), (left, right) = box
+        scaled = _to_pillow(image).resize(
+            (size[1], size[0]), INTERPOLATIONS[interpolation], (left, top, right, bottom)
+        )
+        image = np.asarray(scaled).reshape(*size, image.shape[2])
+    top, left = start
     return image[top : top + image_size, left : left + image_size]
+
+
+def check_sizes(image_size: int, resize: int | None) -> None:
+    """Refuses a side of a model's input, or of the resize before its crop, that cannot be meant.
+
+    Raises:
+      InputError: unless they are whole numbers, 1 <= image_size <= resize <= `LARGEST_SIDE`.
+    """
+    for name, side in (('image_size', image_size), ('resize', resize)):
+        if side is None and name == 'resize':
+            continue
+        if isinstance(side, bool) or not isinstance(side, int | np.integer):
+            raise InputError(f'{name} must be a whole number of pixels, not {side!r}')
+        if side < 1:
+            raise InputError(f'{name} must be positive, not {side}')
+        if side > LARGEST_SIDE:
+            raise InputError(f'{name} must be at most {LARGEST_SIDE} pixels, not {side}')
+    if resize is not None and resize < image_size:
+        raise InputError(f'resize {resize} is smaller than image_size {image_size}')
 
 
 def random_resized_crop(
@@ -188,117 +337,6 @@ def _random_box(
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
     # No box fitted: the largest centre box of an allowed ratio, as torchvision does.
-    w = min(width, round(height * ratio[1]))
-    h = min(height, round(width / ratio[0]))
+    w = min(width, max(round(height * ratio[1]), 1))
+    h = min(height, max(round(width / ratio[0]), 1))
     return (width - w) // 2, (height - h) // 2, w, h
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFile:
-    """A file to be read as an image.
-
-    Attributes:
-      path: of the file, as given or found.
-      named: whether the caller named the file itself, not a folder or pattern.
-    """
-
-    path: Path
-    named: bool
-
-
-def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
-    """Finds image files, in the order of the arguments.
-
-    Args:
-      arguments: each of them one of
-        a file: taken whatever its suffix, without a check that it exists;
-        a folder: the files with one of `SUFFIXES` in it and its subfolders;
-        a pattern of `*`, `?`, `[...]` and `**` (any number of folders): the matching files, if the
-        pattern has no suffix only those with one of `SUFFIXES`.
-
-    Returns:
-      The files; those of a folder or pattern sorted by path, without hidden ones. Links to folders
-      are followed, but each folder is entered once.
-
-    Raises:
-      InputError: if a folder or pattern yields no files, or a folder cannot be read.
-    """
-    found = []
-    for argument in (os.fspath(a) for a in arguments):
-        if os.path.isdir(argument):
-            paths = [path for path in _files_below(argument) if _is_image(path)]
-            nothing = f'no images in this folder (looked for {", ".join(SUFFIXES)})'
-        elif glob.has_magic(argument) and not os.path.lexists(argument):
-            suffix = Path(argument).suffix
-            any_suffix = bool(suffix) and not glob.has_magic(suffix)
-            paths = [path for path in _matches(argument) if any_suffix or _is_image(path)]
-            nothing = 'no image files match this pattern'
-        else:
-            found.append(ImageFile(Path(argument), named=True))
-            continue
-        if not paths:
-            raise InputError(f'{argument}: {nothing}')
-        paths = sorted(set(paths), key=lambda path: path.parts)
-        found += [ImageFile(path, named=False) for path in paths]
-    return found
-
-
-def printable(name: str) -> str:
-    """Escapes a file's name for one line of text: it may hold line breaks and any bytes."""
-    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
-def _files_below(folder: str) -> Iterator[Path]:
-    """The files in a folder and its subfolders, without hidden ones, in any order."""
-    entered: set[str] = set()
-    waiting = [folder]  # links come last, so that a folder inside is found under its own path
-    while waiting:
-        for where, folders, files in os.walk(waiting.pop(0), onerror=_raise_input_error):
-            real = os.path.realpath(where)
-            if real in entered:
-                folders.clear()
-                continue
-            entered.add(real)
-            folders[:] = sorted(name for name in folders if name[0] != '.')
-            below = [os.path.join(where, name) for name in folders]
-            # os.walk does not follow links.
-            waiting += [path for path in below if os.path.islink(path)]
-            yield from (path for name in files if _is_visible_file(path := Path(where, name)))
-
-
-def _raise_input_error(error: OSError) -> None:
-    raise InputError(f'{error.filename}: cannot read this folder ({error.strerror})')
-
-
-def _is_visible_file(path: Path) -> bool:
-    """Leaves out pipes and devices, not broken links: reading them reports the error."""
-    return path.name[0] != '.' and (os.path.isfile(path) or os.path.islink(path))
-
-
-def _matches(pattern: str) -> Iterator[Path]:
-    """The files that a pattern matches, in any order."""
-    parts = Path(pattern).parts
-    if '**' not in parts:
-        yield from (path for path in map(Path, glob.glob(pattern)) if os.path.isfile(path))
-        return
-    # Not glob's own `**`, which follows links in circles.
-    start = parts.index('**')
-    head = os.path.join(*parts[:start]) if start else '.'
-    for folder in glob.glob(head):
-        for path in _files_below(folder) if os.path.isdir(folder) else ():
-            if _parts_match(path.relative_to(folder).parts, parts[start:]):
-                yield path
-
-
-def _parts_match(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether the parts of a path match those of a pattern; `**` matches any number of parts."""
-    if not pattern:
-        return not parts
-    first, *rest = pattern
-    if first == '**':
-        return any(_parts_match(parts[i:], tuple(rest)) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], first) and _parts_match(parts[1:], tuple(rest))

@@ -11,8 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
-from resnet_jax.data.images import INTERPOLATIONS, convert_channels, resize_and_crop
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.data.images import (
+    INTERPOLATIONS,
+    check_sizes,
+    convert_channels,
+    resize_and_crop,
+)
+from resnet_jax.errors import InputError, check_choice, first_line
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
 CHUNK = 1024  # images summed at a time, to bound memory
@@ -45,16 +50,16 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise InputError(f'channels must be 1 or 3, not {self.channels}')
-        if self.image_size < 1:
-            raise InputError(f'image_size must be positive, not {self.image_size}')
-        if self.resize is not None and self.resize < self.image_size:
-            raise InputError(f'resize {self.resize} is smaller than image_size {self.image_size}')
+        check_sizes(self.image_size, self.resize)
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        with np.errstate(over='ignore'):  # to infinity, which is refused
+            mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         pixels = (self.image_size, self.image_size, self.channels)
         if mean.shape not in ((self.channels,), pixels):
             raise InputError(f'mean has shape {mean.shape}; give ({self.channels},) or {pixels}')
-        if std.shape != (self.channels,) or not (std > 0).all():
+        if not np.isfinite(mean).all():
+            raise InputError('mean must be finite numbers')
+        if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
             raise InputError(f'std must be {self.channels} positive numbers, not {self.std}')
         object.__setattr__(self, 'mean', _tuples(mean.tolist()))
         object.__setattr__(self, 'std', _tuples(std.tolist()))
@@ -84,9 +89,15 @@ class Preprocessing:
           InputError: if it is not JSON or has other fields; `interpolation` may be absent.
         """
         try:
-            return cls(**json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
-            raise InputError(f'cannot read the stored preprocessing: {error}') from None
+            fields = json.loads(text)
+            names = fields['class_names']
+            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise TypeError('class_names must be a list of names')
+            return cls(**fields)
+        except InputError as error:
+            raise InputError(f'the stored preprocessing cannot be used: {error}') from None
+        except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
+            raise InputError(f'cannot read the stored preprocessing: {first_line(error)}') from None
 
 
 def _tuples(value: float | list[Any]) -> float | tuple[Any, ...]:
