@@ -13,6 +13,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from resnet_jax.data.images import INTERPOLATIONS, convert_channels, resize_and_crop
 from resnet_jax.errors import InputError, check_choice
+from resnet_jax.json_files import parse_json
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
 CHUNK = 1024  # images summed at a time, to bound memory
@@ -54,7 +55,9 @@ class Preprocessing:
         pixels = (self.image_size, self.image_size, self.channels)
         if mean.shape not in ((self.channels,), pixels):
             raise InputError(f'mean has shape {mean.shape}; give ({self.channels},) or {pixels}')
-        if std.shape != (self.channels,) or not (std > 0).all():
+        if not np.isfinite(mean).all():
+            raise InputError(f'mean must be finite, not {self.mean}')
+        if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
             raise InputError(f'std must be {self.channels} positive numbers, not {self.std}')
         object.__setattr__(self, 'mean', _tuples(mean.tolist()))
         object.__setattr__(self, 'std', _tuples(std.tolist()))
@@ -84,8 +87,15 @@ class Preprocessing:
           InputError: if it is not JSON or has other fields; `interpolation` may be absent.
         """
         try:
-            return cls(**json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
+            fields = parse_json(text)
+            names = fields.get('class_names')
+            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+                raise ValueError('class_names is no list of texts')
+            for side in ('image_size', 'channels', 'resize'):
+                if type(fields.get(side)) not in (int, type(None)):
+                    raise ValueError(f'{side} is no whole number')
+            return cls(**fields)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f'cannot read the stored preprocessing: {error}') from None
 
 
