@@ -15,6 +15,13 @@ class InputError(ValueError):
     """
 
 
+class Unreadable(InputError):
+    """A workdir, a checkpoint or another file that this program wrote cannot be read back.
+
+    It concerns one run: a sweep lists that run as failed and goes on with the others.
+    """
+
+
 class RunError(RuntimeError):
     """A run failed for a reason other than its input, such as a full disk.
 

@@ -17,7 +17,8 @@ from resnet_jax.data.images import (
     convert_channels,
     resize_and_crop,
 )
-from resnet_jax.errors import InputError, check_choice, first_line
+from resnet_jax.errors import InputError, check_choice
+from resnet_jax.json_files import parse_json
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
 CHUNK = 1024  # images summed at a time, to bound memory
@@ -58,7 +59,7 @@ class Preprocessing:
         if mean.shape not in ((self.channels,), pixels):
             raise InputError(f'mean has shape {mean.shape}; give ({self.channels},) or {pixels}')
         if not np.isfinite(mean).all():
-            raise InputError('mean must be finite numbers')
+            raise InputError(f'mean must be finite, not {self.mean}')
         if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
             raise InputError(f'std must be {self.channels} positive numbers, not {self.std}')
         object.__setattr__(self, 'mean', _tuples(mean.tolist()))
@@ -89,15 +90,15 @@ class Preprocessing:
           InputError: if it is not JSON or has other fields; `interpolation` may be absent.
         """
         try:
-            fields = json.loads(text)
-            names = fields['class_names']
+            fields = parse_json(text)
+            names = fields.get('class_names')
             if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-                raise TypeError('class_names must be a list of names')
+                raise ValueError('class_names is no list of texts')
+            if type(fields.get('channels')) is not int:
+                raise ValueError('channels is no whole number')
             return cls(**fields)
-        except InputError as error:
-            raise InputError(f'the stored preprocessing cannot be used: {error}') from None
-        except (TypeError, ValueError, LookupError, OverflowError, RecursionError) as error:
-            raise InputError(f'cannot read the stored preprocessing: {first_line(error)}') from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f'cannot read the stored preprocessing: {error}') from None
 
 
 def _tuples(value: float | list[Any]) -> float | tuple[Any, ...]:

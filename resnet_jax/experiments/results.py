@@ -3,13 +3,15 @@
 Reports, comparisons, reproductions and searches all read runs with `read_run`.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from resnet_jax.errors import Diverged, InputError
+from resnet_jax.errors import Diverged, InputError, Unreadable
+from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.models.counting import Counts, count
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.build import build_model
@@ -153,21 +155,27 @@ def read_run(folder: Path, seed: int | None = None) -> RunResult:
       seed: of the run; None: that of its config.
 
     Raises:
-      InputError: if the run's files cannot be understood.
+      Unreadable: if the run's files cannot be understood.
     """
+    if folder.exists() and not folder.is_dir():
+        raise Unreadable(f'{folder} is no folder of a run')
     config = flatten(read_config(folder)) if is_run(folder) else {}
     return RunResult(
         folder=folder,
         seed=config.get('seed', 0) if seed is None else seed,
         config=config,
-        metrics=tuple(line for line in read_metrics(folder) if _is_metrics(line)),
+        metrics=tuple(read_metrics(folder)),
         final=_read_final(folder),
         failure=read_failure(folder),
     )
 
 
-def _is_metrics(line: Any) -> bool:
-    return isinstance(line, dict) and isinstance(line.get('step'), int) and 'split' in line
+def read_member(folder: Path, seed: int) -> RunResult:
+    """Reads a run as one of many: one that cannot be read is a failed one, and says why."""
+    try:
+        return read_run(folder, seed)
+    except Unreadable as error:
+        return RunResult(folder, seed, {}, (), None, Failure(str(error)))
 
 
 def _read_final(folder: Path) -> FinalFigures | None:
@@ -194,19 +202,28 @@ def _read_final(folder: Path) -> FinalFigures | None:
             git_commit=summary.get('git_commit'),
             memory=dict(summary.get('memory') or {}),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
-        raise InputError(
-            f'{folder / "summary.json"} is no summary of a run: {what}; remove it and run the '
-            'same command again'
-        ) from error
+    except Unreadable:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        hint = 'remove it and run the same command again'
+        raise unreadable(folder / 'summary.json', error, hint) from error
 
 
 def write_failure(folder: Path, error: Exception | str) -> None:
-    """Writes failed.json, the reason why a run failed, into the run's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes failed.json, the reason why a run failed, into the run's folder.
+
+    Where that is impossible, as in a folder that is damaged, the reason has been shown at least.
+    """
     failure = Failure(str(error), isinstance(error, Diverged))
-    write_atomically(folder / FAILED_FILE, json.dumps(failure._asdict(), indent=2) + '\n')
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / FAILED_FILE, json.dumps(failure._asdict(), indent=2) + '\n')
+
+
+def forget_failure(folder: Path) -> None:
+    """Removes failed.json, where there is one."""
+    with contextlib.suppress(OSError):
+        (folder / FAILED_FILE).unlink()
 
 
 def read_failure(folder: Path) -> Failure | None:
@@ -215,9 +232,9 @@ def read_failure(folder: Path) -> Failure | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         return Failure(str(found['error']), bool(found.get('diverged', False)))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+    except (Unreadable, KeyError):
         return Failure(f'{FAILED_FILE} cannot be read')
 
 

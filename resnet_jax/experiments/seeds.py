@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, RunError, check_choice
+from resnet_jax.errors import InputError, RunError, Unreadable, check_choice
 from resnet_jax.records.writers import Console
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop, memory, processes, workdir
@@ -37,6 +37,8 @@ from resnet_jax.training.session import Session, open_session
 PLACES = ('serial', 'vmapped', 'devices')
 ONE_DEVICE = {'parallel.mode': 'jit', 'parallel.devices': 1, 'parallel.shard_optimizer': False}
 _AXIS = 'seeds'
+# The content of a run's summary.json, or why it has none.
+Outcome = dict[str, Any] | RunError | Unreadable
 _PROBED = 3  # dispatches that are timed, after the one that compiles
 
 
@@ -46,7 +48,7 @@ def train_seeds(
     folders: Sequence[Path],
     place: str | None = None,
     console: Console | None = None,
-) -> list[dict[str, Any] | RunError]:
+) -> list[Outcome]:
     """Trains, or resumes, a run for each seed.
 
     The runs are trained one after another where they cannot share a program: data that is streamed,
@@ -76,7 +78,7 @@ def train_seeds(
         workdir.check_folder(folder, run_config)
     stored = workdir.read_preprocessing(folders[0]) if workdir.is_run(folders[0]) else None
     apart = build_run(wanted[0], open_inputs(wanted[0], stored))
-    ended = [workdir.read_summary(folder) is not None for folder in folders]
+    ended = [workdir.is_ended(folder) for folder in folders]
     if place != 'serial' and not any(ended) and _can_share_a_program(apart, folders):
         run = build_run(configs.changed(wanted[0], ONE_DEVICE), apart.inputs)
         programs = {name: together(run, len(seeds), n) for name, n in _devices(len(seeds)).items()}
@@ -84,16 +86,15 @@ def train_seeds(
             with matmul_precision(config.train.matmul_precision):
                 place = _fastest(apart, run, len(seeds), programs)
         if place in programs:
-            return _train_together(run, seeds, folders, programs[place], console)
+            with contextlib.suppress(Unreadable):  # one checkpoint: the others are trained alone
+                return _train_together(run, seeds, folders, programs[place], console)
     return [_train_alone(*pair, apart, console) for pair in zip(wanted, folders, strict=True)]
 
 
-def _train_alone(
-    config: ConfigDict, folder: Path, like: Run, console: Console | None
-) -> dict[str, Any] | RunError:
+def _train_alone(config: ConfigDict, folder: Path, like: Run, console: Console | None) -> Outcome:
     try:
         return loop.train(config, folder, like=like, console=console)
-    except RunError as error:
+    except (RunError, Unreadable) as error:
         return error
 
 
@@ -229,7 +230,7 @@ def _train_together(
     folders: Sequence[Path],
     program: Program,
     console: Console | None,
-) -> list[dict[str, Any] | RunError]:
+) -> list[Outcome]:
     prepared = [
         loop.prepare(configs.changed(run.config, {'seed': seed}), folder, run)
         for seed, folder in zip(seeds, folders, strict=True)
@@ -262,7 +263,7 @@ def _take_steps(
     one, first, total = sessions[0].run, sessions[0].first_step, sessions[0].run.total_steps
     config, eval_every = one.config, one.config.train.eval_every or one.total_steps
     states = [session.take_state() for session in sessions]
-    missed = 0 < first < total and first % eval_every == 0
+    missed = first > 0 and (first == total or first % eval_every == 0)
     for session, state in zip(sessions, states, strict=True):
         if missed and not session.is_evaluated(first):
             session.evaluate(first, state)

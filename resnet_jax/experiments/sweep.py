@@ -16,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.errors import InputError, Unreadable, check_choice
+from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
@@ -291,16 +292,15 @@ def read_sweep(folder: Path) -> Sweep:
             hint = '`resnet-jax report` and `compare` take single runs'
         raise InputError(f'workdir {folder} holds no sweep (it has no {SWEEP_FILE}); {hint}')
     try:
-        return _from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
-        raise InputError(f'{path} describes no sweep: {what}') from error
+        return _from_json(read_json(path, 'it describes no sweep'))
+    except Unreadable:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise unreadable(path, error, 'it describes no sweep') from error
 
 
-def _from_json(found: Any) -> Sweep:
+def _from_json(found: Mapping[str, Any]) -> Sweep:
     """The inverse of `sweep_json`; unknown keys are ignored."""
-    if not isinstance(found, dict):
-        raise ValueError('it is no JSON object')
     sweep = Sweep(
         title=str(found['title']),
         base=config_files.canonical(str(found['base'])),
@@ -386,7 +386,7 @@ def _changes(old: Sweep, new: Sweep, arm: str, folder: Path, moved: bool) -> lis
     if _computed(before) == _computed(after) and not moved:
         return []
     begun = [unit for unit in units(old, folder) if unit.arm == arm]
-    pairs = [(workdir.read_config(u.folder), u.seed) for u in begun if workdir.is_run(u.folder)]
+    pairs = [(workdir.read_config(u.folder), u.seed) for u in begun if workdir.is_sound(u.folder)]
     try:
         pairs = pairs or [(old.config(arm, new.seeds[0]), new.seeds[0])]
         compared = (configs.differences(config, new.config(arm, seed)) for config, seed in pairs)

@@ -5,6 +5,7 @@ No code in a file is ever run.
 
 import contextlib
 import dataclasses
+import json
 import os
 import pickle
 import tempfile
@@ -18,7 +19,9 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from resnet_jax.errors import InputError, first_line
+from resnet_jax import json_files
+from resnet_jax.errors import InputError, Unreadable, first_line
+from resnet_jax.interop import checksums
 from resnet_jax.models.stages import unstack_blocks
 
 if TYPE_CHECKING:
@@ -156,6 +159,7 @@ def _read_checkpoint(path: Path) -> Tensors:
     import orbax.checkpoint as ocp
 
     state = _find_state(path)
+    progress = state.parent / 'progress' / 'metadata'
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     try:
         metadata: Any = reader.metadata(state).item_metadata
@@ -169,13 +173,18 @@ def _read_checkpoint(path: Path) -> Tensors:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
         found = reader.restore(state, arguments)
+        expected = json_files.read_json(progress).get('checksums', {}) if progress.is_file() else {}
+        if wrong := checksums.differing_parts(found, expected):
+            raise ValueError(f'it is damaged: the checksum of {", ".join(wrong)} is wrong')
     except Exception as error:  # Orbax and tensorstore raise many kinds
-        raise InputError(f'{state} cannot be read as a checkpoint: {first_line(error)}') from error
+        raise Unreadable(f'{state} cannot be read as a checkpoint: {first_line(error)}') from error
     variables = unstack_blocks(found['ema'] if averaged else found)
     arrays = flax.traverse_util.flatten_dict(variables, sep='/')
     runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]
     stored = runs[0] / 'preprocessing.json' if runs else None
-    texts = {'preprocessing': stored.read_text()} if stored and stored.is_file() else {}
+    texts = {}
+    if stored and stored.exists():
+        texts = {'preprocessing': json.dumps(json_files.read_json(stored))}
     return Tensors({name: np.asarray(array) for name, array in arrays.items()}, texts)
 
 

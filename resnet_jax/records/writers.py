@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_jax.json_files import parse_json, unreadable
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file: a reader, also after a crash, sees the old text or the new."""
@@ -24,15 +26,26 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl, without a last line that a crash cut short."""
+    """The lines of a run's metrics.jsonl that hold figures of a step.
+
+    Left out is what does not: a last line that a crash cut short, and lines that were damaged. Each
+    line stands for itself, so the good ones after a bad one are read.
+
+    Raises:
+      Unreadable: if the file cannot be read at all.
+    """
     path = workdir / 'metrics.jsonl'
     if not path.exists():
         return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+    try:
+        text = path.read_text(encoding='utf-8', errors='replace')
+    except OSError as error:
+        raise unreadable(path, error) from error
+    for line in text.split('\n'):
+        with contextlib.suppress(ValueError):
+            figures = parse_json(line)
+            if type(figures.get('step')) is int and isinstance(figures.get('split'), str):
+                yield figures
 
 
 class MetricWriter:

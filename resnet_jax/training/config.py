@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.json_files import parse_json
 from resnet_jax.training import config_files
 from resnet_jax.training.checks import lacking, refuse_without_effect, resolve
 
@@ -174,10 +175,13 @@ def from_json(text: str) -> ConfigDict:
     def tuples(value: Any) -> Any:
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    fields = json.loads(text)
-    if not isinstance(fields, dict) or 'model' not in fields:
-        raise ValueError('it holds no config')
+    fields = parse_json(text)
     config = default_config()
+    for name, value in config.items():
+        if name in fields and isinstance(value, ConfigDict) != isinstance(fields[name], dict):
+            raise ValueError(f'it holds no config: {name} is {fields[name]!r:.40}')
+    if 'model' not in fields:
+        raise ValueError('it holds no config')
     # Versions without this field took slices in this order.
     found = {'data.slice_order': 'sorted', **upgraded(flatten(fields))}
     with config.unlocked(), config.ignore_type():

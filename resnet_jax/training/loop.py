@@ -107,8 +107,9 @@ def finished(run: Run, folder: Path) -> dict[str, Any] | None:
     """The content of summary.json if the run has taken its last step; {} in other processes."""
     if saved_steps(folder)[-1:] != [run.total_steps]:
         return None
-    summary = workdir.read_summary(folder)
-    return summary if summary is None or processes.is_first() else {}
+    if not workdir.is_ended(folder):  # the last thing that is written
+        return None
+    return workdir.read_summary(folder) if processes.is_first() else {}
 
 
 def _take_steps(
@@ -125,8 +126,10 @@ def _take_steps(
     def should_continue(done: int, figures: Mapping[str, float] | None) -> bool:
         return done == total or not (figures and on_evaluation) or on_evaluation(done, figures)
 
-    # A signal may have stopped the run before the evaluation that was due at this step.
-    missed = 0 < first < total and first % eval_every == 0 and not session.is_evaluated(first)
+    # A signal may have stopped the run before the evaluation that was due at this step; or its
+    # figures were damaged since.
+    due = first == total or first % eval_every == 0
+    missed = first > 0 and due and not session.is_evaluated(first)
     if missed and not should_continue(first, session.evaluate(first, state)):
         raise Stopped(f'stopped after step {first}')
     session.restart_clock()

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError, first_line
+from resnet_jax.errors import InputError, Unreadable
+from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training.memory import device_peak_bytes
@@ -34,12 +35,23 @@ def is_run(workdir: Path) -> bool:
     return (workdir / 'config.json').is_file()
 
 
+def is_sound(workdir: Path) -> bool:
+    """Whether the folder holds a run whose description can be read."""
+    try:
+        check_readable(workdir)
+    except Unreadable:
+        return False
+    return is_run(workdir)
+
+
 def check_folder(workdir: Path, config: ConfigDict) -> None:
     """Refuses a folder that holds anything but this run; writes nothing.
 
     Raises:
       InputError: showing what differs between the folder's config and this one.
+      Unreadable: as `check_readable`.
     """
+    check_readable(workdir)
     if is_run(workdir):
         changes = configs.differences(read_config(workdir), config)
         if changes:
@@ -48,15 +60,28 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
                 f'workdir {workdir} holds a run with another config ({shown}); '
                 'use another --workdir, or the same config to continue'
             )
-    elif workdir.exists():
-        if not workdir.is_dir():
-            raise InputError(f'workdir {workdir} is a file')
-        foreign = sorted(p.name for p in workdir.iterdir() if p.name not in _FIRST_FILES)
-        if foreign:
-            raise InputError(
-                f'workdir {workdir} is not empty and not a run (it holds {foreign[0]}); '
-                'use another --workdir'
-            )
+
+
+def check_readable(workdir: Path) -> None:
+    """Refuses a folder that is neither new nor a run whose description can be read.
+
+    Raises:
+      Unreadable: saying what is wrong with it.
+    """
+    if is_run(workdir):
+        read_config(workdir)
+        read_preprocessing(workdir)
+        return
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise Unreadable(f'workdir {workdir} is a file; use another --workdir')
+    foreign = sorted(p.name for p in workdir.iterdir() if p.name not in _FIRST_FILES)
+    if foreign:
+        raise Unreadable(
+            f'workdir {workdir} is not empty and not a run (it holds {foreign[0]}); '
+            'use another --workdir'
+        )
 
 
 @contextlib.contextmanager
@@ -104,13 +129,13 @@ def check_data(
     changes += [f'the class {n!r} is new' for n in class_names if n not in names]
     path, advice = workdir / 'data.json', 'restore it, or start a new run in another --workdir'
     if not changes and path.is_file():
+        old = read_json(path)
         try:
-            old = json.loads(path.read_text())
             for split, now in fingerprint.items():
                 found = data.fingerprint_changes(old[split], now)
                 changes += [f'{split}: {line}' for line in found]
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            raise InputError(f'cannot read {path}: {first_line(error)}') from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise unreadable(path, error) from error
         advice = f'{advice}, or continue on what there is now with {ACCEPT}'
     elif not changes:  # an earlier version kept the path and the names of the classes only
         then, now = read_config(workdir).data.name, config.data.name
@@ -140,24 +165,29 @@ def read_config(workdir: Path) -> ConfigDict:
 
     Raises:
       InputError: if the folder holds no run.
+      Unreadable: if its file is damaged.
     """
     path = workdir / 'config.json'
     if not is_run(workdir):
         what = 'is not a run (it has no config.json)' if workdir.is_dir() else 'does not exist'
         raise InputError(f'workdir {workdir} {what}; create one with `resnet-jax train`')
     try:
-        return configs.from_json(path.read_text())
-    except (ValueError, OSError) as error:
-        raise InputError(f'cannot read {path}: {error}') from error
+        return configs.from_json(path.read_text(encoding='utf-8'))
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise unreadable(path, error) from error
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
-    """The preprocessing that the run's model was trained with."""
+    """The preprocessing that the run's model was trained with.
+
+    Raises:
+      Unreadable: if its file is missing or damaged.
+    """
     path = workdir / 'preprocessing.json'
     try:
-        return Preprocessing.from_json(path.read_text())
-    except OSError as error:
-        raise InputError(f'cannot read {path}: {error}') from error
+        return Preprocessing.from_json(path.read_text(encoding='utf-8'))
+    except (ValueError, OSError) as error:
+        raise unreadable(path, error) from error
 
 
 PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -203,7 +233,7 @@ def write_summary(
         'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
         'trained_together': trained_together,
         'images_per_second': statistics.median(speeds) if speeds else None,
-        'train': _figures(train[-1]),
+        'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
         'device': jax.devices()[0].device_kind,
@@ -218,9 +248,32 @@ def write_summary(
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
-    """What `write_summary` wrote; None if the run has not finished."""
+    """What `write_summary` wrote; None if the run has not finished.
+
+    Raises:
+      Unreadable: if it is damaged.
+    """
     path = workdir / 'summary.json'
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.exists():
+        return None
+    hint = 'remove it and run the same command again'
+    summary = read_json(path, hint)
+    figures = summary.get('eval')
+    if not isinstance(figures, dict) or not isinstance(figures.get('top1'), int | float):
+        raise unreadable(path, 'it is no summary of a run', hint)
+    return summary
+
+
+def is_ended(workdir: Path) -> bool:
+    """Whether a run has written its summary.
+
+    One that is damaged does not count: training writes it anew from the last checkpoint and the
+    figures.
+    """
+    try:
+        return read_summary(workdir) is not None
+    except Unreadable:
+        return False
 
 
 def _figures(line: dict[str, Any]) -> dict[str, Any]:

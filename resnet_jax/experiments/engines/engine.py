@@ -13,12 +13,12 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from resnet_jax.errors import InputError, Interrupted, RunError
-from resnet_jax.experiments.results import FAILED_FILE, write_failure
-from resnet_jax.experiments.seeds import train_seeds
+from resnet_jax.errors import InputError, Interrupted, RunError, Unreadable
+from resnet_jax.experiments.results import forget_failure, write_failure
+from resnet_jax.experiments.seeds import Outcome, train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
 from resnet_jax.records.writers import Console
-from resnet_jax.training.workdir import is_run, read_summary
+from resnet_jax.training.workdir import check_readable, is_ended, is_run
 
 
 class RunsConsole(Console):
@@ -118,7 +118,7 @@ def run_sweep(
     """
     begin(sweep, workdir)
     mine = units(sweep, workdir)[shard[0] - 1 :: shard[1]]
-    todo = [unit for unit in mine if read_summary(unit.folder) is None]
+    todo = [unit for unit in mine if not is_ended(unit.folder)]
     if not todo:
         return []
     display = SweepConsole(len(mine), len(mine) - len(todo))
@@ -141,21 +141,27 @@ def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -
     """
     # A CPU gains nothing from several seeds in a program: see docs/devices.md.
     place = 'serial' if jax.default_backend() == 'cpu' and jax.device_count() == 1 else None
+    results: dict[Unit, Outcome] = {}
     for unit in todo:
         unit.folder.parent.mkdir(parents=True, exist_ok=True)
         if not is_run(unit.folder):  # its process died before it began
-            (unit.folder / FAILED_FILE).unlink(missing_ok=True)
-    results = train_seeds(
-        config, [unit.seed for unit in todo], [unit.folder for unit in todo], place, display
-    )
+            forget_failure(unit.folder)
+        try:
+            check_readable(unit.folder)
+        except Unreadable as error:
+            results[unit] = error
+    if sound := [unit for unit in todo if unit not in results]:
+        folders = [unit.folder for unit in sound]
+        trained = train_seeds(config, [unit.seed for unit in sound], folders, place, display)
+        results |= dict(zip(sound, trained, strict=True))
     failed = []
-    for unit, result in zip(todo, results, strict=True):
-        if isinstance(result, RunError):
+    for unit, result in results.items():
+        if isinstance(result, RunError | Unreadable):
             failed.append(unit)
             display.ended(unit.folder, f'failed: {result}')
             write_failure(unit.folder, result)
         else:
-            (unit.folder / FAILED_FILE).unlink(missing_ok=True)
+            forget_failure(unit.folder)
     return failed
 
 

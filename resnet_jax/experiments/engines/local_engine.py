@@ -32,7 +32,7 @@ from resnet_jax.experiments.engines.engine import (
 from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.sweep import Sweep, Unit
 from resnet_jax.training.config import to_json
-from resnet_jax.training.workdir import read_summary
+from resnet_jax.training.workdir import is_ended
 
 LOGS = 'logs'  # folder in the sweep's workdir for the output of the processes
 _POLL_SECONDS = 0.2  # between checks for signals and dead processes
@@ -129,7 +129,7 @@ class _Worker:
 
     def unfinished(self) -> list[Unit]:
         """The runs that have not ended."""
-        return [unit for unit in self.units if read_summary(unit.folder) is None]
+        return [unit for unit in self.units if not is_ended(unit.folder)]
 
 
 def _in_processes(

@@ -12,7 +12,7 @@ from resnet_jax.experiments.results import (
     RunResult,
     counts_of_run,
     provenance,
-    read_run,
+    read_member,
 )
 from resnet_jax.experiments.statistics import (
     LEVEL,
@@ -139,7 +139,7 @@ def read_findings(workdir: Path) -> Findings:
     sweep = read_sweep(workdir)
     by_arm: dict[str, list[RunResult]] = {arm: [] for arm in sweep.arms}
     for unit in units(sweep, workdir):
-        by_arm[unit.arm].append(read_run(unit.folder, unit.seed))
+        by_arm[unit.arm].append(read_member(unit.folder, unit.seed))
     arms = []
     for arm in make_arms(by_arm, sweep.baseline):
         begun = [run.folder for run in arm.runs if run.config]

@@ -11,8 +11,9 @@ from resnet_jax.experiments.reports.document import WrittenReport, write_texts
 from resnet_jax.experiments.reports.sweep_report import write_report
 from resnet_jax.experiments.reproduce.plan import Plan
 from resnet_jax.experiments.reproduce.verdicts import NOT_RUN, RowResult, is_accuracy, judge
-from resnet_jax.experiments.results import RunResult, read_run
+from resnet_jax.experiments.results import RunResult, read_member
 from resnet_jax.experiments.sweep import Sweep, read_sweep, units
+from resnet_jax.json_files import read_json
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.papers.table import PAPERS, PublishedRow, PublishedTable
 from resnet_jax.text import NOTHING, Table, escape, markdown, number
@@ -51,7 +52,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     by_row: dict[str, list[RunResult]] = {row.name: [] for row in table.rows}
     for unit in units(sweep, workdir):
-        by_row[unit.arm].append(read_run(unit.folder, unit.seed))
+        by_row[unit.arm].append(read_member(unit.folder, unit.seed))
     results = {name: _result(table, runs) for name, runs in by_row.items()}
     rows = [_row(row, by_row[row.name], results[row.name]) for row in table.rows]
     if described['scale'] == 'smoke':
@@ -204,12 +205,12 @@ def write_sweep_or_reproduction(
         return write_report(workdir, now)
     sweep = read_sweep(workdir)
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path, 'run `resnet-jax reproduce` again')
         found.setdefault('figures', False)  # earlier versions lack it
         table = find_table(found['table'])
         found['rows'] = _rows(found, table, sweep, workdir)
         return _write_report(found, workdir, now)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         what = f'lacks {error}' if isinstance(error, KeyError) else str(error)

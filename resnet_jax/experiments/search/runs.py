@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import Diverged, InputError, Stopped
+from resnet_jax.errors import Diverged, InputError, Stopped, Unreadable
 from resnet_jax.experiments.engines.engine import SweepConsole
 from resnet_jax.experiments.results import write_failure
 from resnet_jax.experiments.search import search_report, study
 from resnet_jax.experiments.search.search import METRICS, Search
 from resnet_jax.experiments.search.search_report import SEARCH_FILE
 from resnet_jax.experiments.search.study import Proposal, Trial, read_trial, trial_folder
+from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config_files, loop
 from resnet_jax.training import workdir as workdirs
@@ -80,9 +81,11 @@ def _check_folder(search: Search, workdir: Path) -> None:
     path = workdir / SEARCH_FILE
     if path.is_file():
         try:
-            old = json.loads(path.read_text())['search']
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f'{path} describes no search: {error}') from error
+            old = dict(read_json(path, 'use another --workdir')['search'])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise unreadable(path, error, 'use another --workdir') from error
         new = search.described()
         # Earlier versions wrote the path of a base config of the package.
         old |= {'base': config_files.canonical(str(old.get('base')))}
@@ -130,7 +133,7 @@ def _run(search: Search, workdir: Path, proposal: Proposal, display: SearchConso
         pruned = {'step': saved_steps(folder)[-1], 'by': search.pruner}
         write_atomically(folder / PRUNED_FILE, json.dumps(pruned, indent=2) + '\n')
         study.prune(workdir, number)
-    except Diverged as error:
+    except (Diverged, Unreadable) as error:
         return _failed(search, workdir, number, error)
     return _ended(search, workdir, number)
 

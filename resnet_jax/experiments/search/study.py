@@ -8,7 +8,6 @@ the trial's number: a search that was killed and resumed proposes what it would 
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import math
 import shutil
 import warnings
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import InputError, RunError
-from resnet_jax.experiments.results import RunResult, read_run
+from resnet_jax.experiments.results import RunResult, read_member
 from resnet_jax.experiments.search.search import METRICS, Range, Search
 
 JOURNAL = 'trials.journal'
@@ -202,7 +201,7 @@ def _study(path: Path, sampler: Any = None, pruner: Any = None) -> Any:
             sampler=sampler or optuna.samplers.RandomSampler(0),
             pruner=pruner or optuna.pruners.NopPruner(),
         )
-    except (KeyError, ValueError, json.JSONDecodeError) as error:
+    except Exception as error:  # Optuna expects a sound journal, and fails in many ways
         raise InputError(f'{path} is no journal of a search: {error}') from error
 
 
@@ -298,12 +297,8 @@ def trial_folder(workdir: Path, number: int) -> Path:
 
 
 def read_trial(search: Search, workdir: Path, proposal: Proposal) -> Trial:
-    """Reads what a trial's folder holds.
-
-    Raises:
-      InputError: if the files of its run cannot be understood.
-    """
-    run = read_run(trial_folder(workdir, proposal.number), search.seed)
+    """Reads what a trial's folder holds."""
+    run = read_member(trial_folder(workdir, proposal.number), search.seed)
     lines, value = run.lines('test'), None
     if proposal.state == 'complete' and run.final and lines and None not in lines[-1].values():
         value = METRICS[search.metric](lines[-1])
