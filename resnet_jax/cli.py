@@ -9,10 +9,19 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands import supervisor
-from resnet_jax.errors import InputError, Interrupted, RunError
+from resnet_jax.errors import (
+    InputError,
+    Interrupted,
+    Range,
+    RunError,
+    check_number,
+    shown,
+    unknown_name,
+)
 from resnet_jax.text import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
@@ -148,13 +157,37 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, command=name)
+    _check_command(parser, arguments)
     options, rest = parser.parse_known_args(arguments)
+    _check_options(options)
     prefix = PREFIXES.get(options.command)
     unknown = [r for r in rest if prefix is None or not r.startswith(prefix)]
     if unknown:
-        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+        parser.error(f'unrecognized arguments: {shown(" ".join(unknown), 300)}')
     options.overrides = [_override(argument, prefix) for argument in rest if prefix]
     return options
+
+
+def _check_command(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Refuses an unknown command, with the nearest."""
+    if arguments and not arguments[0].startswith('-') and arguments[0] not in COMMANDS:
+        parser.error(str(unknown_name('command', arguments[0], COMMANDS)))
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuses what no option can mean, whichever it is: nothing, numbers without end."""
+    for name, value in vars(options).items():
+        flag = f'--{name.replace("_", "-")}'
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, float | int) and not isinstance(item, bool):
+                check_number(flag, item, Range(whole=isinstance(item, int)))
+            text = str(item)
+            if isinstance(item, str | Path) and (not text or '\0' in text):
+                raise InputError(f'{flag} is no name or path: {text!r}')
+            if isinstance(item, str | Path) and any(
+                len(os.fsencode(p)) > 255 for p in text.split('/')
+            ):
+                raise InputError(f'{flag} is longer than a file name can be: {shown(text)}')
 
 
 def _override(argument: str, prefix: str) -> tuple[str, str]:

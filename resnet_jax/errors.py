@@ -1,10 +1,16 @@
 """The errors that the program reports in one line, and look-ups that suggest near-miss names."""
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 Row = TypeVar('Row')
+
+# Ends of a range that has none of its own: what int32 and float32, in which JAX computes, hold.
+LARGEST_INT = 2**31 - 1
+LARGEST_FLOAT = 1e38
 
 
 class InputError(ValueError):
@@ -50,6 +56,84 @@ class Stopped(Exception):
     """The caller of `loop.train` stopped the run before its last step; its state is saved."""
 
 
+class Range(NamedTuple):
+    """The numbers that a field takes, all of them finite.
+
+    Attributes:
+      low, high: the ends; None: as large as JAX's own numbers.
+      whole: whether they are whole numbers.
+      open: which ends are not included: '', 'low' or 'high'.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    whole: bool = False
+    open: str = ''
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is a number of the range."""
+        if not self.is_number(value):
+            return False
+        low, high = self.ends
+        above = low < value if self.open == 'low' else low <= value
+        return above and (value < high if self.open == 'high' else value <= high)
+
+    def is_number(self, value: Any) -> bool:
+        """Whether a value has the type of the range's numbers."""
+        kind = numbers.Integral if self.whole else numbers.Real
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    @property
+    def words(self) -> str:
+        """The range for a message: 'at least 1', 'in [0, 1)'."""
+        low, high = self.ends
+        if self.open == 'high':
+            return f'in [{low}, {high})'
+        return f'{"above" if self.open == "low" else "at least"} {low}'
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest number, where the ends are included."""
+        largest = LARGEST_INT if self.whole else LARGEST_FLOAT
+        return (
+            -largest if self.low is None else self.low,
+            largest if self.high is None else self.high,
+        )
+
+
+def check_number(kind: str, value: Any, allowed: Range) -> None:
+    """Refuses what is not a number of a range.
+
+    Args:
+      kind: what the number stands for, used in the message: 'config field seed'.
+      value: the value.
+      allowed: the range.
+
+    Raises:
+      InputError: saying what is allowed.
+    """
+    if allowed.holds(value):
+        return
+    if not allowed.is_number(value):
+        words = f'a {"whole " if allowed.whole else ""}number'
+    elif value != value or value in (math.inf, -math.inf):
+        words = 'a finite number'
+    elif value > allowed.ends[1] and allowed.open != 'high':
+        words = f'at most {allowed.ends[1]}'
+    else:
+        words = allowed.words
+    raise InputError(f'{kind} must be {words}, got {shown(value)}')
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value as Python writes it, cut short where it is long, to quote in a message."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of thousands of digits, a deep nest
+        text = f'a {type(value).__name__}'
+    return text if len(text) <= limit else f'{text[: limit - 24]}... ({len(text)} characters)'
+
+
 def choose(kind: str, name: str, table: Mapping[str, Row]) -> Row:
     """The row of a table, by its name.
 
@@ -76,26 +160,29 @@ def check_choice(kind: str, name: str, known: Iterable[str]) -> None:
         raise unknown_name(kind, name, known)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], near: Sequence[str] = ()
+) -> InputError:
     """The `InputError` for a name that is not among the known ones, suggesting the nearest.
 
     Args:
       kind: what the name stands for, used in the message.
       name: the name given.
       known: all valid names.
+      near: the nearest; by default those of `known` that are spelt alike.
 
     Returns:
       The error, for the caller to raise.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    near = near or difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
     if near:
         hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
     elif len(known) <= 12:
         hint = 'known: ' + ', '.join(known)
     else:
         hint = f'there are {len(known)}, such as ' + ', '.join(known[:5])
-    return InputError(f'unknown {kind} {name!r}; {hint}')
+    return InputError(f'unknown {kind} {shown(name)}; {hint}')
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

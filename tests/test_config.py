@@ -256,9 +256,8 @@ def test_named_fields_exist():
     for names in (
         configs.FREE_FIELDS,
         configs.ALTERNATIVES,
-        configs.NAME_LISTS,
-        checks.AT_LEAST,
-        checks.FRACTIONS,
+        checks.NAME_LISTS,
+        checks.RANGES,
         checks.CHOICES,
         checks.NEEDS,
     ):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
-from resnet_jax.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError, shown
 
 TEXT = 'Train several designs with several seeds each, or resume an interrupted sweep.'
 EPILOG = (
@@ -13,6 +13,7 @@ EPILOG = (
     'all runs share can be changed: --config.train.epochs=5. A run that fails does not stop the '
     'others. In a job array with n jobs, the i-th takes --shard i/n.'
 )
+_MOST_SEEDS = 100_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,16 +61,20 @@ def parse_seeds(text: str | None) -> list[int] | None:
     """The seeds of --seeds; None stands for the sweep's own."""
     if text is None:
         return None
-    if not re.fullmatch(r'\d+(,\d+)*', text):
-        raise InputError(f'--seeds is a number of seeds or a list of them, A,B,..., got {text!r}')
+    if not re.fullmatch(r'[0-9]{1,10}(,[0-9]{1,10})*', text):
+        raise InputError(
+            f'--seeds is a number of seeds or a list of them, A,B,..., got {shown(text)}'
+        )
     found = [int(part) for part in text.split(',')]
+    if len(found) == 1 and found[0] > _MOST_SEEDS:
+        raise InputError(f'--seeds must be at most {_MOST_SEEDS}, got {text}')
     return list(range(found[0])) if len(found) == 1 else found
 
 
 def parse_shard(text: str) -> tuple[int, int]:
     """The (i, n) of --shard I/N."""
-    match = re.fullmatch(r'(\d+)/(\d+)', text)
+    match = re.fullmatch(r'([0-9]{1,9})/([0-9]{1,9})', text)
     part = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= part[0] <= part[1]:
-        raise InputError(f'--shard is I/N with I from 1 to N, got {text!r}')
+        raise InputError(f'--shard is I/N with I from 1 to N, got {shown(text)}')
     return part

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from resnet_jax.errors import InputError, check_choice, choose
+from resnet_jax.errors import InputError, Range, check_choice, check_number, choose, shown
 from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
 from resnet_jax.models.resnet import ResNet
 
@@ -155,6 +155,26 @@ _MODEL_FIELDS = {
 }
 
 
+_SIZE = Range(1, 2**16, whole=True)
+_RATE = Range(0, 1, open='high')
+# The numbers that a field of a model takes; of a tuple, each of its items.
+RANGES: dict[str, Range] = {
+    'stage_sizes': Range(1, 10_000, whole=True),
+    'kernels': Range(1, 255, whole=True),
+    **dict.fromkeys(('expansion', 'groups', 'base_width', 'norm_groups'), _SIZE),
+    **dict.fromkeys(('stem_width', 'width'), _SIZE),
+    'stride_at': Range(0, whole=True),
+    'dimensions': Range(1, 3, whole=True),
+    'output_stride': Range(0, 2**16, whole=True),
+    'ghost_batch': Range(0, whole=True),
+    'bn_momentum': Range(0, 1),
+    'bn_epsilon': Range(0, open='low'),
+    'se_ratio': Range(0, 64),
+    **dict.fromkeys(('gate_bias', 'shortcut_scale', 'branch_scale'), Range()),
+    **dict.fromkeys(('dropout', 'shortcut_dropout', 'branch_dropout', 'stochastic_depth'), _RATE),
+}
+
+
 def model_row(name: str) -> ModelRow:
     """The row of a registered model.
 
@@ -189,7 +209,10 @@ def create_model(
         check_choice('model field', field, known)
         if not _has_type(value, known[field]):
             kind = getattr(known[field], '__name__', known[field])
-            raise InputError(f'model field {field} takes {kind}, got {value!r}')
+            raise InputError(f'model field {field} takes {kind}, got {shown(value)}')
+        if field in RANGES:
+            for number in value if isinstance(value, tuple | list) else (value,):
+                check_number(f'model field {field}', number, RANGES[field])
     block = {field: value for field, value in overrides.items() if field in _BLOCK_FIELDS}
     settings |= {field: value for field, value in overrides.items() if field in _MODEL_FIELDS}
     settings['stage_sizes'] = tuple(settings['stage_sizes'])  # a config gives a list

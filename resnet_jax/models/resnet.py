@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
 from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
-from resnet_jax.models.convolution import MakeConv, convolution
+from resnet_jax.models.convolution import INITIALISERS, MakeConv, convolution
 from resnet_jax.models.design import BASIC, BlockDesign
-from resnet_jax.models.norms import MakeNorm, make_norm
-from resnet_jax.models.stages import Stage, StagePlan, plan_stages
+from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
+from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +184,18 @@ class ResNet(nn.Module):
         for field in ('dropout', 'stochastic_depth'):
             if not 0 <= getattr(self, field) < 1:
                 raise InputError(f'{field} must be in [0, 1), got {getattr(self, field)}')
+        check_choice('norm', self.norm, NORMS)
+        check_choice('init_scheme', self.init_scheme, INITIALISERS)
+        if not self.stage_sizes or min(self.stage_sizes) < 1:
+            raise InputError(f'stage_sizes must be numbers from 1, got {self.stage_sizes}')
         if self.fixup and self.norm != 'none':
             raise InputError(
                 f"init_scheme='fixup' replaces norms: set norm='none', not {self.norm!r}"
             )
         super().__post_init__()
+        if int(self.stem_width * min(share for _, _, share in STEMS[self.stem].convolutions)) < 1:
+            raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
+        check_channels(self.block, self._plans(), self.stem_width)
 
     @property
     def fixup(self) -> bool:

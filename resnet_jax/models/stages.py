@@ -69,6 +69,18 @@ def plan_stages(
             f'output_stride must be at least the reduction of the stem, {reduction}, or 0 for no '
             f'limit, got {output_stride}'
         )
+    if output_stride and (
+        output_stride % reduction or (output_stride // reduction).bit_count() > 1
+    ):
+        raise InputError(
+            f'output_stride must be the reduction of the stem, {reduction}, times a power of two, '
+            f'got {output_stride}'
+        )
+    if width * 2 ** min(len(stage_sizes), 64) > 2**21:
+        raise InputError(
+            f'stage_sizes has {len(stage_sizes)} stages, and width {width} doubles in each: more '
+            'than a million channels; lower one of them'
+        )
     total, block, dilation, plans = sum(stage_sizes), 0, 1, []
     for i, blocks in enumerate(stage_sizes):
         stride, before = 1 if i == 0 else 2, dilation
@@ -80,6 +92,31 @@ def plan_stages(
         rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
         plans.append(StagePlan(width * 2**i, stride, reduction, before, dilation, i == 0, rates))
     return plans
+
+
+def check_channels(block: BlockDesign, plans: Sequence[StagePlan], stem_width: int) -> None:
+    """Refuses sizes at which a convolution has no channels, or groups that do not divide them.
+
+    Raises:
+      InputError: naming the field and the channels.
+    """
+    before = stem_width
+    for stage, plan in enumerate(plans, 1):
+        inner, outer = block.inner_channels(plan.width), plan.width * block.expansion
+        after = [*(inner for _ in block.kernels[1:]), outer]
+        if not min(after):
+            raise InputError(
+                f'base_width {block.base_width} leaves no channels in a block of width {plan.width}'
+            )
+        # Of the stage's first block, and of the others.
+        for entry in (before, outer) if len(plan.drop_rates) > 1 else (before,):
+            for kernel, *channels in zip(block.kernels, [entry, *after], after, strict=False):
+                if kernel > 1 and any(n % block.groups for n in channels):
+                    raise InputError(
+                        f'groups {block.groups} does not divide the channels of a convolution of '
+                        f'stage {stage}, which goes from {channels[0]} to {channels[1]}'
+                    )
+        before = outer
 
 
 class Stage(nn.Module):

@@ -153,7 +153,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     def init_state(seed: Any) -> TrainState:
         return _create_state(config, model, optimizer, preprocessing, seed)
 
-    template = jax.eval_shape(init_state, config.seed)
+    template = jax.eval_shape(init_state, _as_key(config.seed))
     level = config.train.xla_optimization_level
     steps = _make_steps(config, inputs, placement, model, optimizer, trained)
     return Run(
@@ -296,7 +296,7 @@ def state_template(
     trained = _trained(config, model, preprocessing)
     optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0), trained)
     state = jax.eval_shape(
-        lambda: _create_state(config, model, optimizer, preprocessing, config.seed)
+        lambda: _create_state(config, model, optimizer, preprocessing, _as_key(config.seed))
     )
     # Stated, because a checkpoint remembers devices that may not be here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

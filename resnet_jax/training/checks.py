@@ -4,7 +4,7 @@ What depends on the data or on the devices, such as a batch that divides over th
 these are known.
 """
 
-import math
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +12,9 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.errors import InputError, check_choice
-from resnet_jax.models import create_model
+from resnet_jax.data.images import LARGEST_SIDE
+from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
+from resnet_jax.models import create_model, registry
 from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import optim, placement
 from resnet_jax.training.build import build_model
@@ -23,33 +24,41 @@ from resnet_jax.training.tasks import TASKS
 
 DTYPES = ('float32', 'bfloat16')
 NORMALIZATIONS = ('channel', 'pixel')
-# The smallest value of numeric fields.
-AT_LEAST = {
-    'seed': 0,
-    'data.image_size': 1,
-    'data.memory_mib': 0,
-    'data.workers': 0,
-    'augment.pad': 0,
-    'train.batch_size': 1,
-    'train.steps': 1,
-    'train.log_every': 1,
-    'train.steps_per_dispatch': 1,
-    'train.xla_optimization_level': 0,
-    'train.eval_every': 0,
-    'train.eval_batch_size': 1,
-    'optim.scale_by_batch': 0,
-    'optim.accumulate': 1,
-    'optim.weight_decay': 0,
-    'optim.warmup': 0,
-    'optim.clip_norm': 0,
-    'checkpoint.every': 1,
-    'checkpoint.keep': 1,
+_COUNT, _LENGTH = Range(1, whole=True), Range(0, 2**31 - 1)
+_FRACTION, _ZERO_OR_MORE = Range(0, 1, open='high'), Range(0)
+_PIXELS = Range(1, LARGEST_SIDE, whole=True)
+# The numbers that a field takes; of a tuple, each of its items. A field that is not set takes part
+# in no check.
+RANGES: dict[str, Range] = {
+    'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
+    **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
+    **dict.fromkeys(('data.image_size', 'data.resize'), _PIXELS),
+    'data.channels': Range(1, 3, whole=True),
+    'data.mean': Range(),
+    'data.std': Range(0, open='low'),
+    'data.validation': _FRACTION,
+    'data.memory_mib': Range(0, whole=True),
+    'data.workers': Range(0, 1024, whole=True),
+    'augment.pad': Range(0, LARGEST_SIDE, whole=True),
+    'augment.crop_scale': Range(0, 1),
+    **dict.fromkeys(
+        ('train.batch_size', 'train.steps', 'train.log_every', 'train.steps_per_dispatch'), _COUNT
+    ),
+    'train.epochs': Range(0, 2**31 - 1, open='low'),
+    'train.xla_optimization_level': Range(0, 3, whole=True),
+    'train.eval_every': Range(0, whole=True),
+    'train.eval_batch_size': Range(1, 2**20, whole=True),
+    'optim.scale_by_batch': Range(0, whole=True),
+    'optim.accumulate': _COUNT,
+    **dict.fromkeys(('optim.learning_rate', 'optim.weight_decay', 'optim.clip_norm'), Range(0)),
+    **dict.fromkeys(('optim.decay_factor', 'optim.warmup_start'), _ZERO_OR_MORE),
+    **dict.fromkeys(('optim.momentum', 'optim.b1', 'optim.b2', 'optim.ema'), _FRACTION),
+    **dict.fromkeys(('optim.boundaries', 'optim.warmup'), _LENGTH),
+    'parallel.devices': _COUNT,
+    'loss.label_smoothing': _FRACTION,
+    **dict.fromkeys(('loss.gamma', 'loss.alpha'), _ZERO_OR_MORE),
+    **dict.fromkeys(('checkpoint.every', 'checkpoint.keep'), _COUNT),
 }
-# Fields in [0, 1).
-FRACTIONS = (
-    *('data.validation', 'model.dropout', 'optim.momentum', 'optim.ema'),
-    'loss.label_smoothing',
-)
 # Fields that hold one of some names, or nothing.
 CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'task': lambda config: TASKS,
@@ -64,6 +73,9 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'parallel.mode': lambda config: placement.MODES,
     'checkpoint.best': lambda config: BEST_MODES,
 }
+
+# Fields that hold names; an override may separate them by commas.
+NAME_LISTS = ('log.trackers', 'augment.transforms', 'optim.freeze')
 
 # `data.dir` is not among them: the command of a table at scale full, which names it, is also run at
 # scale smoke, on synthetic images.
@@ -160,19 +172,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
       InputError: naming the field, its value and what it takes.
     """
     fields = flatten_dict(config.to_dict(), sep='.')
-    for field, least in AT_LEAST.items():
-        if fields[field] is not None and not fields[field] >= least:
-            raise InputError(f'config field {field} must be at least {least}, got {fields[field]}')
-    for field in FRACTIONS:
-        if fields[field] is not None and not 0 <= fields[field] < 1:
-            raise InputError(f'config field {field} must be in [0, 1), got {fields[field]}')
+    for field, allowed in RANGES.items():
+        value = fields[field]
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if value is not None:
+                check_number(f'config field {field}', number, allowed)
+    _check_texts(fields)
     if (config.train.steps is None) == (config.train.epochs is None):
         raise InputError(
             f'set exactly one of train.steps and train.epochs; they are '
             f'{config.train.steps} and {config.train.epochs}'
         )
-    if config.train.epochs is not None and not 0 < config.train.epochs < math.inf:
-        raise InputError(f'config field train.epochs must be above 0, got {config.train.epochs}')
     check_dtype(config.model.dtype, 'model.dtype')
     for field, known in CHOICES.items():
         if fields[field] is not None:
@@ -185,8 +195,50 @@ def resolve(config: ConfigDict) -> ConfigDict:
     placement.check_batch_norm(config.parallel.batch_norm)
     if config.parallel.shard_optimizer and config.parallel.mode != 'jit':
         raise InputError('parallel.shard_optimizer goes with parallel.mode=jit only')
+    _check_together(config)
     build_model(config.model, 10)
     return config
+
+
+def _check_texts(fields: Mapping[str, Any]) -> None:
+    """Refuses text that no name or path can hold, and anything else in a tuple of names."""
+    for field, value in fields.items():
+        for text in value if field in NAME_LISTS else (value,):
+            if field in NAME_LISTS and not isinstance(text, str):
+                raise InputError(f'config field {field} takes names, got {shown(text)}')
+            if isinstance(text, str) and not (text and text.isprintable()):
+                raise InputError(f'config field {field} is no name or path: {shown(text)}')
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Checks fields that depend on each other."""
+    settings, boundaries = config.data, config.optim.boundaries
+    if any(a >= b for a, b in itertools.pairwise(boundaries)):
+        raise InputError(f'config field optim.boundaries must ascend, got {shown(boundaries)}')
+    if settings.channels not in (1, 3):
+        raise InputError(f'config field data.channels must be 1 or 3, got {settings.channels}')
+    for field in ('mean', 'std'):
+        value = settings[field]
+        if value is not None and len(value) != settings.channels:
+            raise InputError(
+                f'config field data.{field} needs {settings.channels} numbers, one for each of '
+                f'data.channels, got {shown(value)}'
+            )
+    if settings.resize is not None and settings.resize < settings.image_size:
+        raise InputError(
+            f'config field data.resize must be at least data.image_size={settings.image_size}, '
+            f'got {settings.resize}'
+        )
+    if config.model.dimensions not in (None, 2):
+        raise InputError(
+            f'config field model.dimensions must be 2 for images, got {config.model.dimensions}'
+        )
+    ghost, batch = config.model.ghost_batch, config.train.batch_size // config.optim.accumulate
+    if ghost and batch % ghost:
+        raise InputError(
+            f'config field model.ghost_batch must divide the {batch} examples that the model takes '
+            f'together (train.batch_size over optim.accumulate), got {ghost}'
+        )
 
 
 def check_dtype(name: str, field: str) -> None:

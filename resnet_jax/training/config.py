@@ -2,16 +2,17 @@
 
 import ast
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, shown, unknown_name
 from resnet_jax.json_files import parse_json
 from resnet_jax.training import config_files
-from resnet_jax.training.checks import lacking, refuse_without_effect, resolve
+from resnet_jax.training.checks import NAME_LISTS, lacking, refuse_without_effect, resolve
 
 # Fields that may change when a run is resumed: they say how it is watched and kept, or where its
 # data lies, not what it computes.
@@ -35,17 +36,16 @@ FREE_FIELDS = frozenset(
 )
 # Setting one of a pair by an override unsets the other.
 ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
-# Fields that hold names; an override may separate them by commas.
-NAME_LISTS = ('log.trackers', 'augment.transforms', 'optim.freeze')
 
 
-def load_config(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load_config(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigDict:
     """Reads a config file, applies overrides, and checks the result.
 
     Args:
       spec: path of a Python file that defines `get_config()`, or the name of a config of this
         package, such as 'digits'; `FILE:VARIANT` calls `get_config(VARIANT)`.
-      overrides: pairs of a dotted field and its value as text, a Python literal or a bare string.
+      overrides: pairs of a dotted field and its value: native, or as text, a Python literal or a
+        bare string.
 
     Returns:
       The resolved config, locked.
@@ -83,8 +83,8 @@ def default_config() -> ConfigDict:
     return config
 
 
-def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
-    """Sets fields of a config, in place, from their values as text; returns it."""
+def override(config: ConfigDict, overrides: Sequence[tuple[str, Any]]) -> ConfigDict:
+    """Sets fields of a config, in place, from their values, native or as text; returns it."""
     given = {field for field, _ in overrides}
     for field, text in overrides:
         _override(config, field, text)
@@ -94,32 +94,44 @@ def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> Config
     return config
 
 
-def parse_value(text: str) -> Any:
-    """The value of an override: a Python literal, true or false in any case, else the text."""
+def parse_value(text: Any) -> Any:
+    """The value of an override: a Python literal, true or false in any case, else the text.
+
+    A value that is not text stays as it is.
+    """
+    if not isinstance(text, str):
+        return text
     if text.lower() in ('true', 'false'):
         return text.lower() == 'true'
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of text that is almost Python
+            return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
-def _override(config: ConfigDict, field: str, text: str) -> None:
+def _override(config: ConfigDict, field: str, text: Any) -> None:
     fields = flatten(config)
     if field not in fields:
         raise unknown_name('config field', field, fields)
     value, old = parse_value(text), fields[field]
     if value is None and not _optional(config, field):
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
-    if config_type(config, field) == 'str' and value is not None:
+    kind = config_type(config, field)
+    if kind == 'str' and value is not None:
         value = text  # also a name that looks like a number
     if field in NAME_LISTS and isinstance(value, str):
         value = tuple(name.strip() for name in value.split(',') if name.strip())
+    if isinstance(value, list):
+        value = tuple(value)
     try:
+        # What ConfigDict would take: True as a number, a dict as more fields.
+        if isinstance(value, Mapping) or (isinstance(value, bool) and kind != 'bool'):
+            raise TypeError(kind)
         config.update_from_flattened_dict({field: value})
-    except (TypeError, ValueError) as error:
-        kind = config_type(config, field)
-        raise InputError(f'config field {field} takes {kind}, got {text!r}') from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f'config field {field} takes {kind}, got {shown(text)}') from error
 
 
 def changed(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:

@@ -1,6 +1,7 @@
 """Python files that describe runs: finding, reading and naming them."""
 
 import contextlib
+import difflib
 import functools
 import importlib.resources
 import importlib.util
@@ -65,12 +66,17 @@ def _split(spec: str) -> tuple[str, str | None]:
 def _not_found(text: str, path: Path) -> InputError:
     neighbours = {p.name for p in path.parent.glob('*.py')} if path.parent.is_dir() else set()
     if not (text.endswith('.py') or path.exists() or os.path.isabs(text)):
-        return unknown_name('config', text, {*package_names(), *neighbours})
+        near = difflib.get_close_matches(text, package_names(), n=3, cutoff=0.6)
+        near += difflib.get_close_matches(f'{path.name}.py', neighbours, n=3, cutoff=0.6)
+        return unknown_name('config', text, package_names(), near)
     if name := _legacy_name(text) or (path.stem if path.stem in package_names() else None):
         return InputError(f'no config file {path}; the package has a config {name!r}')
-    if neighbours and not path.exists():
-        return unknown_name(f'config file in {path.parent}/:', path.name, neighbours)
-    return InputError(f'no config file {path}')
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, neighbours, n=1, cutoff=0.6)
+        if near:
+            return unknown_name(f'config file in {path.parent}/:', path.name, neighbours)
+        return InputError(f'no config file {path}: no such file')
+    return InputError(f'no config file {path}: it is no file')
 
 
 def canonical(spec: str, folder: Path | None = None) -> str:
@@ -114,7 +120,7 @@ def _package_name(path: Path) -> str | None:
 
 def _legacy_name(text: str) -> str | None:
     """The package's name for a path such as '/checkout/configs/sweeps/../digits.py'."""
-    parts = PurePath(os.path.normpath(text)).with_suffix('').parts
+    parts = PurePath(os.path.normpath(text.removesuffix('.py'))).parts
     names = ('/'.join(parts[i + 1 :]) for i, part in enumerate(parts) if part == 'configs')
     return next((name for name in names if name in package_names()), None)
 
@@ -137,16 +143,17 @@ def call(spec: str, function: str) -> Any:
         raise InputError(f'config file {path} is not a Python file (.py)')
     module = importlib.util.module_from_spec(with_path)
     try:
-        with _importing_from(path.parent):
+        # What it prints must not mix with the one JSON object of --json.
+        with _importing_from(path.parent), contextlib.redirect_stdout(sys.stderr):
             with_path.loader.exec_module(module)
             if not hasattr(module, function):
                 raise InputError(f'config file {path} does not define {function}()')
             get = getattr(module, function)
             return get() if variant is None else get(variant)
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:  # anything may go wrong in a user's file
-        reason = ' '.join(str(error).split())
+    except BaseException as error:  # anything may go wrong in a user's file, also sys.exit()
+        reason = ' '.join(str(error).split())[:300]
         raise InputError(f'config file {spec}: {type(error).__name__}: {reason}') from error
 
 

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import LARGEST_INT, InputError, unknown_name
 
 SCHEDULE_UNITS = ('steps', 'epochs')
 WARMUP_SHAPES = ('linear', 'constant')
@@ -51,7 +51,7 @@ def make_schedule(
     """
     unit = 1.0 if optim.schedule_unit == 'steps' else steps_per_epoch
     peak = peak_learning_rate(optim, batch_size)
-    warmup = round(optim.warmup * unit)
+    warmup = _steps(optim.warmup, unit)
     if warmup >= total_steps and optim.schedule == 'cosine':
         raise InputError(
             f'the warm-up of {warmup} steps leaves none of the {total_steps} for the cosine; '
@@ -66,6 +66,11 @@ def make_schedule(
     # iterations do not move with the warm-up.
     before = optax.linear_schedule(start, end, warmup)
     return _standard_promotion(lambda s: jnp.where(s < warmup, before(s), main(s)))
+
+
+def _steps(length: float, unit: float) -> int:
+    """A length in steps, at most as many as the step counter can hold."""
+    return min(round(length * unit), LARGEST_INT)
 
 
 def _standard_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -84,7 +89,7 @@ def _constant(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: i
 
 
 def _piecewise(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
-    factors = {round(boundary * unit): optim.decay_factor for boundary in optim.boundaries}
+    factors = {_steps(boundary, unit): optim.decay_factor for boundary in optim.boundaries}
     return optax.piecewise_constant_schedule(peak, factors)
 
 

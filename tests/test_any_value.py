@@ -1,0 +1,259 @@
+"""Any value of any field and any argument works, or is refused in one line before anything runs.
+
+The tables are the config and the parsers themselves, so that a new field or option is tried too.
+"""
+
+import argparse
+import importlib
+import random
+
+import jax
+import jax.numpy as jnp
+import pytest
+from running import DIGITS, TINY
+
+from resnet_jax import cli
+from resnet_jax.cli import main
+from resnet_jax.errors import InputError
+from resnet_jax.training import build, loop
+from resnet_jax.training import config as configs
+
+VALUES = (
+    *('', '0', '-1', '0.5', '1', '2', '3', '7', '1e400', 'inf', '-inf', 'nan', '1e-400'),
+    *('1000000000000000000', '99999999999999999999', '-99999999999999999999', '9' * 5000),
+    *('None', 'True', 'false', 'maybe', '[]', '()', '(0,)', '(-1,)', '("a",)', '[1e400]', '(1, 2)'),
+    *('(None,)', '((1,),)', '{}', '{"a": 1}', '{[]: 1}', 'x' * 300, '(' * 300, 'a\x00b', 'a\nb'),
+    *('0x10', '1_0', '1+2', "b'a'", '...', '\\d', 'ü', '/', '-'),
+)
+NATIVE = (
+    *(None, True, 0, -1, 1, 0.5, 10**18, 10**400, float('inf'), float('nan'), '', 'x' * 300),
+    *([], (), [0], ('a',), (None,), {}, {'a': 1}, {1}, b'a', object(), len, 1j),
+)
+FIELDS = tuple(configs.flatten(configs.default_config()))
+TRIES = [(field, value) for field in FIELDS for value in VALUES]
+KNOWN = [  # each was once a traceback, or nonsense that was accepted
+    ('model.stage_sizes', '(0,)'),
+    ('model.width', '0'),
+    ('model.groups', '3'),
+    ('seed', '99999999999999999999'),
+    ('optim.boundaries', '("a",)'),
+    ('optim.boundaries', '(2, 1)'),
+    ('optim.learning_rate', '1e400'),
+    ('optim.b2', '1'),
+    ('model.output_stride', '3'),
+    ('model.ghost_batch', '7'),
+    ('data.channels', '2'),
+    ('model.dimensions', '3'),
+    ('model.norm_groups', '0'),
+    ('train.batch_size', 'True'),
+]
+
+
+class Accepted(Exception):
+    """The run would have begun."""
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Runs end where their workdir would be made; the model has been traced by then."""
+
+    def begin(*args, **kwargs):
+        raise Accepted
+
+    monkeypatch.setattr(build.Run, 'init_state', lambda run: None)
+    monkeypatch.setattr(loop, 'open_session', begin)
+
+
+def outcome(capsys, arguments):
+    """'accepted', or the one line on standard error of exit code 2."""
+    capsys.readouterr()
+    try:
+        code = main(arguments)
+    except Accepted:
+        return 'accepted'
+    found = capsys.readouterr()
+    assert code == 2, (arguments, code, found.err)
+    assert found.err.startswith('resnet-jax: '), (arguments, found.err)
+    assert found.err.count('\n') == 1 and len(found.err) < 1000, (arguments, found.err)
+    return found.err
+
+
+# Messages that name a field by what it holds.
+WORDS = {
+    **dict.fromkeys(('data.train_split', 'data.eval_split'), 'split'),
+    **{'data.name': 'data set', 'augment.transforms': 'transform', 'model.name': 'model'},
+    **{'train.epochs': 'train.', 'train.steps': 'train.'},
+}
+
+
+def names(field, message):
+    return field.rpartition('.')[2] in message or WORDS.get(field, field) in message
+
+
+def check_field(capsys, folder, field, value):
+    fields = {**TINY, field: value}
+    if field in configs.ALTERNATIVES:
+        fields.pop(configs.ALTERNATIVES[field], None)
+    flags = [f'--config.{name}={text}' for name, text in fields.items()]
+    said = outcome(capsys, ['train', f'--config={DIGITS}', f'--workdir={folder}', *flags])
+    assert said == 'accepted' or names(field, said), (field, value, said)
+    assert not folder.exists(), (field, value)
+    return said
+
+
+@pytest.mark.parametrize(('field', 'value'), KNOWN)
+def test_nonsense_is_refused_by_name(stopped, capsys, tmp_path, field, value):
+    assert check_field(capsys, tmp_path / 'run', field, value) != 'accepted'
+
+
+def test_some_values_of_every_field(stopped, capsys, tmp_path):
+    rng = random.Random(0)
+    found = [
+        check_field(capsys, tmp_path / 'run', field, value)
+        for field in FIELDS
+        for value in rng.sample(VALUES, 2)
+    ]
+    assert 'accepted' in found
+    assert sum(said != 'accepted' for said in found) > len(FIELDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('field', FIELDS)
+def test_every_value_of_every_field(stopped, capsys, tmp_path, field):
+    said = [check_field(capsys, tmp_path / 'run', field, value) for value in VALUES]
+    assert any(one != 'accepted' for one in said)
+
+
+@pytest.mark.parametrize('field', FIELDS)
+def test_native_values_are_taken_or_refused_by_name(field):
+    """From Python, as `load_config(spec, [('train.steps', 5)])`."""
+    refused = 0
+    for value in NATIVE:
+        try:
+            configs.load_config(str(DIGITS), [(field, value)])
+        except InputError as error:
+            assert names(field, str(error)), (field, value, error)
+            assert '\n' not in str(error) and len(str(error)) < 1000
+            refused += 1
+    assert refused >= 5
+
+
+def test_native_values_are_those_of_their_text():
+    native = [('train.steps', 5), ('model.stage_sizes', [1, 2]), ('optim.nesterov', True)]
+    native += [('optim.learning_rate', 1), ('augment.transforms', ['flip']), ('data.dir', None)]
+    text = [(field, str(value)) for field, value in native]
+    one, other = (configs.load_config(str(DIGITS), pairs) for pairs in (native, text))
+    assert configs.to_json(one) == configs.to_json(other)
+    assert (one.train.steps, one.train.epochs, one.model.stage_sizes) == (5, None, (1, 2))
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'model.groups': 2},
+        {'model.kernels': (1, 3, 1), 'model.expansion': 2, 'model.stride_at': 1},
+        {'model.ghost_batch': 8},
+        {'model.output_stride': 4, 'model.stage_sizes': (1, 1, 1, 1)},
+        {'model.norm': 'group', 'model.norm_groups': 4},
+        {'model.stem': 'imagenet_deep'},
+        {'model.base_width': 16},
+    ],
+)
+def test_models_that_are_accepted_have_shapes(fields):
+    config = configs.load_config(str(DIGITS), [*TINY.items(), *fields.items()])
+    model = build.build_model(config.model, 10)
+    images = jnp.zeros((32, 16, 16, 1))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    logits, _ = jax.eval_shape(
+        lambda v: model.apply(v, images, train=True, mutable=['batch_stats']), variables
+    )
+    assert logits.shape == (32, 10)
+
+
+def options_of(command):
+    """The options of a command that take a value, and its positional arguments."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f'resnet_jax.commands.{command}').add_arguments(parser)
+    # What tells of several processes starts one, which checks its options itself.
+    others = ('coordinator', 'processes', 'process_id')
+    return [a for a in parser._actions if a.nargs != 0 and a.dest not in others]
+
+
+def required(command, without, folder):
+    """The arguments that a command cannot do without; they name things that do not exist."""
+    found = []
+    for action in options_of(command):
+        if action is without:
+            continue
+        if action.option_strings and action.required:
+            found.append(f'{action.option_strings[0]}={folder / "nowhere"}')
+        elif not action.option_strings and action.nargs not in ('?', '*'):
+            found.append(str(folder / 'nowhere'))
+    return found
+
+
+@pytest.mark.parametrize('command', [c for c in cli.COMMANDS if c != 'models'])
+def test_any_value_of_any_argument(command, capsys, tmp_path, monkeypatch):
+    """No traceback, exit code 2, and nothing written; whatever else is given does not exist."""
+    monkeypatch.chdir(tmp_path)
+    for action in options_of(command):
+        for value in VALUES:
+            flag = action.option_strings[-1] if action.option_strings else ''
+            if not flag and value.startswith('-'):
+                continue
+            given = f'{flag}={value}' if flag else value
+            capsys.readouterr()
+            try:
+                code = main([command, *required(command, action, tmp_path), given])
+            except SystemExit as stop:  # argparse
+                code = stop.code
+            said = capsys.readouterr().err.splitlines()
+            assert code == 2, (command, given, code, said)
+            assert said[-1].startswith('resnet-jax'), (command, given, said)
+            assert len(said[-1]) < 6000
+            assert not list(tmp_path.iterdir()), (command, given)
+
+
+def test_a_misspelt_command_gets_the_nearest(capsys):
+    for word, hint in (('trian', "did you mean 'train'?"), ('zzz', 'known: compare')):
+        with pytest.raises(SystemExit) as stop:
+            main([word])
+        assert stop.value.code == 2
+        assert hint in capsys.readouterr().err
+
+
+BODIES = {
+    'import sys; sys.exit(0)': 'SystemExit',
+    'def get_config(:': 'SyntaxError',
+    'def get_config(): return get_config()': 'RecursionError',
+    'class Odd(BaseException): pass\nraise Odd("no")': 'Odd: no',
+    'raise MemoryError': 'MemoryError',
+    'def get_config(): return None': 'must return',
+    'def get_config(): return [1]': 'must return',
+    'def get_config(): return {1: 2}': 'must return',
+    'get_config = 3': 'TypeError',
+    'x = 1': 'does not define',
+    '\x00': 'mine.py',
+}
+
+
+@pytest.mark.parametrize('kind', ['config', 'sweep', 'search'])
+@pytest.mark.parametrize('body', BODIES)
+def test_any_config_file(kind, body, capsys, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(body.replace('get_config', f'get_{kind}'))
+    command = 'train' if kind == 'config' else kind
+    said = outcome(capsys, [command, f'--config={path}', f'--workdir={tmp_path / "run"}'])
+    words = BODIES[body]
+    if words == 'must return' and kind != 'config':
+        words = 'key' if '{' in body else words
+    assert words in said
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_a_config_prints_is_not_on_standard_output(capsys, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text('print("hello")\ndef get_config(): return None\n')
+    assert main(['train', f'--config={path}', f'--workdir={tmp_path / "run"}']) == 2
+    found = capsys.readouterr()
+    assert found.out == '' and 'hello' in found.err
