@@ -1,6 +1,7 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
 from resnet_jax.data.catalogs import Source, open_source, split_sizes
+from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.image_search import ImageFile, find_images
 from resnet_jax.data.images import check_sizes, decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
@@ -38,6 +39,7 @@ __all__ = [
     'augment',
     'batch_indices',
     'batch_positions',
+    'check_files',
     'check_sizes',
     'check_transforms',
     'decode_image',

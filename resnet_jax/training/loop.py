@@ -112,8 +112,10 @@ def _take_steps(
     def should_continue(done: int, figures: Mapping[str, float] | None) -> bool:
         return done == total or not (figures and on_evaluation) or on_evaluation(done, figures)
 
-    # A signal may have stopped the run before the evaluation that was due at this step.
-    missed = 0 < first < total and first % eval_every == 0 and not session.is_evaluated(first)
+    # A signal may have stopped the run before the evaluation that was due at this step, or an error
+    # in it.
+    due = first == total or (first > 0 and first % eval_every == 0)
+    missed = due and not session.is_evaluated(first)
     if missed and not should_continue(first, session.evaluate(first, state)):
         raise Stopped(f'stopped after step {first}')
     session.restart_clock()
