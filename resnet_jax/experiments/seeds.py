@@ -262,7 +262,7 @@ def _take_steps(
     one, first, total = sessions[0].run, sessions[0].first_step, sessions[0].run.total_steps
     config, eval_every = one.config, one.config.train.eval_every or one.total_steps
     states = [session.take_state() for session in sessions]
-    missed = 0 < first < total and first % eval_every == 0
+    missed = first == total or (first > 0 and first % eval_every == 0)
     for session, state in zip(sessions, states, strict=True):
         if missed and not session.is_evaluated(first):
             session.evaluate(first, state)
