@@ -317,18 +317,30 @@ def test_bad_image_in_the_middle_of_a_streamed_run(run, images, tmp_path):
 
 
 def test_bad_image_in_the_evaluation_split(run, images, tmp_path):
-    """Met at the end of training: the steps taken so far are not lost."""
+    """Refused before training and before the workdir is taken."""
+    bad = images / 'test' / 'cat' / 'bad.jpg'
+    bad.write_bytes(b'no image')
+    result = run('train', *folder_flags(images, train__steps=5), '--workdir', tmp_path / 'run')
+    complains(result, 2, str(bad), 'not an image')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_image_that_goes_bad_during_training(run, images, tmp_path, monkeypatch):
+    """Met by the evaluation at the end: no step is lost, and the evaluation is made up for."""
+    monkeypatch.setattr('resnet_jax.data.check_files', lambda source: None)
     folder = tmp_path / 'run'
     bad = images / 'test' / 'cat' / 'bad.jpg'
     bad.write_bytes(b'no image')
     arguments = folder_flags(images, train__steps=5)
     result = run('train', *arguments, '--workdir', folder)
-    complains(result, 2, str(bad), 'the last good checkpoint is of step 4')
-    assert max(checkpoint_steps(folder)) == 4
+    complains(result, 2, str(bad), 'the last good checkpoint is of step 5')
+    assert max(checkpoint_steps(folder)) == 5
+    assert not (folder / 'summary.json').exists()
     bad.unlink()
     result = run('train', *arguments, '--config.data.accept_changes=true', '--workdir', folder)
     assert result.returncode == 0, result.stderr
-    assert 'continues after step 4' in result.stderr
+    assert 'step 5  eval' in result.stderr
+    assert (folder / 'summary.json').exists()
 
 
 def test_divergence_has_code_1(run, tmp_path):

@@ -1,7 +1,6 @@
 """`resnet-jax predict`."""
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 TEXT = 'Predict the classes of image files.'
 EPILOG = (
     'Example: resnet-jax predict --workdir runs/digits photos --topk 3. A folder stands for the '
-    '.jpg, .jpeg, .png, .webp and .bmp files in it and its subfolders. Quote patterns: '
+    '.jpg, .png, .webp, .tif, .gif, .bmp and like files in it and its subfolders. Quote patterns: '
     "'photos/*.jpg', or 'photos/**/*.jpg' for any depth of folders. Folders and patterns skip "
     'hidden files and sort the others. An unreadable file that you name is an error: exit code 2, '
     'and nothing is printed. One from a folder or pattern is skipped with a line on standard '
@@ -121,12 +120,12 @@ def _print_csv(results: Iterable[dict[str, Any]]) -> None:
     """Prints a line as soon as it is computed."""
     from resnet_jax.data import printable
 
-    writer = csv.writer(sys.stdout, lineterminator='\n')
-    writer.writerow(['image', 'rank', 'class', 'probability'])
+    print(text.comma_separated_line(['image', 'rank', 'class', 'probability']), end='')
     for item in results:
         image = printable(item['image'])
         for rank, top in enumerate(item['top'], 1):
-            writer.writerow([image, rank, top['class'], top['probability']])
+            cells = [image, rank, top['class'], top['probability']]
+            print(text.comma_separated_line(cells), end='')
 
 
 def _print_table(results: Iterable[dict[str, Any]]) -> None:
@@ -134,7 +133,9 @@ def _print_table(results: Iterable[dict[str, Any]]) -> None:
 
     rows = []
     for item in results:
-        classes = [f'{100 * top["probability"]:5.1f} % {top["class"]}' for top in item['top']]
+        classes = [
+            f'{100 * top["probability"]:5.1f} % {printable(top["class"])}' for top in item['top']
+        ]
         rows.append((printable(item['image']), '  '.join(classes)))
     if rows:
         print(text.pairs(rows))

@@ -1,6 +1,7 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
 from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
+from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed
 from resnet_jax.data.image_search import ImageFile, find_images
@@ -42,6 +43,7 @@ __all__ = [
     'augment',
     'batch_indices',
     'batch_positions',
+    'check_files',
     'check_sizes',
     'check_transforms',
     'decode_image',

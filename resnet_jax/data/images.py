@@ -23,7 +23,7 @@ INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resamp
 SUPPORTS = {'bilinear': 1, 'bicubic': 2}  # pixels on each side that a result depends on, enlarging
 LARGEST_SIDE = 4096  # pixels, of a model's input and of the resize before it
 # A longer side of more than so many shorter ones is cut before the resize, to bound its cost.
-LONGEST_ASPECT = 16  # of an image that is resized as a whole; of a longer one, what the crop needs
+LONGEST_ASPECT = 8
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
 _AVIF = 'avif' in features.modules and features.check_module('avif')
 # Of the files that a folder stands for, in training and in prediction.
@@ -130,7 +130,7 @@ def _read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FIL
             raise
         raise InputError(f'{where}: no such image file') from None
     if not data:
-        raise InputError(f'{where}: not an image, the file is empty; remove it or replace it')
+        raise InputError(f'{where}: not an image that can be read, the file is empty; replace it')
     return data
 
 

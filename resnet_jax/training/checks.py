@@ -189,6 +189,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             check_choice(field, fields[field], known(config))
     check_trackers(config.log.trackers)
     data.check_transforms(config.augment.transforms, config.augment, config.data.image_size)
+    data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
         raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')

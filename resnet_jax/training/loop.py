@@ -126,8 +126,8 @@ def _take_steps(
     def should_continue(done: int, figures: Mapping[str, float] | None) -> bool:
         return done == total or not (figures and on_evaluation) or on_evaluation(done, figures)
 
-    # A signal may have stopped the run before the evaluation that was due at this step; or its
-    # figures were damaged since.
+    # A signal may have stopped the run before the evaluation that was due at this step, or an error
+    # in it; or its figures were damaged since.
     due = first == total or first % eval_every == 0
     missed = first > 0 and due and not session.is_evaluated(first)
     if missed and not should_continue(first, session.evaluate(first, state)):

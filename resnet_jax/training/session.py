@@ -119,8 +119,19 @@ class Session:
         """Evaluates on the evaluation split and writes the figures.
 
         Of a run with `optim.ema` they are those of the averaged variables; 'raw_loss' and
-        'raw_top1' are those of the others.
+        'raw_top1' are those of the others. Where the evaluation fails, the state is saved first, so
+        that no training step is lost.
         """
+        try:
+            return self._evaluate(done, state)
+        except Exception:
+            # With several processes, the others might not come to save.
+            if jax.process_count() == 1 and done not in self.checkpoints.steps():
+                with contextlib.suppress(RunError):  # the error of the evaluation says enough
+                    self.save(done, state, None)
+            raise
+
+    def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         run = self.run
         batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
         if self._eval_batches is None and fits_in_memory(run.inputs.eval, run.config):

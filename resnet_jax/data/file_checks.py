@@ -1,0 +1,31 @@
+"""Check the image files of a split before it is needed."""
+
+import concurrent.futures
+import os
+
+from resnet_jax.data.images import check_header, decode_image
+from resnet_jax.data.loader import usable_cores
+from resnet_jax.data.sources import Source
+
+DECODED_TO_CHECK = 1000  # images of a split that are decoded before it is needed
+
+
+def check_files(source: Source) -> None:
+    """Checks that the files of a split can be read, before it is needed.
+
+    Images that are not files of their own, as in `tfds:`, are not looked at. Up to
+    `DECODED_TO_CHECK` files are decoded; of more, each is opened and its header read.
+
+    Raises:
+      InputError: naming the first file that cannot be read.
+    """
+    if not source.root:
+        return
+    check = decode_image if len(source) <= DECODED_TO_CHECK else check_header
+    paths = [os.path.join(source.root, file) for file in source.files()]
+    pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
+    try:
+        for _ in pool.map(check, paths):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
