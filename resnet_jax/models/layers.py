@@ -31,7 +31,10 @@ def zero_pad_shortcut(
     x = lax.slice(x, (0,) * x.ndim, x.shape, strides)
     extra = channels - x.shape[-1]
     if extra < 0:
-        raise InputError(f'a zero_pad shortcut cannot go from {x.shape[-1]} to {channels} channels')
+        raise InputError(
+            f'a zero_pad shortcut only adds channels, not {x.shape[-1]} to {channels}; '
+            'lower stem_width, raise width or expansion, or use another shortcut'
+        )
     return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((extra // 2, extra - extra // 2),))
 
 

@@ -66,7 +66,8 @@ def _split(spec: str) -> tuple[str, str | None]:
 def _not_found(text: str, path: Path) -> InputError:
     neighbours = {p.name for p in path.parent.glob('*.py')} if path.parent.is_dir() else set()
     if not (text.endswith('.py') or path.exists() or os.path.isabs(text)):
-        near = difflib.get_close_matches(text, package_names(), n=3, cutoff=0.6)
+        near = [name for name in package_names() if name.endswith(f'/{text}')]
+        near = near or difflib.get_close_matches(text, package_names(), n=3, cutoff=0.6)
         near += difflib.get_close_matches(f'{path.name}.py', neighbours, n=3, cutoff=0.6)
         return unknown_name('config', text, package_names(), near)
     if name := _legacy_name(text) or (path.stem if path.stem in package_names() else None):

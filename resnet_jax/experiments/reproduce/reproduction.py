@@ -205,7 +205,7 @@ def write_sweep_or_reproduction(
         return write_report(workdir, now)
     sweep = read_sweep(workdir)
     try:
-        found = read_json(path, 'run `resnet-jax reproduce` again')
+        found = read_json(path, 'it describes no reproduction; run `resnet-jax reproduce` again')
         found.setdefault('figures', False)  # earlier versions lack it
         table = find_table(found['table'])
         found['rows'] = _rows(found, table, sweep, workdir)
