@@ -181,6 +181,22 @@ def test_missing_file(opened, tmp_path, missing):
         opened(read_only=True).restore(template(), 2)
 
 
+def test_other_numbers_than_were_saved_are_refused(opened, tmp_path):
+    """As after flipped bits, which Orbax does not notice: whole files of another state."""
+    checkpoints = opened(keep=2)
+    save(checkpoints, 1)
+    save(checkpoints, 2)
+    folder = tmp_path / 'checkpoints'
+    shutil.rmtree(folder / '2' / 'state')
+    shutil.copytree(folder / '1' / 'state', folder / '2' / 'state')
+    with pytest.raises(InputError, match=r'checkpoints/2 cannot be read: .*checksum of .*params'):
+        opened(read_only=True, keep=2).restore(template(), 2)
+    progress = folder / '2' / 'progress' / 'metadata'
+    progress.write_text('{"seconds": 2.0}')  # as earlier versions wrote it
+    state, seconds = opened(read_only=True, keep=2).restore(template(), 2)
+    assert differing(state, make_state(1)) == [] and seconds == 2.0
+
+
 def test_checkpoint_of_another_model(opened):
     checkpoints = opened()
     save(checkpoints, 1)

@@ -518,7 +518,15 @@ def test_corrupted_summary(text, tmp_path, capsys):
     folder = write_sweep(tmp_path, {'base': BASE, 'new': BETTER})
     path = folder / 'runs' / 'new' / 'seed2' / 'summary.json'
     path.write_text(text)
-    assert f'{path} is no summary' in refused(capsys, 'report', '--workdir', folder)
+    # The report is written; the run counts as failed in it, and says why.
+    assert main(['report', '--workdir', str(folder), '--json']) == 0
+    assert str(path.parent) in capsys.readouterr().out + (folder / 'report.md').read_text()
+    (failed,) = findings.read_findings(folder).runs('failed')
+    assert failed.folder == path.parent
+    assert failed.failure.error.startswith(f'cannot read {path}: ')
+    # Alone, it is refused.
+    other = path.parent.with_name('seed1')
+    assert f'cannot read {path}: ' in refused(capsys, 'compare', other, path.parent)
 
 
 # Real runs

@@ -43,7 +43,8 @@ def _checksum(leaves: Mapping[str, Any]) -> str:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             leaf = leaf.addressable_shards[0].data
         crc = zlib.crc32(path.encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, crc)
+        data: Any = np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
+        crc = zlib.crc32(data, crc)
     return f'{crc:08x}'
 
 
