@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import sys
 import threading
 import warnings
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             options = _parse(sys.argv[1:] if arguments is None else list(arguments))
             options.run(options)
-            sys.stdout.flush()  # here, so that a closed pipe is noticed before the exit
+            if sys.stdout is not None:  # as it is where the shell has closed it
+                sys.stdout.flush()  # here, so that a closed pipe is noticed before the exit
             return 0
         except InputError as error:
             return supervisor.leave(_complain(error, EXIT_USAGE))
@@ -87,8 +89,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _complain('interrupted', EXIT_SIGNAL + 2)
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+            _discard_output()
             return 0
+        except OSError as error:  # such as a full disk below standard output
+            _discard_output()
+            return supervisor.leave(_complain(_reason(error), EXIT_FAILED))
+
+
+def _discard_output() -> None:
+    """Lets the flush at the exit go nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # without a file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reason(error: OSError) -> str:
+    where = f'{error.filename}: ' if error.filename else 'cannot write or read: '
+    return f'{where}{error.strerror or error}'
 
 
 @contextlib.contextmanager
@@ -182,6 +198,11 @@ def _check_options(options: argparse.Namespace) -> None:
             if isinstance(item, float | int) and not isinstance(item, bool):
                 check_number(flag, item, Range(whole=isinstance(item, int)))
             text = str(item)
+            if isinstance(item, Path) and re.match(r'[A-Za-z][A-Za-z0-9+.-]+:/', text):
+                raise InputError(
+                    f'{flag} takes a path of a file system, not the address {text}; mount it, or '
+                    'copy what you need'
+                )
             if isinstance(item, str | Path) and (not text or '\0' in text):
                 raise InputError(f'{flag} is no name or path: {text!r}')
             if isinstance(item, str | Path) and any(

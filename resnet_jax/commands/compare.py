@@ -1,10 +1,10 @@
 """`resnet-jax compare`."""
 
 import argparse
-import json
 from pathlib import Path
 
 from resnet_jax import text
+from resnet_jax.json_files import json_text
 
 TEXT = 'Compare single runs: settings, errors, sizes and speeds.'
 EPILOG = (
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     comparison = compare_runs(options.workdirs)
     files = [] if options.out is None else write_comparison(comparison, options.out)
     if options.json:
-        print(json.dumps({**comparison_json(comparison), 'files': [str(path) for path in files]}))
+        print(json_text({**comparison_json(comparison), 'files': [str(path) for path in files]}))
         return
     parts = [
         f'{table.title}\n{text.aligned(table.header, table.rows)}' for table in tables(comparison)

@@ -1,7 +1,6 @@
 """`resnet-jax eval`."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax import text
 from resnet_jax.commands import model_options
 from resnet_jax.errors import InputError
+from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]
         result |= _per_class(options, source, trained.title, names, sums['confusion'])
     if options.json:
-        print(json.dumps(result))
+        print(json_text(result))
         return
     print(f'{trained.title}, on {source.name} {source.split}: {figures["n"]} images')
     rows = [
@@ -106,7 +106,8 @@ def run(options: argparse.Namespace) -> None:
                 (name, 'none' if a is None else f'{100 * a:.2f} %') for name, a in accuracies
             )
         )
-        print(f'\nconfusion matrix: {result["confusion_png"]}')
+        if result['confusion_png']:
+            print(f'\nconfusion matrix: {result["confusion_png"]}')
 
 
 def _choose_data(options: argparse.Namespace) -> tuple['Source', int, int | None]:
@@ -152,7 +153,12 @@ def _per_class(
     folder = options.workdir or Path('.')
     plain = ''.join(c if c.isalnum() else '_' for c in source.split)
     path = folder / f'confusion_{plain}.png'
-    plots.plot_confusion(confusion, names, f'{title}, {source.split}', path)
+    failed = None
+    try:
+        plots.plot_confusion(confusion, names, f'{title}, {source.split}', path)
+    except OSError as error:  # the figures are worth more than their picture
+        failed = f'no picture of the confusion matrix: cannot write {path}: {error.strerror}'
+        print(f'resnet-jax: {failed}', file=sys.stderr)
     right, counts = confusion.diagonal(), confusion.sum(axis=1)
     return {
         'per_class': {
@@ -160,5 +166,5 @@ def _per_class(
             for name, r, n in zip(source.class_names, right, counts, strict=False)
         },
         'confusion': confusion.tolist(),
-        'confusion_png': str(path),
+        'confusion_png': None if failed else str(path),
     }

@@ -1,11 +1,11 @@
 """`resnet-jax models`."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.json_files import json_text
 
 TEXT = 'List the models.'
 EPILOG = (
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
         else:  # one by one: with --memory each takes seconds
             print(_line(name, width, found, shape, row.paper), flush=True)
     if options.json:
-        print(json.dumps({'models': rows}))
+        print(json_text({'models': rows}))
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """`resnet-jax predict`."""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax import text
 from resnet_jax.commands import model_options
 from resnet_jax.errors import InputError, RunError
+from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
@@ -96,10 +96,10 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     if not line_by_line or any(file.named for file in files):
         results = iter(list(results))  # to fail on a named file before printing anything
     if options.json:
-        print(json.dumps({**trained.origin, 'predictions': list(results)}))
+        print(json_text({**trained.origin, 'predictions': list(results)}))
     elif options.jsonl:
         for item in results:
-            print(json.dumps(item))
+            print(json_text(item))
     elif options.csv:
         _print_csv(results)
     else:

@@ -1,10 +1,10 @@
 """`resnet-jax report`."""
 
 import argparse
-import json
 from pathlib import Path
 
 from resnet_jax import text
+from resnet_jax.json_files import json_text
 
 TEXT = 'Write the report of a run, a sweep or a reproduction, finished or not.'
 EPILOG = (
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         report = write_sweep_or_reproduction(options.workdir)
     if options.json:
-        print(json.dumps({**report.json, 'files': [str(path) for path in report.files]}))
+        print(json_text({**report.json, 'files': [str(path) for path in report.files]}))
         return
     document = report.document
     print(f'{document.title}\n')

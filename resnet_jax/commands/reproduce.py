@@ -1,13 +1,13 @@
 """`resnet-jax reproduce`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import parse_seeds, parse_shard
 from resnet_jax.errors import InputError, RunError
+from resnet_jax.json_files import json_text
 
 TEXT = "Run a paper's table and compare the results with the published ones."
 EPILOG = (
@@ -89,7 +89,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     found = reproduction.collect(plan, options.workdir)
     reproduction.write_reproduction(found, options.workdir)
     if options.json:
-        print(json.dumps(found))
+        print(json_text(found))
     else:
         print(reproduction.reproduction_markdown(found), end='')
     # Divergence is a result, except after two steps.
@@ -123,7 +123,7 @@ def _list(options: argparse.Namespace) -> None:
             print(_text(cost), flush=True)
     probe = [speed._asdict() for speed in speeds]
     if options.json:
-        print(json.dumps({'tables': tables, 'probe': probe}))
+        print(json_text({'tables': tables, 'probe': probe}))
     elif probe:
         found = '; '.join(f'{s["model"]} {s["flops_per_second"] / 1e9:,.1f} GFLOP/s' for s in probe)
         print(f'hours are estimates from training steps timed on this machine: {found}')

@@ -26,7 +26,7 @@ def is_supervised() -> bool:
 def supervise(workdir: Path) -> NoReturn:
     """Runs this program again as a child, and exits with its exit code.
 
-    SIGTERM and SIGINT are passed on. If this process is killed, the child ends too.
+    The signals that stop a run are passed on. If this process is killed, the child ends too.
 
     Args:
       workdir: of the run.
@@ -43,9 +43,10 @@ def supervise(workdir: Path) -> NoReturn:
         process_group=0,  # else Ctrl-C would reach it twice
     )
     os.close(read)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, frame: child.send_signal(number))
-    code = child.wait()
+    from resnet_jax.training.processes import handling
+
+    with handling(lambda number, frame: child.send_signal(number)):
+        code = child.wait()
     os.close(write)
     if code >= 0:
         raise SystemExit(code)  # the child has printed why

@@ -363,9 +363,9 @@ def _in_processes(batches: 'grain.MapDataset', workers: int) -> 'grain.IterDatas
 
 def _start_worker(index: int, count: int) -> None:
     """Runs first in each worker process."""
-    # Ctrl-C and a cluster's SIGTERM reach the whole group; the main process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a cluster's signals reach the whole group; the main process decides when to stop.
+    for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGHUP'):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from resnet_jax.errors import check_choice
+from resnet_jax.errors import InputError, check_choice
 from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
@@ -97,8 +97,18 @@ def variables_from_tensors(
         path: layouts.to_ours(path, tensors[name], found.layout)
         for path, name in found.names.items()
     }
+    for path, name in found.names.items():
+        _check_numbers(flat[path], name, where)
     variables = {'batch_stats': {}, **flax.traverse_util.unflatten_dict(flat)}
     return stack_blocks(variables) if model.scan_blocks else variables
+
+
+def _check_numbers(array: np.ndarray, name: str, where: str) -> None:
+    """Refuses weights that are no finite real numbers."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise InputError(f'{where}: {name} holds {array.dtype} and no floating-point numbers')
+    if not np.isfinite(np.asarray(array, np.float32 if array.itemsize < 4 else None)).all():
+        raise InputError(f'{where}: {name} holds values that are not finite (NaN or infinite)')
 
 
 def describe(tensors: Mapping[str, np.ndarray], model: ResNet) -> tuple[str, int | None]:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -87,9 +87,36 @@ def require_same(text: str, what: str) -> None:
             raise InputError(f'the processes were started with different {what}')
 
 
+# Batch systems announce the end of a job with USR1 or USR2, a closed terminal with HUP.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+_TERMINAL = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def handling(
+    handler: Callable[[int, Any], None], signums: Sequence[signal.Signals] = STOPPING
+) -> Iterator[None]:
+    """Handles signals while the context is open; only in the main thread.
+
+    One that the process was told to ignore at its start, as HUP by nohup, stays ignored.
+    """
+    old = {
+        s: signal.signal(s, handler)
+        for s in signums
+        if s not in _TERMINAL or signal.getsignal(s) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for signum, previous in old.items():
+            signal.signal(signum, previous)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[int], int | None]]:
-    """Collects SIGTERM and SIGINT, so that a run can save its step; a second SIGINT interrupts.
+    """Collects the signals of `STOPPING`, so that a run can save its step.
+
+    A second SIGINT interrupts.
 
     Yields:
       stop_requested: (dispatch) -> the number of the signal received, or None. Call it after each
@@ -115,10 +142,6 @@ def stop_signals() -> Iterator[Callable[[int], int | None]]:
         reached = multihost_utils.reached_preemption_sync_point(dispatch)
         return signal.SIGTERM if reached else None
 
-    mine = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
-    old = {s: signal.signal(s, handler) for s in mine}
-    try:
+    mine = [s for s in STOPPING if s != signal.SIGTERM or not several]
+    with handling(handler, mine):
         yield stop_requested
-    finally:
-        for signum, previous in old.items():
-            signal.signal(signum, previous)

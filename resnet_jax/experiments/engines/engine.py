@@ -18,6 +18,7 @@ from resnet_jax.experiments.results import forget_failure, write_failure
 from resnet_jax.experiments.seeds import Outcome, train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
 from resnet_jax.records.writers import Console
+from resnet_jax.training.processes import handling
 from resnet_jax.training.workdir import check_readable, is_ended, is_run
 
 
@@ -167,7 +168,7 @@ def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -
 
 @contextlib.contextmanager
 def received_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT, for engines that train in other processes.
+    """Collects the signals that stop a run, for engines that train in other processes.
 
     A second SIGINT raises KeyboardInterrupt. Unlike `processes.stop_signals` this does not start
     JAX, which would reserve the devices.
@@ -185,12 +186,8 @@ def received_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(signum)
 
-    old = {s: signal.signal(s, handler) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(handler):
         yield received
-    finally:
-        for signum, previous in old.items():
-            signal.signal(signum, previous)
 
 
 def check_all_ended(errors: Sequence[str], stopped: Sequence[int], left: int) -> None:
