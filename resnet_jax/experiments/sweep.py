@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, Unreadable, check_choice
+from resnet_jax.experiments.definitions import SWEEP, check_definition
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
@@ -26,9 +27,7 @@ from resnet_jax.training.checks import refuse_without_effect, resolve
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'
-# What get_sweep() may return, and what it must return.
-_KEYS = ('title', 'base', 'fields', 'arms', 'seeds', 'baseline', 'published', 'runs')
-_REQUIRED = ('title', 'base', 'arms')
+_REQUIRED = ('title', 'base', 'arms')  # of what get_sweep() returns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +166,7 @@ def make_sweep(
     Raises:
       InputError: as `load_sweep`.
     """
-    check_keys(found, where, 'get_sweep', _KEYS, _REQUIRED)
+    check_definition(found, where, 'get_sweep', SWEEP, _REQUIRED)
     arms, count = dict(found['arms']), found.get('seeds', 3)
     if len({folder_name(arm) for arm in arms}) < len(arms):
         raise InputError(f'{where}: two arms have names that look alike as folders')
@@ -193,23 +192,6 @@ def make_sweep(
             raise InputError(f'{where}: arm {arm!r} sets seed; the sweep itself varies the seed')
         sweep.config(arm, chosen[0])
     return sweep
-
-
-def check_keys(
-    found: Any, where: str, function: str, known: Sequence[str], required: Sequence[str]
-) -> None:
-    """Refuses the result of a file's function unless it is a dict with the right keys.
-
-    Raises:
-      InputError: naming the unknown or missing keys.
-    """
-    if not isinstance(found, Mapping):
-        raise InputError(f'{where}: {function}() must return a dict')
-    for key in found:
-        check_choice(f'key of {where}:', str(key), known)
-    missing = [key for key in required if not found.get(key)]
-    if missing:
-        raise InputError(f'{where} lacks {", ".join(missing)}')
 
 
 def overridden(fields: Fields, overrides: Fields) -> Fields:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, shown, unknown_name
 
 
 @functools.cache
@@ -45,6 +45,8 @@ def find(spec: str, folder: Path | None = None) -> tuple[Path, str | None]:
     folder = folder or Path()
     text, variant = _split(spec)
     path = folder / text
+    if '\0' in text or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise InputError(f'no config file can have the name {shown(text)}')
     if path.is_file():
         return path, variant
     if text in package_names():

@@ -12,9 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import InputError, check_choice
+from resnet_jax.experiments.definitions import SEARCH, check_definition
 from resnet_jax.experiments.sweep import (
     Fields,
-    check_keys,
     checked_config,
     overridden,
     source_text,
@@ -22,12 +22,7 @@ from resnet_jax.experiments.sweep import (
 from resnet_jax.training import config_files
 from resnet_jax.training.checks import lacking, refuse_without_effect
 
-# What get_search() may return, and what it must return.
-_KEYS = (
-    *('title', 'base', 'fields', 'space', 'trials'),
-    *('sampler', 'pruner', 'seed', 'metric'),
-)
-_REQUIRED = ('title', 'base', 'space')
+_REQUIRED = ('title', 'base', 'space')  # of what get_search() returns
 
 # Optuna's algorithms that propose trials and end them early.
 SAMPLERS = ('tpe', 'random', 'qmc')
@@ -142,7 +137,7 @@ def load_search(
     """
     found = config_files.call(spec, 'get_search')
     where = f'search file {spec}'
-    check_keys(found, where, 'get_search', _KEYS, _REQUIRED)
+    check_definition(found, where, 'get_search', SEARCH, _REQUIRED)
     given = {'trials': trials, 'sampler': sampler, 'pruner': pruner}
     chosen = {**found, **{name: value for name, value in given.items() if value is not None}}
     space = chosen['space']
@@ -192,7 +187,7 @@ def _check(search: Search, where: str) -> None:
     ):
         check_choice(kind, str(name), known)
     for name, value, least in (('trials', search.trials, 1), ('seed', search.seed, 0)):
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f'{where}: {name} must be a whole number from {least}, got {value!r}')
     for field in ('seed', *search.space):
         if field in search.fields:
