@@ -127,3 +127,27 @@ def test_what_was_scored_is_said(model_of_four, capsys):
     (folder / 'names.txt').write_text('a\nb\nwolf\nd\n')
     assert main([*arguments, '--class-names', f'{folder}/names.txt']) == 2
     assert 'classes that the model does not have: c' in capsys.readouterr().err
+
+
+ODD_NAMES = [
+    '$x_1',
+    'a\nb',
+    '\x1b[31mred',
+    '=1+1',
+    '\u732b',
+    '\U0001f431',
+    'caf\u00e9',
+    '\u202eright',
+    '',
+]
+
+
+def test_figures_take_any_names(tmp_path):
+    """No warning, of which any would fail the test, and no crash; names without a font: numbers."""
+    from resnet_jax.inference.plots import figure_text, plot_confusion
+
+    confusion = np.eye(len(ODD_NAMES), dtype=int)
+    plot_confusion(confusion, ODD_NAMES, 'odd $ names \u732b', tmp_path / 'confusion.png')
+    assert (tmp_path / 'confusion.png').stat().st_size > 10_000
+    assert figure_text('\u732b', 'class 4') == 'class 4' and figure_text('\u732b!') == '?!'
+    assert figure_text('a\nb$') == r'a\nb\$' and figure_text('caf\u00e9') == 'caf\u00e9'

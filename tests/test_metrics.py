@@ -226,3 +226,23 @@ def test_figures_of_a_distribution_are_those_of_its_most_probable_class():
             sums(LOGITS, jnp.asarray(targets), masked),
             sums(LOGITS, jnp.asarray(targets.argmax(axis=1)), masked),
         )
+
+
+def test_class_figures_are_scikit_learns():
+    from sklearn.metrics import precision_recall_fscore_support
+
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(5, size=(2, 400))
+    labels[labels == 3], predicted[predicted == 4] = (
+        2,
+        1,
+    )  # a class without examples, one never seen
+    confusion = np.zeros((5, 5), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    found = metrics.class_figures(confusion)
+    expected = precision_recall_fscore_support(labels, predicted, labels=range(5), zero_division=0)
+    for i, figures in enumerate(found):
+        for name, values in zip(('precision', 'recall', 'f1', 'n'), expected, strict=True):
+            assert (figures[name] or 0) == pytest.approx(values[i])
+    assert found[3]['recall'] is None and found[4]['precision'] is None
+    assert found[3]['f1'] == 0.0

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--per-class',
         action='store_true',
-        help='also print the accuracy of each class, and write the confusion matrix as a PNG to '
-        'the workdir, or to the current folder without a run',
+        help='also print accuracy (recall), precision and F1 of each class, and write the '
+        'confusion matrix as a PNG to the workdir, or to the current folder without a run',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
@@ -99,13 +99,7 @@ def run(options: argparse.Namespace) -> None:
     ]
     print(text.pairs(rows))
     if options.per_class:
-        print('\naccuracy by class')
-        accuracies = result['per_class'].items()
-        print(
-            text.pairs(
-                (name, 'none' if a is None else f'{100 * a:.2f} %') for name, a in accuracies
-            )
-        )
+        print(f'\n{_class_table(result["classes"])}')
         if result['confusion_png']:
             print(f'\nconfusion matrix: {result["confusion_png"]}')
 
@@ -147,8 +141,9 @@ def _per_class(
     names: 'Sequence[str]',
     confusion: "Int[np.ndarray, 'classes classes']",
 ) -> dict[str, Any]:
-    """Accuracy of each class of the data (None without examples) and the confusion matrix."""
+    """Figures of each class of the data, None where undefined, and the confusion matrix."""
     from resnet_jax.inference import plots
+    from resnet_jax.training import metrics
 
     folder = options.workdir or Path('.')
     plain = ''.join(c if c.isalnum() else '_' for c in source.split)
@@ -159,12 +154,24 @@ def _per_class(
     except OSError as error:  # the figures are worth more than their picture
         failed = f'no picture of the confusion matrix: cannot write {path}: {error.strerror}'
         print(f'resnet-jax: {failed}', file=sys.stderr)
-    right, counts = confusion.diagonal(), confusion.sum(axis=1)
+    figures = metrics.class_figures(confusion)
+    by_name = dict(zip(source.class_names, figures, strict=False))
     return {
-        'per_class': {
-            name: float(r / n) if n else None
-            for name, r, n in zip(source.class_names, right, counts, strict=False)
-        },
+        'per_class': {name: found['recall'] for name, found in by_name.items()},
+        'classes': by_name,
         'confusion': confusion.tolist(),
         'confusion_png': None if failed else str(path),
     }
+
+
+def _class_table(classes: dict[str, dict[str, Any]]) -> str:
+    """A line for each class: its name, number of images, and figures in %."""
+
+    def percent(value: float | None) -> str:
+        return text.number(None if value is None else 100 * value, '.2f')
+
+    rows = [
+        [text.printable(name), f'{f["n"]:,}', *map(percent, (f['recall'], f['precision'], f['f1']))]
+        for name, f in classes.items()
+    ]
+    return text.aligned(['class', 'images', 'accuracy %', 'precision %', 'F1 %'], rows)

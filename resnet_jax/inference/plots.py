@@ -1,10 +1,35 @@
 """Plots of the evaluation of one model."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+
+from resnet_jax.text import printable
+
+
+@functools.cache
+def _characters() -> frozenset[int]:
+    """Those that Matplotlib's own font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont('DejaVu Sans')).get_charmap())
+
+
+def figure_text(text: str, instead: str | None = None) -> str:
+    """A text as Matplotlib draws it without complaint: dollar signs begin no formula.
+
+    Args:
+      text: the text, such as the name of a class.
+      instead: drawn where the font lacks characters of the text; by default they become '?'.
+    """
+    plain = printable(text)
+    missing = {c for c in plain if ord(c) not in _characters()}
+    if missing and instead is not None:
+        return instead
+    return ''.join('?' if c in missing else c for c in plain).replace('$', r'\$')
 
 
 def plot_confusion(
@@ -32,13 +57,14 @@ def plot_confusion(
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
     figure.colorbar(image, label='share of the true class', shrink=0.8)
     if classes <= 50:  # more would be illegible
-        axes.set_xticks(range(classes), class_names, rotation=45, ha='right')
-        axes.set_yticks(range(classes), class_names)
+        names = [figure_text(name, f'class {i}') for i, name in enumerate(class_names)]
+        axes.set_xticks(range(classes), names, rotation=45, ha='right')
+        axes.set_yticks(range(classes), names)
     if classes <= 30:
         for i, j in np.argwhere(confusion):
             colour = 'white' if share[i, j] > 0.5 else 'black'
             axes.text(j, i, str(confusion[i, j]), ha='center', va='center', color=colour, size=8)
     axes.set_xlabel('predicted class')
     axes.set_ylabel('true class')
-    axes.set_title(title)
+    axes.set_title(figure_text(title))
     FigureCanvasAgg(figure).print_png(path)

@@ -152,3 +152,30 @@ def expected_calibration_error(sums: dict[str, Any]) -> float:
     """Mean over examples of |accuracy - confidence| by bin, from `calibration_sums`."""
     gaps = np.abs(np.asarray(sums['bin_correct']) - np.asarray(sums['bin_confidence']))
     return float(gaps.sum() / np.asarray(sums['bin_n']).sum())
+
+
+def class_figures(confusion: Int[np.ndarray, 'c c']) -> list[dict[str, Any]]:
+    """Figures of each class.
+
+    Args:
+      confusion: counts of examples, row the true class, column the predicted one.
+
+    Returns:
+      'n', the number of examples of the class, and fractions of 1, None where they are undefined:
+      'recall' (of the examples of the class, those predicted as it), 'precision' (of those
+      predicted as the class, its examples) and 'f1', their harmonic mean.
+    """
+
+    def fraction(part: float, whole: float) -> float | None:
+        return float(part / whole) if whole else None
+
+    right, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+    return [
+        {
+            'n': int(n),
+            'recall': fraction(r, n),
+            'precision': fraction(r, p),
+            'f1': fraction(2 * r, n + p),
+        }
+        for r, n, p in zip(right, true, predicted, strict=True)
+    ]

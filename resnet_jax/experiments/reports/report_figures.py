@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.findings import Arm
+from resnet_jax.inference.plots import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,13 +65,8 @@ def _figure(size: tuple[float, float], title: str) -> 'Figure':
 
     figure = Figure(figsize=size, layout='constrained')
     FigureCanvasAgg(figure)
-    figure.suptitle(_plain(title), wrap=True)
+    figure.suptitle(figure_text(title), wrap=True)
     return figure
-
-
-def _plain(text: str) -> str:
-    """Text whose dollar signs do not start a formula."""
-    return text.replace('$', r'\$')
 
 
 def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> 'Figure':
@@ -140,7 +136,7 @@ def _legend(figure: 'Figure', looks: Mapping[str, Look], title: str | None = Non
     from matplotlib.lines import Line2D
 
     lines = [
-        Line2D([], [], color=colour, dashes=dashes, label=_plain(_short(name)))
+        Line2D([], [], color=colour, dashes=dashes, label=figure_text(_short(name)))
         for name, (colour, dashes) in looks.items()
     ]
     figure.legend(
@@ -165,7 +161,7 @@ def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
     looks = styles([arm.name for arm in arms])
     for place, arm in enumerate(arms):
         _final_row(axes, place, arm, looks[arm.name][0])
-    names = [_plain(_short(arm.name)) for arm in arms]
+    names = [figure_text(_short(arm.name)) for arm in arms]
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     low, high = axes.get_xlim()

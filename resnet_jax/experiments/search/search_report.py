@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_jax.experiments.search.search import Range, Search
 from resnet_jax.experiments.search.study import STATES, Trial, ranked
+from resnet_jax.inference.plots import figure_text
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.text import NOTHING, aligned, comma_separated
 from resnet_jax.training import config_files
@@ -198,7 +199,7 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     rows = -(-len(search.space) // columns)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * columns + 0.8, height * rows), layout='constrained')
-    figure.suptitle(search.title.replace('$', r'\$'), wrap=True)
+    figure.suptitle(figure_text(search.title), wrap=True)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     colours = ScalarMappable(Normalize(0, max(len(trials) - 1, 1)), 'viridis')
     split = search.config(trials[0].values).data.eval_split
@@ -251,7 +252,7 @@ def _marks(axes: Any, search: Search, field: str, trials: Sequence[Trial], colou
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.plot(values.ends, [0.5, 0.5], alpha=0, transform=axes.get_xaxis_transform())
     else:
-        axes.set_xticks(range(len(values.choices)), values.choices)
+        axes.set_xticks(range(len(values.choices)), [*map(figure_text, values.choices)])
     for trial in trials:
         x, y = _place(search, field, trial), _height(search, trial)
         colour = colours.to_rgba(trial.number)
