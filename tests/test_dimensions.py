@@ -107,5 +107,5 @@ def test_wrong_dimensions_are_named(dimensions, letters):
     for wrong in {1, 2, 3} - {dimensions}:
         with pytest.raises(InputError, match=letters):
             model.init(jax.random.key(0), jnp.zeros((1, *(8,) * wrong, 3)), train=False)
-    with pytest.raises(InputError, match='dimensions must be 1, 2 or 3, got 4'):
+    with pytest.raises(InputError, match='dimensions must be at most 3, got 4'):
         create_model('cifar_resnet8', dimensions=4)

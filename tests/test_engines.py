@@ -421,7 +421,7 @@ def test_an_absolute_path_lands_inside(tmp_path):
         (('--gpus-per-run', '1'), '--gpus-per-run goes with --engine ray'),
         (('--workers', '0'), '--workers must be at least 1, got 0'),
         (('--retries', '-1'), '--retries must be at least 0, got -1'),
-        ((*RAY, '--cpus-per-run', 'nan'), '--cpus-per-run must be at least 0, got nan'),
+        ((*RAY, '--cpus-per-run', 'nan'), '--cpus-per-run must be a finite number, got nan'),
         ((*RAY, '--gpus-per-run', '1.5'), '--gpus-per-run above 1 must be whole, got 1.5'),
     ],
 )

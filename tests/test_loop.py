@@ -386,7 +386,7 @@ def test_epochs_set_the_length(tmp_path):
         ({'augment.pad_mode': 'reflect', 'augment.pad': 8}, 'cannot reflect an image of 8 pixels'),
         ({'data.memory_mib': 0}, 'set data.mean and data.std'),
         ({'data.normalize': 'pixel', 'data.mean': '(0.5,)'}, 'unset data.mean and data.std'),
-        ({'data.mean': '(0.5, 0.5, 0.5)'}, 'mean has shape (3,)'),
+        ({'data.mean': '(0.5, 0.5, 0.5)'}, 'data.mean takes one number for each of data.channels'),
         ({'model.dtype': 'bfloat'}, "did you mean 'bfloat16'"),
     ],
 )

@@ -205,7 +205,7 @@ def _read_final(folder: Path) -> FinalFigures | None:
     except Unreadable:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        hint = 'remove it and run the same command again'
+        hint = 'it is no summary of a run; remove it and run the same command again'
         raise unreadable(folder / 'summary.json', error, hint) from error
 
 

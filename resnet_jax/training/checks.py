@@ -222,7 +222,7 @@ def _check_together(config: ConfigDict) -> None:
         value = settings[field]
         if value is not None and len(value) != settings.channels:
             raise InputError(
-                f'config field data.{field} needs {settings.channels} numbers, one for each of '
+                f'config field data.{field} takes one number for each of '
                 f'data.channels, got {shown(value)}'
             )
     if settings.resize is not None and settings.resize < settings.image_size:

@@ -256,11 +256,11 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     path = workdir / 'summary.json'
     if not path.exists():
         return None
-    hint = 'remove it and run the same command again'
+    hint = 'it is no summary of a run; remove it and run the same command again'
     summary = read_json(path, hint)
     figures = summary.get('eval')
     if not isinstance(figures, dict) or not isinstance(figures.get('top1'), int | float):
-        raise unreadable(path, 'it is no summary of a run', hint)
+        raise unreadable(path, 'it has no figures of an evaluation', hint)
     return summary
 
 
