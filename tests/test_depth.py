@@ -39,7 +39,13 @@ DESIGNS = {
 }
 
 
-@pytest.mark.parametrize('name', DESIGNS)
+_SLOW = ('preact_bottleneck', 'grouped_dilated')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in _SLOW)) for n in DESIGNS],
+)
 def test_scanned_is_looped(name):
     design, settings = DESIGNS[name]
     looped, scanned = pair(design, **settings)

@@ -28,6 +28,7 @@ def tiny(design=BASIC, stage_sizes=(1, 1), **settings):
 # Norms. That of plain batch norm is in test_blocks.py.
 
 
+@pytest.mark.slow
 def test_ghost_batch_norm_is_the_net_on_each_group_alone():
     """Everything else treats examples independently, so this holds for whole nets."""
     images = random_images((6, 5, 6, 3))

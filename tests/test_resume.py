@@ -203,6 +203,7 @@ def test_other_config_is_refused_and_nothing_changes(uninterrupted, here):
     assert snapshot(uninterrupted) == before
 
 
+@pytest.mark.slow
 def test_stopped_before_the_first_checkpoint(tmp_path, here):
     """A second process is refused meanwhile; SIGTERM finishes a step and saves it."""
     folder = tmp_path / 'run'

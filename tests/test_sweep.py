@@ -55,6 +55,7 @@ def test_every_run_has_a_folder_of_its_own(whole):
     assert described['baseline'] == 'plain' and described['seeds'] == [0, 1]
 
 
+@pytest.mark.slow
 def test_arms_are_paired(whole, tmp_path):
     """The same seed: the same initial values, the same order. Other seeds: others."""
     arms = {'a': {'optim.learning_rate': 1e-9}, 'b': {'optim.learning_rate': 2e-9}}
@@ -130,6 +131,7 @@ def test_twenty_runs_killed_three_times_give_the_same_table(tmp_path):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_one_failure_does_not_stop_the_others(tmp_path):
     arms = {
         'good': {},

@@ -297,6 +297,7 @@ def test_dtypes_are_kept_or_converted_on_request(dtype, model, variables, tmp_pa
 # What does not fit
 
 
+@pytest.mark.slow
 def test_the_models_that_fit_are_named():
     assert fitting_models(sizes_in('torchvision', create_model('resnet18'))) == ['resnet18']
     # The shapes do not depend on the position of the stride.
