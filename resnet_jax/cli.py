@@ -191,7 +191,7 @@ def _check_command(parser: argparse.ArgumentParser, arguments: list[str]) -> Non
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Refuses what no option can mean, whichever it is: nothing, numbers without end."""
+    """Refuses values that no option accepts: empty names, addresses, numbers out of range."""
     for name, value in vars(options).items():
         flag = f'--{name.replace("_", "-")}'
         for item in value if isinstance(value, list) else (value,):

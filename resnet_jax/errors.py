@@ -24,7 +24,7 @@ class InputError(ValueError):
 class Unreadable(InputError):
     """A workdir, a checkpoint or another file that this program wrote cannot be read back.
 
-    It concerns one run: a sweep lists that run as failed and goes on with the others.
+    It affects one run: a sweep lists that run as failed and continues with the others.
     """
 
 

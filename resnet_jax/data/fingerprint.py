@@ -51,7 +51,7 @@ def _size(path: str) -> int:
 
 
 def fingerprint_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints of the same split, a line each; empty if nothing."""
+    """The differences between two fingerprints of the same split, one line per difference."""
     if 'classes' not in old or 'classes' not in new:
         return [
             f'{key.replace("_", " ")}: {old.get(key)} then, {new.get(key)} now'

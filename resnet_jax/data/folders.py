@@ -41,7 +41,7 @@ class ImageFolder:
       class_names: of all splits together, sorted.
       files: split -> (path relative to `root`, label) of each image, class by class, by path.
       faults: split -> why it cannot be used.
-      notes: what was ignored or is worth knowing, a line each.
+      notes: one line for each ignored item and each remark.
     """
 
     root: Path

@@ -22,7 +22,7 @@ from resnet_jax.text import printable
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 SUPPORTS = {'bilinear': 1, 'bicubic': 2}  # pixels on each side that a result depends on, enlarging
 LARGEST_SIDE = 4096  # pixels, of a model's input and of the resize before it
-# A longer side of more than so many shorter ones is cut before the resize, to bound its cost.
+# Largest aspect ratio that is resized whole; a longer image is cut first, to bound the cost.
 LONGEST_ASPECT = 8
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
 _AVIF = 'avif' in features.modules and features.check_module('avif')

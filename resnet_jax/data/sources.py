@@ -31,7 +31,7 @@ class Catalog:
       version: of the data, where it has one.
       root: the folder that the paths of images start with; empty unless they are files.
       by_class: whether the examples of a split are in the order of their classes.
-      notes: what the user should know about it, a line each.
+      notes: remarks for the user, one line per remark.
     """
 
     sizes: Mapping[str, int]

@@ -89,7 +89,7 @@ def require_same(text: str, what: str) -> None:
 
 # Batch systems announce the end of a job with USR1 or USR2, a closed terminal with HUP.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-_TERMINAL = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+_OFTEN_IGNORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def handling(
     old = {
         s: signal.signal(s, handler)
         for s in signums
-        if s not in _TERMINAL or signal.getsignal(s) != signal.SIG_IGN
+        if s not in _OFTEN_IGNORED or signal.getsignal(s) != signal.SIG_IGN
     }
     try:
         yield

@@ -139,7 +139,7 @@ def make_train_step(
 
 
 def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
-    """The decay of the average after so many steps: min(decay, (1 + step) / (10 + step)).
+    """Decay of the average after `step` steps: min(decay, (1 + step) / (10 + step)).
 
     In a short run a constant decay near 1 would leave little but the initial variables. The rule is
     that of TensorFlow's ExponentialMovingAverage with `num_updates`.

@@ -267,7 +267,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
 def is_ended(workdir: Path) -> bool:
     """Whether a run has written its summary.
 
-    One that is damaged does not count: training writes it anew from the last checkpoint and the
+    A damaged summary counts as missing: training rewrites it from the last checkpoint and the
     figures.
     """
     try:
