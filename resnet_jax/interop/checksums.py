@@ -13,8 +13,8 @@ import numpy as np
 def checksums(parts: Mapping[str, Any]) -> dict[str, str]:
     """CRC-32 of each part of a training state: over the paths and bytes of its arrays.
 
-    200 MB of float32 arrays on the host, the size of ResNet-50 with momentum, took 0.03 s (median of
-    7 calls, one core of a 2-core CPU). Arrays on another device are copied to the host first.
+    200 MB of float32 arrays on the host, the size of ResNet-50 with momentum, took 0.03 s (median
+    of 7 calls, one core of a 2-core CPU). Arrays on another device are copied to the host first.
 
     Args:
       parts: name -> tree of arrays, as 'params'.
