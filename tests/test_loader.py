@@ -270,6 +270,13 @@ PROGRAM = """
 """  # `batches` is a global: it lives until the interpreter exits
 
 
+def semaphores(pid: int) -> list[pathlib.Path]:
+    """The files of the named semaphores that a process holds."""
+    maps = pathlib.Path(f'/proc/{pid}/maps').read_text()
+    inodes = {int(line.split()[4]) for line in maps.splitlines() if '/dev/shm/sem.' in line}
+    return [p for p in pathlib.Path('/dev/shm').glob('sem.*') if p.stat().st_ino in inodes]
+
+
 def running(pid: int) -> bool:
     try:
         return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
@@ -278,7 +285,7 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not pathlib.Path('/proc/self').exists(), reason='looks processes up in /proc')
-@pytest.mark.parametrize('kill', [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize('kill', ['SIGINT to all', 'SIGKILL', 'SIGKILL to all'])
 def test_workers_end_with_the_program(tmp_path, kill):
     (tmp_path / 'program.py').write_text(textwrap.dedent(PROGRAM))
     process = subprocess.Popen(
@@ -292,20 +299,25 @@ def test_workers_end_with_the_program(tmp_path, kill):
         workers = [int(pid) for pid in process.stdout.readline().split()]
         assert len(workers) == 2
         assert all(running(pid) for pid in workers)
-        if kill == signal.SIGINT:
-            os.killpg(process.pid, kill)  # as Ctrl-C does, to the workers too
-        else:
+        files = semaphores(process.pid)
+        assert files and all(file.exists() for file in files)
+        if kill == 'SIGKILL':
             process.kill()
+        else:  # as Ctrl-C or a scheduler does, to the workers too
+            os.killpg(process.pid, getattr(signal, kill.split()[0]))
         process.wait(timeout=60)  # a machine may be busy
         deadline = time.monotonic() + 10
-        while any(running(pid) for pid in workers) and time.monotonic() < deadline:
+        while time.monotonic() < deadline and (
+            any(running(pid) for pid in workers) or any(file.exists() for file in files)
+        ):
             time.sleep(0.05)
         assert not any(running(pid) for pid in workers)
+        assert not any(file.exists() for file in files)
         errors = process.stderr.read()
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    if kill == signal.SIGINT:  # the program's own, and nothing from the workers or from Grain
+    if kill == 'SIGINT to all':  # the program's own, and nothing from the workers or from Grain
         assert errors.count('Traceback') == 1, errors
         assert 'leaked' not in errors
 

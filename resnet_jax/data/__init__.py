@@ -10,15 +10,14 @@ from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocess
 from resnet_jax.data.loader import (
     batch_indices,
     batch_positions,
-    default_workers,
     epoch_order,
     eval_batches,
     load_arrays,
     rows,
     train_batches,
-    usable_cores,
 )
 from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
+from resnet_jax.data.read_ahead import default_workers, usable_cores
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,

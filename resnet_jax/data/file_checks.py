@@ -4,7 +4,7 @@ import concurrent.futures
 import os
 
 from resnet_jax.data.images import check_header, decode_image
-from resnet_jax.data.loader import usable_cores
+from resnet_jax.data.read_ahead import usable_cores
 from resnet_jax.data.sources import Source
 
 DECODED_TO_CHECK = 1000  # images of a split that are decoded before it is needed

@@ -1,24 +1,14 @@
-"""Read examples in a fixed order, ahead of the training, in threads or in worker processes.
+"""Read examples in a fixed order, ahead of the training.
 
 The stream of training examples is the order of epoch 0, then that of epoch 1, and so on; step s
 takes the positions [s * B, (s + 1) * B) of it. The step number is therefore the whole state of the
 data, and no example is dropped at the end of an epoch.
 """
 
-import atexit
 import concurrent.futures
-import contextlib
 import functools
-import gc
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import types
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -26,18 +16,15 @@ from tqdm import tqdm
 
 from resnet_jax.data.images import convert_channels
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.read_ahead import read_ahead, usable_cores
 from resnet_jax.data.sources import Source
 from resnet_jax.data.transforms import TRANSFORMS, Settings, Transform, check_transforms
 from resnet_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import grain
 
 # numpy's generators of the order of examples are seeded with [seed, ORDER_STREAM, epoch], those of
 # host transforms with [seed, transform.stream, position].
 ORDER_STREAM = 1
 READ_TOGETHER = 256  # examples that one thread of load_arrays reads in one call
-BATCHES_PER_WORKER = 2  # that each worker process holds ready
 
 Batch = dict[str, np.ndarray]
 
@@ -272,110 +259,3 @@ def _eval_batch(
         batch['image'][i] = preprocessing.prepare(example['image'])
         batch['label'][i] = example['label']
     return batch | {'mask': np.arange(size) < len(here)}
-
-
-def default_workers() -> int:
-    """Chooses the number of worker processes for this machine.
-
-    0, meaning a thread for each core, up to 8 cores: decoding and resizing release Python's lock.
-    On 2 cores, crops of 224x224 JPEGs came at 1,550 images/s from threads, 790 from 2 processes,
-    which copy every batch. Beyond 8, where a single Python lock should limit the threads (not
-    measured), a process for every 4 cores, at most 8.
-    """
-    cores = usable_cores()
-    return 0 if cores <= 8 else min(8, cores // 4)
-
-
-def usable_cores() -> int:
-    """Counts the CPU cores that this process may run on."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def read_ahead(
-    make: Callable[[int], Batch], start: int, stop: int, workers: int
-) -> Iterator[Batch]:
-    """Calls a function of the batch number ahead of time, in threads or processes, by Grain.
-
-    Args:
-      make: gives a batch; picklable.
-      start: the first number.
-      stop: the number to stop before.
-      workers: processes; 0 for a thread for each core of this process.
-
-    Returns:
-      An iterator of make(start), ..., make(stop - 1), in this order. It raises what `make` raises.
-      Its close() ends the workers; so does dropping it.
-    """
-    batches = _read_ahead(make, start, stop, workers)
-    # Grain fails with many lines when it is closed while the interpreter shuts down.
-    atexit.register(_close, weakref.ref(batches))
-    return batches
-
-
-def _close(reference: 'weakref.ref[Generator[Batch, None, None]]') -> None:
-    batches = reference()
-    if batches is not None:
-        with contextlib.suppress(ValueError):  # another thread is still in it
-            batches.close()
-
-
-def _read_ahead(
-    make: Callable[[int], Batch], start: int, stop: int, workers: int
-) -> Generator[Batch, None, None]:
-    import grain
-
-    batches = grain.MapDataset.range(start, stop).map(make)
-    if workers:
-        dataset = _in_processes(batches, min(workers, max(stop - start, 1)))
-    else:
-        threads = usable_cores()
-        dataset = batches.to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 1)
-        )
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
-
-
-def _in_processes(batches: 'grain.MapDataset', workers: int) -> 'grain.IterDataset':
-    """Has worker processes read a Grain data set, in the same order."""
-    import grain
-    from absl import flags
-
-    # Grain reads absl's flags when it starts processes, which fails in a program that has not
-    # parsed them. One that parses its own later still can.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    # A finished reader's semaphores are in reference cycles. If Python happens to free them while
-    # it registers a new one, it prints a traceback and leaks them (python/cpython#109629).
-    gc.collect()
-    # Grain spawns its workers, so a JAX that already runs threads here is not forked.
-    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    # Send batches through a pipe. Shared memory, Grain's default, takes 17 ms instead of 27 for
-    # 10 MB (2 workers on 2 cores), but leaks blocks when a program ends with batches in flight.
-    no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
-    dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory)
-    options = grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=BATCHES_PER_WORKER
-    )
-    return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Runs first in each worker process."""
-    # Ctrl-C and a cluster's signals reach the whole group; the main process decides when to stop.
-    for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGHUP'):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Ends a worker whose main process was killed; nothing else would."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
