@@ -4,6 +4,7 @@ The tables are the config and the parsers themselves, so that a new field or opt
 """
 
 import argparse
+import copy
 import importlib
 import random
 
@@ -15,7 +16,7 @@ from running import DIGITS, TINY
 from resnet_jax import cli
 from resnet_jax.cli import main
 from resnet_jax.errors import InputError
-from resnet_jax.training import build, loop
+from resnet_jax.training import build, checks, loop
 from resnet_jax.training import config as configs
 
 VALUES = (
@@ -111,10 +112,10 @@ def test_some_values_of_every_field(stopped, capsys, tmp_path):
     found = [
         check_field(capsys, tmp_path / 'run', field, value)
         for field in FIELDS
-        for value in rng.sample(VALUES, 2)
+        for value in rng.sample(VALUES, 1)
     ]
     assert 'accepted' in found
-    assert sum(said != 'accepted' for said in found) > len(FIELDS)
+    assert sum(said != 'accepted' for said in found) > len(FIELDS) / 2
 
 
 @pytest.mark.slow
@@ -124,13 +125,19 @@ def test_every_value_of_every_field(stopped, capsys, tmp_path, field):
     assert any(one != 'accepted' for one in said)
 
 
+@pytest.fixture(scope='module')
+def digits():
+    return configs.read_config_file(str(DIGITS))
+
+
 @pytest.mark.parametrize('field', FIELDS)
-def test_native_values_are_taken_or_refused_by_name(field):
-    """From Python, as `load_config(spec, [('train.steps', 5)])`."""
+def test_native_values_are_taken_or_refused_by_name(digits, field):
+    """What `load_config(spec, [('train.steps', 5)])` does once the file is read."""
     refused = 0
     for value in NATIVE:
         try:
-            configs.load_config(str(DIGITS), [(field, value)])
+            config = configs.override(copy.deepcopy(digits), [(field, value)])
+            checks.refuse_without_effect([checks.resolve(config)], [field])
         except InputError as error:
             assert names(field, str(error)), (field, value, error)
             assert '\n' not in str(error) and len(str(error)) < 1000
@@ -187,31 +194,45 @@ def required(command, without, folder):
             continue
         if action.option_strings and action.required:
             found.append(f'{action.option_strings[0]}={folder / "nowhere"}')
-        elif not action.option_strings and action.nargs not in ('?', '*'):
+        elif not action.option_strings and (action.nargs not in ('?', '*') or command == 'models'):
             found.append(str(folder / 'nowhere'))
     return found
 
 
-@pytest.mark.parametrize('command', [c for c in cli.COMMANDS if c != 'models'])
-def test_any_value_of_any_argument(command, capsys, tmp_path, monkeypatch):
+def check_argument(capsys, folder, command, action, value):
     """No traceback, exit code 2, and nothing written; whatever else is given does not exist."""
+    flag = action.option_strings[-1] if action.option_strings else ''
+    if not flag and value.startswith('-'):
+        return
+    given = f'{flag}={value}' if flag else value
+    capsys.readouterr()
+    try:
+        code = main([command, *required(command, action, folder), given])
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    said = capsys.readouterr().err.splitlines()
+    assert code == 2, (command, given, code, said)
+    assert said[-1].startswith('resnet-jax'), (command, given, said)
+    assert len(said[-1]) < 6000
+    assert not list(folder.iterdir()), (command, given)
+
+
+@pytest.mark.parametrize('command', cli.COMMANDS)
+def test_some_values_of_any_argument(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(0)
+    for action in options_of(command):
+        for value in rng.sample(VALUES, 5):
+            check_argument(capsys, tmp_path, command, action, value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('command', cli.COMMANDS)
+def test_every_value_of_any_argument(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for action in options_of(command):
         for value in VALUES:
-            flag = action.option_strings[-1] if action.option_strings else ''
-            if not flag and value.startswith('-'):
-                continue
-            given = f'{flag}={value}' if flag else value
-            capsys.readouterr()
-            try:
-                code = main([command, *required(command, action, tmp_path), given])
-            except SystemExit as stop:  # argparse
-                code = stop.code
-            said = capsys.readouterr().err.splitlines()
-            assert code == 2, (command, given, code, said)
-            assert said[-1].startswith('resnet-jax'), (command, given, said)
-            assert len(said[-1]) < 6000
-            assert not list(tmp_path.iterdir()), (command, given)
+            check_argument(capsys, tmp_path, command, action, value)
 
 
 def test_a_misspelt_command_gets_the_nearest(capsys):
