@@ -107,6 +107,15 @@ def test_nonsense_is_refused_by_name(stopped, capsys, tmp_path, field, value):
     assert check_field(capsys, tmp_path / 'run', field, value) != 'accepted'
 
 
+@pytest.mark.parametrize('also', ['mode=shard_map', 'batch_norm=groups:4'])
+def test_groups_of_batch_norm_are_said_in_one_place(stopped, capsys, tmp_path, also):
+    flags = [f'--config.{name}={text}' for name, text in {**TINY, 'model.ghost_batch': 4}.items()]
+    command = ['train', f'--config={DIGITS}', f'--workdir={tmp_path / "run"}', *flags]
+    assert outcome(capsys, command) == 'accepted'
+    said = outcome(capsys, [*command, f'--config.parallel.{also}'])
+    assert 'set parallel.batch_norm=groups:4 instead' in said
+
+
 def test_some_values_of_every_field(stopped, capsys, tmp_path):
     rng = random.Random(0)
     found = [

@@ -240,6 +240,11 @@ def _check_together(config: ConfigDict) -> None:
             f'config field model.ghost_batch must divide the {batch} examples that the model takes '
             f'together (train.batch_size over optim.accumulate), got {ghost}'
         )
+    if ghost and (config.parallel.mode, config.parallel.batch_norm) != ('jit', 'synced'):
+        raise InputError(
+            'config field model.ghost_batch goes with parallel.mode=jit and '
+            f'parallel.batch_norm=synced only; set parallel.batch_norm=groups:{ghost} instead'
+        )
 
 
 def check_dtype(name: str, field: str) -> None:
