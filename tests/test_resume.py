@@ -58,6 +58,12 @@ def train(folder, fields):
     return start('train', *flags(fields), '--workdir', folder)
 
 
+def train_to_the_end(folder):
+    process = train(folder, EVERY_STEP)
+    out, err = process.communicate(timeout=120)
+    return types.SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
+
+
 def wait_for_step(process, folder: pathlib.Path, step: int) -> None:
     """Returns once a checkpoint of this step or a later one is complete."""
     deadline = time.monotonic() + 60
@@ -132,6 +138,28 @@ def test_killed_while_checkpoints_are_written(tmp_path, uninterrupted, here, tar
     # Nothing half-written is left.
     assert all(re.fullmatch(r'\d+', p.name) for p in (folder / 'checkpoints').iterdir())
     assert checkpoint_steps(folder) == checkpoint_steps(uninterrupted)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path, uninterrupted, here):
+    """kill -9 spread over the whole life of a process, its start and its end included."""
+    began = time.monotonic()
+    finished(train_to_the_end(tmp_path / 'whole'))
+    life = time.monotonic() - began
+    kills, folders = 12, [tmp_path / '0']
+    for number in random.sample(range(kills), kills):
+        process = train(folders[-1], EVERY_STEP)
+        time.sleep(1.1 * life * (number + random.random()) / kills)
+        process.kill()
+        _, err = process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGKILL), err
+        if process.returncode == 0:  # it was through; the next kills are of a new run
+            folders.append(tmp_path / str(len(folders)))
+    for folder in folders:
+        finished(here(folder, EVERY_STEP))
+        assert differing(load_state(folder), load_state(uninterrupted)) == []
+        for split in ('train', 'eval'):
+            assert figures(folder, split) == figures(uninterrupted, split)
 
 
 @pytest.mark.slow
