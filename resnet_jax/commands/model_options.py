@@ -107,7 +107,7 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     if assumed:
         p = trained.preprocessing
         print(
-            f'resnet-jax: {options.weights} does not store its preprocessing; assumed: '
+            f'note: {options.weights} does not store its preprocessing; assumed: '
             f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, '
             f'mean {_format_numbers(p.mean)}, std {_format_numbers(p.std)} (to change it, give '
             '--preprocessing or single fields)',

@@ -1,4 +1,4 @@
-"""Plots of the evaluation of one model."""
+"""Plots of the evaluation of one model, and what every picture needs."""
 
 import functools
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from resnet_jax.errors import InputError
 from resnet_jax.text import printable
 
 
@@ -30,6 +31,27 @@ def figure_text(text: str, instead: str | None = None) -> str:
     if missing and instead is not None:
         return instead
     return ''.join('?' if c in missing else c for c in plain).replace('$', r'\$')
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Checks that a picture can be written, before anything is computed for it.
+
+    Args:
+      path: of the PNG.
+      option: that gives it.
+
+    Raises:
+      InputError: if the path does not end in .png or cannot be opened for writing.
+    """
+    if path.suffix.lower() != '.png':
+        raise InputError(f'{option} writes a PNG; give a name that ends in .png, not {path}')
+    existed = path.exists()
+    try:
+        path.open('ab').close()
+    except OSError as error:
+        raise InputError(f'{option} {path}: cannot write this file ({error.strerror})') from None
+    if not existed:
+        path.unlink()
 
 
 def plot_confusion(

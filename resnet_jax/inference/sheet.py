@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data import printable
-from resnet_jax.errors import InputError, RunError
+from resnet_jax.errors import RunError
 from resnet_jax.inference.predict import Prediction
 
 if TYPE_CHECKING:
@@ -27,23 +27,6 @@ LINE = 15  # height of a line of text
 DPI = 100
 FONT_SIZE = 8  # points
 ELLIPSIS = '…'
-
-
-def check_writable(path: Path) -> None:
-    """Checks that a sheet can be written, before anything is computed for it.
-
-    Raises:
-      InputError: if the path does not end in .png or cannot be opened for writing.
-    """
-    if path.suffix.lower() != '.png':
-        raise InputError(f'--sheet writes a PNG; give a name that ends in .png, not {path}')
-    existed = path.exists()
-    try:
-        path.open('ab').close()
-    except OSError as error:
-        raise InputError(f'--sheet {path}: cannot write this file ({error.strerror})') from None
-    if not existed:
-        path.unlink()
 
 
 def write_sheet(predictions: Sequence[Prediction], total: int, topk: int, path: Path) -> None:
