@@ -53,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--sheet',
         type=Path,
         metavar='FILE.png',
-        help='draw the first 100 images as the model sees them, with their classes',
+        help='draw the first 100 images as the model sees them, with bars of their classes, and '
+        'whether these are right where the true class is known: by --labels, or because the folder '
+        'of an image is called like one',
+    )
+    parser.add_argument(
+        '--labels',
+        type=Path,
+        metavar='FILE',
+        help='for --sheet: a CSV of file names and classes',
     )
 
 
@@ -76,6 +84,9 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
 
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
+    elif options.labels:
+        raise InputError('--labels goes with --sheet FILE.png: give that too')
+    labels = data.read_labels(options.labels, '--labels') if options.labels else None
     files = data.find_images(options.images)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []
@@ -92,7 +103,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
 
     line_by_line = options.jsonl or options.csv
     progress = not (line_by_line and sys.stdout.isatty())  # the lines on the terminal show it
-    found = predict.predict(trained, files, options.topk, skip, progress)
+    found = predict.predict(trained, files, options.topk, skip, progress, labels)
     results: Iterator[dict[str, Any]] = map(_as_object, keep_for_sheet(found))
     if not line_by_line or any(file.named for file in files):
         with signs_of_life(f'predicting {len(files):,} images'):
