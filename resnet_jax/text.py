@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -114,6 +115,20 @@ def paragraph(text: str, width: int | None, hang: str = '') -> str:
     if width is None or columns_of(text) <= width:
         return text
     return f'\n{hang}'.join(wrapped(text.split(), width - len(hang)))
+
+
+def shell_command(command: str, width: int | None, hang: str = '    ') -> str:
+    """A command in lines of a shell, broken between arguments.
+
+    Args:
+      command: as `shlex.join` gives it.
+      width: of the lines, but for an argument that is longer; None: any.
+      hang: before each line but the first.
+    """
+    if width is None or columns_of(command) <= width:
+        return command
+    parts = map(shlex.quote, shlex.split(command))
+    return f' \\\n{hang}'.join(wrapped(parts, width - len(hang) - 2))
 
 
 def bullets(sentences: Iterable[str], width: int | None) -> str:

@@ -116,7 +116,10 @@ def print_line(line: str) -> None:
 
 @contextlib.contextmanager
 def signs_of_life(
-    doing: str, say: Callable[[str], None] = print_line, patience: float = _PATIENCE
+    doing: str,
+    say: Callable[[str], None] = print_line,
+    patience: float = _PATIENCE,
+    growth: float = 2.0,
 ) -> Iterator[None]:
     """Says what goes on once it takes longer than a few seconds, then rarer and rarer.
 
@@ -124,6 +127,7 @@ def signs_of_life(
       doing: what goes on.
       say: takes a line, in a thread of its own.
       patience: seconds before the first line.
+      growth: of the seconds before each line, to those before the last.
     """
     ended, began = threading.Event(), time.monotonic()
 
@@ -131,7 +135,7 @@ def signs_of_life(
         left = patience
         while not ended.wait(left):
             say(f'{doing} ... {tqdm.format_interval(time.monotonic() - began)}')
-            left *= 2
+            left *= growth
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()

@@ -74,12 +74,14 @@ class SweepConsole(RunsConsole):
         # Not this class's own `say`, which shows nothing.
         Console.say(self, f'[{self._ended}/{self._runs}] {arm} {seed}: {result}; {left_text} left')
 
-    def still_there(self, line: str) -> None:
-        """Prints a line; a bar's clock goes on instead."""
+    def signs_of_life(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Lines that say what goes on; a bar's clock goes on instead."""
         if self._bar.disable:
-            Console.say(self, line)
-        else:
-            self._bar.refresh()
+            return signs_of_life(doing, lambda line: Console.say(self, line))
+        return signs_of_life(doing, self._tick, 1.0, growth=1.0)
+
+    def _tick(self, line: str) -> None:
+        self._bar.refresh()
 
     def idle(self, process: Hashable) -> None:
         """Forgets the partly trained runs of a process that has stopped training."""
@@ -135,7 +137,7 @@ def run_sweep(
     for note in _rate_notes(sweep, todo):
         Console.say(display, note)
     try:
-        with signs_of_life(f'training {len(todo)} runs', display.still_there):
+        with display.signs_of_life(f'training {len(todo)} runs'):
             return engine(sweep, workdir, todo, display)
     finally:
         display.close()

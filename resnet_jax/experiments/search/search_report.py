@@ -10,7 +10,7 @@ from resnet_jax.experiments.search.search import Range, Search
 from resnet_jax.experiments.search.study import STATES, Trial, ranked
 from resnet_jax.inference.plots import figure_text
 from resnet_jax.records.writers import write_atomically
-from resnet_jax.text import NOTHING, aligned, comma_separated, paragraph
+from resnet_jax.text import NOTHING, aligned, comma_separated, paragraph, shell_command
 from resnet_jax.training import config_files
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'
@@ -188,8 +188,13 @@ def _advice(search: Search, workdir: Path, best: Trial, count: int, width: int |
             'the same run again; the second trains the best trials with other seeds:',
             width,
         ),
-        f'  {search.command(best.values, workdir / "best")}',
-        f'  {confirm_command(search, workdir)}',
+        *(
+            f'  {shell_command(command, width and width - 2, " " * 6)}'
+            for command in (
+                search.command(best.values, workdir / 'best'),
+                confirm_command(search, workdir),
+            )
+        ),
     ]
 
 
