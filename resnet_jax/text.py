@@ -251,8 +251,8 @@ def comma_separated_line(cells: Sequence[Any]) -> str:
     does not print is escaped, but for tabs and ends of lines, which are quoted.
     """
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerow(map(_csv_cell, cells))
-    return out.getvalue()
+    csv.writer(out).writerow(map(_csv_cell, cells))  # whose \r\n makes it quote either in a cell
+    return out.getvalue().removesuffix('\r\n') + '\n'
 
 
 def _csv_cell(cell: Any) -> Any:

@@ -14,6 +14,7 @@ from running import command, complains, flags
 
 from resnet_jax import data
 from resnet_jax.cli import main
+from resnet_jax.commands import predict as predict_command
 from resnet_jax.errors import InputError
 from resnet_jax.inference import predict, sheet
 from resnet_jax.inference.trained import load_trained
@@ -96,6 +97,25 @@ def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictur
         np.testing.assert_allclose([got[str(c)] for c in range(10)], expected, atol=2e-5)
         probabilities = [top['probability'] for top in item['top']]
         assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_loading_a_model_warns_of_nothing(trained, caplog):
+    """Nor where nobody has set the levels of other packages, as in Python; the path is a text."""
+    assert load_trained(str(trained)).origin['step'] == 12
+    assert [record.getMessage() for record in caplog.records if record.levelname != 'INFO'] == []
+
+
+def test_csv_of_strange_classes(capsys):
+    """A record a line; nothing runs in a spreadsheet or on a terminal."""
+    top = [{'class': name, 'probability': 0.5} for name in ('=1+1', 'a\nb', '\x1b[31mred', 'a,b')]
+    predict_command._print_csv([{'image': '@a.png', 'top': top}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "'@a.png,1,'=1+1,0.5",
+        "'@a.png,2,a\\nb,0.5",
+        "'@a.png,3,\\x1b[31mred,0.5",
+        '\'@a.png,4,"a,b",0.5',
+    ]
 
 
 def test_predict_does_not_depend_on_the_other_images(ask, trained, tmp_path):
