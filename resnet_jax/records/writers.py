@@ -114,6 +114,11 @@ def print_line(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+def note(remark: str) -> None:
+    """Prints a remark on standard error, told from an error by its first word."""
+    print_line(paragraph(f'note: {remark}', terminal_width(sys.stderr), '  '))
+
+
 @contextlib.contextmanager
 def signs_of_life(
     doing: str,
