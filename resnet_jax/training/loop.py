@@ -75,6 +75,12 @@ def train(
         return session.finish()
 
 
+def _say_if_first(line: str) -> None:
+    if processes.is_first():
+        print_line(line)
+
+
+@signs_of_life('reading the data and building the model', _say_if_first)
 def prepare(
     config: ConfigDict, folder: Path, like: Run | None = None
 ) -> tuple[Run, TrainState | None]:
@@ -95,19 +101,12 @@ def prepare(
         run = like.reseeded(config)
     else:
         stored = workdir.read_preprocessing(folder) if resumed else None
-        with signs_of_life('reading the data', _say_if_first):
-            inputs = open_inputs(config, stored)
-        run = build_run(config, inputs)
+        run = build_run(config, open_inputs(config, stored))
     if resumed:
         inputs = run.inputs
         workdir.check_data(folder, config, inputs.train.class_names, inputs.fingerprint)
     # Made here, so that weights that do not fit are refused before anything is written.
     return run, None if resumed else run.init_state()
-
-
-def _say_if_first(line: str) -> None:
-    if processes.is_first():
-        print_line(line)
 
 
 def finished(run: Run, folder: Path) -> dict[str, Any] | None:
