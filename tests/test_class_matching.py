@@ -120,7 +120,8 @@ def test_what_was_scored_is_said(model_of_four, capsys):
     arguments = ['eval', '--model', 'cifar_resnet8', '--weights', f'{folder}/net.safetensors']
     arguments += ['--data', f'folder:{folder}/data']
     assert main(arguments) == 0
-    assert 'scored over all 4 classes of the model; the data has 2 of 4' in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()  # a note does not look like an error
+    assert line == 'note: scored over all 4 classes of the model; the data has 2 of 4'
     assert main([*arguments, '--over', 'subset', '--json']) == 0
     out, err = capsys.readouterr()
     assert 'scored over the classes of the data alone' in err and json.loads(out)['n'] == 16
@@ -149,5 +150,7 @@ def test_figures_take_any_names(tmp_path):
     confusion = np.eye(len(ODD_NAMES), dtype=int)
     plot_confusion(confusion, ODD_NAMES, 'odd $ names \u732b', tmp_path / 'confusion.png')
     assert (tmp_path / 'confusion.png').stat().st_size > 10_000
+    long = ['great white shark, man-eater, Carcharodon carcharias', '$' * 60]
+    plot_confusion(np.eye(2, dtype=int), long, 'a long title ' * 9, tmp_path / 'long.png')
     assert figure_text('\u732b', 'class 4') == 'class 4' and figure_text('\u732b!') == '?!'
     assert figure_text('a\nb$') == r'a\nb\$' and figure_text('caf\u00e9') == 'caf\u00e9'

@@ -127,6 +127,39 @@ def test_eval_for_people(capsys, trained):
         assert words in out
 
 
+def test_figures_come_before_a_picture_that_cannot_be_drawn(capsys, trained, tmp_path):
+    """Where a workdir takes no file; --confusion takes it elsewhere."""
+    path = trained / 'confusion_test__7_.png'
+    path.mkdir()
+    arguments = ['eval', '--workdir', str(trained), '--split', 'test[:7]', '--per-class']
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert 'top-1' in out and 'precision %' in out and 'confusion matrix' not in out
+    (line,) = err.splitlines()
+    assert line.startswith('resnet-jax: ') and str(path) in line and '--confusion' in line
+    assert main([*arguments, '--json']) == 1
+    assert json.loads(capsys.readouterr().out)['confusion_png'] is None
+    elsewhere = tmp_path / 'elsewhere.png'
+    assert main([*arguments, '--confusion', str(elsewhere)]) == 0
+    assert f'confusion matrix: {elsewhere}' in capsys.readouterr().out.splitlines()
+    assert Image.open(elsewhere).format == 'PNG'
+    path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (['--confusion', 'c.png'], '--per-class'),
+        (['--per-class', '--confusion', 'c.jpg'], '.png'),
+        (['--per-class', '--confusion', 'gone/c.png'], 'gone/c.png'),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_before_the_evaluation(trained, capsys, options, words):
+    assert main(['eval', '--workdir', str(trained), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.startswith('resnet-jax: --confusion') and words in err
+
+
 def test_models(ask, capsys):
     rows = ask('models', 'cifar_plain*')['models']
     assert [row['name'] for row in rows] == list_models('cifar_plain*')

@@ -5,6 +5,7 @@ import os
 import re
 import select
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -12,7 +13,10 @@ import time
 import pytest
 from running import tiny
 
-from resnet_jax.records.writers import Console
+from resnet_jax import text
+from resnet_jax.cli import main
+from resnet_jax.commands import models, predict
+from resnet_jax.records.writers import Console, signs_of_life
 from resnet_jax.training import loop
 
 
@@ -74,3 +78,83 @@ def test_a_run_says_what_it_does_and_that_it_has_finished(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f'the run in {tmp_path / "run"} has finished: all its 4 steps are taken\n'
     )
+
+
+def in_terminal(*arguments):
+    """Runs a command at a terminal of 80 columns: what it prints there, line by line, and its code.
+
+    Both its outputs are the terminal. What a line was before it was overwritten is left out.
+    """
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'resnet_jax', *map(str, arguments)],
+        **dict.fromkeys(('stdin', 'stdout', 'stderr'), theirs),
+        env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    )
+    os.close(theirs)
+    written, until = b'', time.monotonic() + 120
+    try:
+        while select.select([ours], [], [], max(0.0, until - time.monotonic()))[0]:
+            try:
+                written += os.read(ours, 65536)
+            except OSError:  # the command has ended
+                break
+        code = process.wait(timeout=30)
+    finally:
+        process.kill()
+        os.close(ours)
+    lines = written.decode().replace('\r\n', '\n').split('\n')
+    return [line.rpartition('\r')[2] for line in lines], code
+
+
+def test_a_table_at_a_terminal_of_80_columns():
+    lines, code = in_terminal('reproduce', '--list', 'he2016_table1')
+    assert code == 0 and max(map(len, lines)) <= 80
+    assert sum('constant scaling (0.5, 0.5)' in line for line in lines) == 2  # columns below others
+    assert sum('FLOPs' in line for line in lines) > 10
+
+
+def test_predictions_fit_a_terminal_and_are_lines_for_programs(capsys, monkeypatch):
+    classes = [
+        ('n02123045 tabby', 0.5),
+        ('a very long name of a class ' * 5, 0.3),
+        ('猫' * 20, 0.2),
+    ]
+    top = [{'class': name, 'probability': p} for name, p in classes]
+    results = [{'image': name, 'top': top} for name in ('a.png', 'folder/' * 3 + 'b.png')]
+    predict._print_table(results)
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for long in (False, True):
+        monkeypatch.setattr(text, 'terminal_width', lambda: 80)
+        results[1]['image'] = 'folder/' * (20 if long else 3) + 'b.png'
+        predict._print_table(results)
+        out = capsys.readouterr().out
+        assert max(map(text.columns_of, out.splitlines())) <= 80
+        assert out.count(' 50.0 % n02123045 tabby') == out.count('20.0 % ') == 2
+        assert '…' in out and out.count('b.png') == 1
+
+
+def test_memory_of_models_below_each_other_on_a_narrow_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(models, '_step_bytes', lambda *_: 2**30)
+    assert main(['models', 'cifar_preact_*', '--memory', '8']) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 80
+    monkeypatch.setattr(text, 'terminal_width', lambda: 70)
+    assert main(['models', 'cifar_preact_*', '--memory', '8']) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 70
+    assert out.count('1,024 MiB') == 5 and out.count('cifar_preact_resnet110') == 2
+
+
+def test_what_takes_long_shows_signs_of_life():
+    said = []
+    with signs_of_life('waiting', said.append, patience=0.05):
+        until = time.monotonic() + 10
+        while len(said) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert len(said) >= 2 and said[0].startswith('waiting ... ')
+    count = len(said)
+    with signs_of_life('nothing', said.append, patience=5):
+        pass
+    time.sleep(0.1)
+    assert len(said) == count

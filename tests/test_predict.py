@@ -14,6 +14,7 @@ from running import command, complains, flags
 
 from resnet_jax import data
 from resnet_jax.cli import main
+from resnet_jax.commands import predict as predict_command
 from resnet_jax.errors import InputError
 from resnet_jax.inference import predict, sheet
 from resnet_jax.inference.trained import load_trained
@@ -96,6 +97,25 @@ def test_predict_is_the_model_applied_to_the_prepared_image(ask, trained, pictur
         np.testing.assert_allclose([got[str(c)] for c in range(10)], expected, atol=2e-5)
         probabilities = [top['probability'] for top in item['top']]
         assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_loading_a_model_warns_of_nothing(trained, caplog):
+    """Nor where nobody has set the levels of other packages, as in Python; the path is a text."""
+    assert load_trained(str(trained)).origin['step'] == 12
+    assert [record.getMessage() for record in caplog.records if record.levelname != 'INFO'] == []
+
+
+def test_csv_of_strange_classes(capsys):
+    """A record a line; nothing runs in a spreadsheet or on a terminal."""
+    top = [{'class': name, 'probability': 0.5} for name in ('=1+1', 'a\nb', '\x1b[31mred', 'a,b')]
+    predict_command._print_csv([{'image': '@a.png', 'top': top}])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "'@a.png,1,'=1+1,0.5",
+        "'@a.png,2,a\\nb,0.5",
+        "'@a.png,3,\\x1b[31mred,0.5",
+        '\'@a.png,4,"a,b",0.5',
+    ]
 
 
 def test_predict_does_not_depend_on_the_other_images(ask, trained, tmp_path):
@@ -396,8 +416,8 @@ def test_sheet_shows_the_images_as_the_model_sees_them(run, trained, pictures, t
         (place,) = places(picture, large)
         where.append(place)
     assert where == sorted(where)
-    assert len({y for y, _ in where}) == 2
-    assert len({x for _, x in where}) == 3
+    assert len({y for y, _ in where}) == 3
+    assert len({x for _, x in where}) == 2
 
 
 def rows_of_text(strip):
@@ -406,43 +426,97 @@ def rows_of_text(strip):
     return int(dark[0]) + int((dark[1:] & ~dark[:-1]).sum())
 
 
-def prediction(name, colour, classes=('cat',), size=32, channels=3):
+def prediction(name, colour, classes=('cat',), size=32, channels=3, true=None):
     top = tuple((label, 0.9 / 2**i) for i, label in enumerate(classes))
     image = np.full((size, size, channels), colour, np.uint8)
-    return predict.Prediction(data.find_images([name])[0].path, image, top)
+    return predict.Prediction(data.find_images([name])[0].path, image, top, true)
 
 
-LONG = 'a_very_long_file_name_that_could_not_fit_under_an_image_of_any_size.jpg'
+LONG = 'a_very_long_file_name_that_could_not_fit_above_an_image_of_any_size_and_its_bars_too.jpg'
+MARGIN, NAME, BARS = 16, 21, 14 + 190  # between cells; above an image; beside it
 
 
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize(('size', 'side'), [(32, 160), (224, 224), (500, 256)])
-@pytest.mark.parametrize(('count', 'columns'), [(1, 1), (2, 2), (10, 4)])
+@pytest.mark.parametrize(('count', 'columns'), [(1, 1), (4, 2), (10, 3)])
 def test_sheet_of_any_number_and_size(tmp_path, count, columns, size, side, channels):
-    """Every cell holds its image, and text that is no wider and does not touch the next cell."""
+    """Every cell holds its image, its name and its bar, and nothing touches the next cell."""
     items = [
         prediction(LONG if i % 2 else '$a_', 50 + i, ('x' * 80,), size, channels)
         for i in range(count)
     ]
     sheet.write_sheet(items, count, 1, tmp_path / 's.png')
     picture = read_rgb(tmp_path / 's.png')
-    rows = -(-count // columns)
-    assert picture.shape[1] == columns * (side + 16) + 16
-    assert picture.shape[0] == rows * (side + 16 + 2 * 15) + 16
+    wide, high = side + BARS, NAME + side
+    assert picture.shape[1] == columns * (wide + MARGIN) + MARGIN
+    assert picture.shape[0] == -(-count // columns) * (high + MARGIN) + MARGIN
     cells = np.full(picture.shape[:2], False)
     for i in range(count):
-        y, x = 16 + i // columns * (side + 46), 16 + i % columns * (side + 16)
-        assert (picture[y : y + side, x : x + side] == 50 + i).all()
-        assert rows_of_text(picture[y + side : y + side + 30, x : x + side]) == 2
-        cells[y : y + side + 30, x : x + side] = True
+        y, x = MARGIN + i // columns * (high + MARGIN), MARGIN + i % columns * (wide + MARGIN)
+        assert (picture[y + NAME :, x:][:side, :side] == 50 + i).all()
+        assert rows_of_text(picture[y : y + NAME - 1, x : x + wide]) == 1
+        assert rows_of_text(picture[y + NAME : y + high, x + side : x + wide]) >= 1
+        cells[y : y + high, x : x + wide] = True
     assert (picture[~cells] == 255).all()  # nothing but the images and their text
 
 
-@pytest.mark.parametrize(('topk', 'lines'), [(1, 1), (2, 1), (3, 3), (5, 3)])
-def test_sheet_names_one_class_or_three(tmp_path, topk, lines):
-    items = [prediction('a.png', 100, ('cat', 'dog', 'cow', 'hen', 'owl')[:topk])]
-    sheet.write_sheet(items, 1, topk, tmp_path / 's.png')
-    assert rows_of_text(read_rgb(tmp_path / 's.png')[16 + 160 :]) == 1 + lines
+def length_of(colour, picture):
+    """The pixels of a colour in the row that has most of them: the length of a bar."""
+    return int((picture == tuple(bytes.fromhex(colour[1:]))).all(axis=-1).sum(axis=1).max())
+
+
+def test_bars_are_as_long_as_their_probabilities(tmp_path):
+    """0.9, 0.45 and 0.225 of 190 pixels, without a word about right and wrong."""
+    path = tmp_path / 's.png'
+    sheet.write_sheet([prediction('a.png', 0, ('cat', 'dog', 'cow'))], 1, 3, path)
+    panel = read_rgb(path)[:, MARGIN + 160 :]
+    blue = (panel == tuple(bytes.fromhex(sheet.OTHER[1:]))).all(axis=-1).sum(axis=1)
+    assert sorted({int(n) for n in blue} - {0}) == [43, 86, 171]
+    assert length_of(sheet.RIGHT, panel) == length_of(sheet.WRONG, panel) == 0
+
+
+@pytest.mark.parametrize(
+    ('true', 'words', 'green', 'red'),
+    [
+        ('cat', ['✓ right', '1 of 1 right'], 171, 0),
+        ('dog', ['✗ wrong, it is dog', '0 of 1 right'], 86, 171),
+        ('$ wolf $', [r'✗ wrong, it is \$ wolf \$', '0 of 1 right'], 0, 171),
+    ],
+)
+def test_the_sheet_says_what_is_right_and_wrong(tmp_path, monkeypatch, true, words, green, red):
+    """With a word and a mark, a frame and the bars of the true and of the wrong class."""
+    from matplotlib.figure import Figure
+
+    written = []
+    text = Figure.text
+    monkeypatch.setattr(
+        Figure, 'text', lambda self, x, y, s, **k: written.append(s) or text(self, x, y, s, **k)
+    )
+    sheet.write_sheet([prediction('a.png', 0, ('cat', 'dog'), true=true)], 1, 2, tmp_path / 's.png')
+    picture = read_rgb(tmp_path / 's.png')
+    assert set(words) < set(written)
+    panel = picture[:, MARGIN + 160 + 5 :]
+    assert (length_of(sheet.RIGHT, panel), length_of(sheet.WRONG, panel)) == (green, red)
+    frame = sheet.RIGHT if true == 'cat' else sheet.WRONG
+    assert length_of(frame, picture[:, : MARGIN + 160 + 5]) == 160 + 2 * 4
+
+
+def test_the_true_class_is_that_of_the_labels_or_of_the_folder(trained, tmp_path):
+    for name in ('3/a.png', '3/b.png', 'other/c.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels((8, 8), 1, 1)).save(tmp_path / name)
+    loaded, files = load_trained(trained), data.find_images([tmp_path])
+    found = predict.predict(loaded, files, 1, labels={'b.png': '7', 'c': 'no class of the model'})
+    assert [item.true for item in found] == ['3', '7', None]
+    assert [item.true for item in predict.predict(loaded, files, 1)] == ['3', '3', None]
+
+
+def test_labels_go_with_a_sheet(run, pictures, tmp_path):
+    (tmp_path / 'labels.csv').write_text('a.png,1\nb.png\n')
+    path = next(iter(pictures))
+    complains(run(path, '--labels', tmp_path / 'labels.csv'), 2, '--sheet')
+    wrong = run(path, '--sheet', tmp_path / 's.png', '--labels', tmp_path / 'labels.csv')
+    complains(wrong, 2, '--labels', 'line 2')
 
 
 def test_a_sheet_shows_at_most_a_hundred_images(run, tmp_path):
@@ -454,8 +528,8 @@ def test_a_sheet_shows_at_most_a_hundred_images(run, tmp_path):
     complains(result, 1, '1 of 103 images')
     assert f'sheet of 100 of 103 images: {path}' in result.stderr
     picture = read_rgb(path)
-    assert picture.shape[1] == 10 * (160 + 16) + 16
-    assert picture.shape[0] == 10 * (160 + 16 + 4 * 15) + 16 + 30  # with three classes, and a title
+    assert picture.shape[1] == 9 * (160 + BARS + MARGIN) + MARGIN
+    assert picture.shape[0] == 12 * (NAME + 160 + MARGIN) + MARGIN + 30  # with a title
     assert rows_of_text(picture[:40, :200]) == 1  # "the first 100 of 102 images"
     for i, shown in ((1, True), (100, True), (101, False), (102, False)):
         square = np.full((160, 160, 3), 2 * i, np.uint8)

@@ -1,6 +1,7 @@
 """Searches: the better values are found, bad trials end early, a kill changes nothing."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import shlex
@@ -17,10 +18,12 @@ from running import ROOT, TINY, checkpoint_steps, command, complains, start
 from studies import STUDY, search_a_function
 
 from resnet_jax.cli import _parse, main
-from resnet_jax.experiments.search import study
+from resnet_jax.experiments.search import search_report, study
+from resnet_jax.experiments.search.runs import trials_so_far
 from resnet_jax.experiments.search.search import (
     PRUNERS,
     SAMPLERS,
+    Range,
     Search,
     load_search,
 )
@@ -369,3 +372,28 @@ def test_bad_input_leaves_nothing_behind(tmp_path, capsys):
     assert 'none' in refused(capsys, search_file(tmp_path, fields=missing), out)
     assert '--trials is a number' in refused(capsys, search_file(tmp_path), out, '--trials', 'all')
     assert not out.exists()
+
+
+def test_axes_that_count_have_whole_numbers(whole, tmp_path, monkeypatch):
+    """The colour bar of the trials and the axis of a whole number, of however few trials."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    base = load_search(str(whole[0]))
+    search = dataclasses.replace(base, space={'model.width': Range('int', 4, 6)})
+    trials = [
+        dataclasses.replace(trial, values={'model.width': 4 + trial.number % 3})
+        for trial in trials_so_far(base, whole[1])
+    ]
+    labels = {}
+
+    def look(canvas, path):
+        canvas.draw()
+        panel, bar = canvas.figure.axes
+        labels['width'] = [tick.get_text() for tick in panel.get_xticklabels()]
+        labels['trial'] = [tick.get_text() for tick in bar.get_yticklabels()]
+
+    monkeypatch.setattr(FigureCanvasAgg, 'print_png', look)
+    for count in (2, 3, len(trials)):
+        search_report.write_figure(search, trials[:count], tmp_path / 'search.png')
+        assert all(text.isdecimal() for texts in labels.values() for text in texts), labels
+        assert {'0', '1'} <= set(labels['trial'])

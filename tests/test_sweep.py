@@ -411,3 +411,19 @@ def test_a_field_that_was_renamed_is_read(whole, tmp_path):
     (out / 'sweep.json').write_text(json.dumps(described))
     found = read_sweep(out).config('plain', 0).augment
     assert (found.transforms, found.pad) == (('pad_crop', 'flip'), 2)
+
+
+def test_a_rate_of_another_optimiser_is_noted_once_for_its_arms(tmp_path, capsys):
+    """Before anything is trained; each run by itself would print it."""
+    rates = {'optim.momentum': 0, 'optim.learning_rate': 0.1}
+    arms = {
+        'sgd': {},
+        'adam': {'optim.name': 'adam', **rates},
+        'slow adam': {'optim.name': 'adam', 'optim.momentum': 0, 'optim.learning_rate': 0.001},
+        'adam, again': {'optim.name': 'adam', **rates, 'optim.weight_decay': 0.01},
+    }
+    sweep = load_sweep(str(sweep_file(tmp_path, arms=arms)))
+    assert run_sweep(sweep, tmp_path / 'out', engine=lambda *_: []) == []
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if 'note' in line)
+    assert line.startswith('note: optim.learning_rate 0.1 is high for adam')
+    assert line.endswith('(adam; adam, again)')

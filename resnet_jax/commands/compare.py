@@ -42,11 +42,13 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json_text({**comparison_json(comparison), 'files': [str(path) for path in files]}))
         return
+    width = text.terminal_width()
     parts = [
-        f'{table.title}\n{text.aligned(table.header, table.rows)}' for table in tables(comparison)
+        f'{table.title}\n{text.aligned(table.header, table.rows, width)}'
+        for table in tables(comparison)
     ]
     if len(comparison.groups) == 1:
         parts.insert(0, 'The configs are the same but for the seed.')
-    parts.append('\n'.join(f'- {sentence}' for sentence in comparison.statement))
+    parts.append(text.bullets(comparison.statement, width))
     parts.append('\n'.join(map(str, files)))
     print('\n\n'.join(filter(None, parts)))

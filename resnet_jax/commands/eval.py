@@ -1,14 +1,13 @@
 """`resnet-jax eval`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
 from resnet_jax.commands import model_options
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, RunError
 from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
@@ -55,8 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--per-class',
         action='store_true',
-        help='also print accuracy (recall), precision and F1 of each class, and write the '
-        'confusion matrix as a PNG to the workdir, or to the current folder without a run',
+        help='also print accuracy (recall), precision and F1 of each class, and draw the confusion '
+        'matrix',
+    )
+    parser.add_argument(
+        '--confusion',
+        type=Path,
+        metavar='FILE.png',
+        help='where --per-class draws it; default: confusion_SPLIT.png in the workdir, or in the '
+        'current folder without a run',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
@@ -65,9 +71,11 @@ def run(options: argparse.Namespace) -> None:
     """Evaluates the model and prints the figures."""
     from resnet_jax.inference.class_matching import match_classes
     from resnet_jax.inference.trained import evaluate_trained
+    from resnet_jax.records.writers import note, signs_of_life
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
+    _check_confusion(options)
     source, batch_size, workers = _choose_data(options)
     trained = model_options.load_model(options)
     model_names = trained.preprocessing.class_names
@@ -79,29 +87,52 @@ def run(options: argparse.Namespace) -> None:
         of = f'all {len(model_names):,} classes of the model' if options.over == 'all' else ''
         of = of or 'the classes of the data alone'
         notes.append(f'scored over {of}; the data has {len(matched):,} of {len(model_names):,}')
-    for note in notes:
-        print(f'resnet-jax: {note}', file=sys.stderr)
-    figures, sums = evaluate_trained(trained, source, batch_size, workers, classes)
+    for remark in notes:
+        note(remark)
+    with signs_of_life(f'evaluating {len(source):,} images'):
+        figures, sums = evaluate_trained(trained, source, batch_size, workers, classes)
     about = {'data': source.name, 'split': source.split, 'over': options.over}
     result: dict[str, Any] = {**trained.origin, **about, **figures}
+    failed = None
     if options.per_class:
         names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]
-        result |= _per_class(options, source, trained.title, names, sums['confusion'])
+        result |= _by_class(source.class_names, sums['confusion'])
+        path, failed = _draw(options, source, trained.title, names, sums['confusion'])
+        result['confusion_png'] = None if failed else str(path)
     if options.json:
         print(json_text(result))
+    else:
+        title = f'{trained.title}, on {source.name} {source.split}: {figures["n"]} images'
+        _print_figures(title, result, len(classes))
+    if failed:  # the figures are worth more than their picture
+        raise RunError(failed)
+
+
+def _check_confusion(options: argparse.Namespace) -> None:
+    """Refuses a file for the confusion matrix that cannot be written, before the evaluation."""
+    from resnet_jax.inference import plots
+
+    if options.confusion is None:
         return
-    print(f'{trained.title}, on {source.name} {source.split}: {figures["n"]} images')
+    if not options.per_class:
+        raise InputError('--confusion goes with --per-class: give that too')
+    plots.check_writable(options.confusion, '--confusion')
+
+
+def _print_figures(title: str, result: dict[str, Any], classes: int) -> None:
+    width = text.terminal_width()
+    print(text.paragraph(title, width, '  '))
     rows = [
-        ('loss', f'{figures["loss"]:.4f} nats'),
-        ('top-1', f'{100 * figures["top1"]:.2f} %'),
-        *([('top-5', f'{100 * figures["top5"]:.2f} %')] if len(classes) > 5 else []),
-        ('calibration error', f'{100 * figures["ece"]:.2f} % (15 bins)'),
+        ('loss', f'{result["loss"]:.4f} nats'),
+        ('top-1', f'{100 * result["top1"]:.2f} %'),
+        *([('top-5', f'{100 * result["top5"]:.2f} %')] if classes > 5 else []),
+        ('calibration error', f'{100 * result["ece"]:.2f} % (15 bins)'),
     ]
-    print(text.pairs(rows))
-    if options.per_class:
-        print(f'\n{_class_table(result["classes"])}')
-        if result['confusion_png']:
-            print(f'\nconfusion matrix: {result["confusion_png"]}')
+    print(text.pairs(rows, width))
+    if 'classes' in result:
+        print(f'\n{_class_table(result["classes"], width)}')
+    if result.get('confusion_png'):
+        print(f'\nconfusion matrix: {result["confusion_png"]}')
 
 
 def _choose_data(options: argparse.Namespace) -> tuple['Source', int, int | None]:
@@ -134,44 +165,50 @@ def _choose_data(options: argparse.Namespace) -> tuple['Source', int, int | None
     return source, options.batch_size or 100, None
 
 
-def _per_class(
+def _by_class(
+    names: 'Sequence[str]', confusion: "Int[np.ndarray, 'classes classes']"
+) -> dict[str, Any]:
+    """Figures of each class of the data, None where undefined."""
+    from resnet_jax.training import metrics
+
+    by_name = dict(zip(names, metrics.class_figures(confusion), strict=False))
+    return {
+        'per_class': {name: found['recall'] for name, found in by_name.items()},
+        'classes': by_name,
+        'confusion': confusion.tolist(),
+    }
+
+
+def _draw(
     options: argparse.Namespace,
     source: 'Source',
     title: str,
     names: 'Sequence[str]',
     confusion: "Int[np.ndarray, 'classes classes']",
-) -> dict[str, Any]:
-    """Figures of each class of the data, None where undefined, and the confusion matrix."""
+) -> tuple[Path, str | None]:
+    """Draws the confusion matrix: into which file, and why that failed, if it did."""
     from resnet_jax.inference import plots
-    from resnet_jax.training import metrics
 
-    folder = options.workdir or Path('.')
     plain = ''.join(c if c.isalnum() else '_' for c in source.split)
-    path = folder / f'confusion_{plain}.png'
-    failed = None
+    path = options.confusion or (options.workdir or Path('.')) / f'confusion_{plain}.png'
     try:
         plots.plot_confusion(confusion, names, f'{title}, {source.split}', path)
-    except OSError as error:  # the figures are worth more than their picture
-        failed = f'no picture of the confusion matrix: cannot write {path}: {error.strerror}'
-        print(f'resnet-jax: {failed}', file=sys.stderr)
-    figures = metrics.class_figures(confusion)
-    by_name = dict(zip(source.class_names, figures, strict=False))
-    return {
-        'per_class': {name: found['recall'] for name, found in by_name.items()},
-        'classes': by_name,
-        'confusion': confusion.tolist(),
-        'confusion_png': None if failed else str(path),
-    }
+    except OSError as error:
+        return path, (
+            f'no picture of the confusion matrix: cannot write {path}: {error.strerror}; give '
+            '--confusion FILE.png to draw it elsewhere'
+        )
+    return path, None
 
 
-def _class_table(classes: dict[str, dict[str, Any]]) -> str:
+def _class_table(classes: dict[str, dict[str, Any]], width: int | None) -> str:
     """A line for each class: its name, number of images, and figures in %."""
 
     def percent(value: float | None) -> str:
         return text.number(None if value is None else 100 * value, '.2f')
 
     rows = [
-        [text.printable(name), f'{f["n"]:,}', *map(percent, (f['recall'], f['precision'], f['f1']))]
+        [name, f'{f["n"]:,}', *map(percent, (f['recall'], f['precision'], f['f1']))]
         for name, f in classes.items()
     ]
-    return text.aligned(['class', 'images', 'accuracy %', 'precision %', 'F1 %'], rows)
+    return text.aligned(['class', 'images', 'accuracy %', 'precision %', 'F1 %'], rows, width)

@@ -1,7 +1,6 @@
 """Options that select a model: that of a run, or a published one."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,6 +89,7 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     """
     from resnet_jax.inference import published
     from resnet_jax.inference.trained import load_trained
+    from resnet_jax.records.writers import note
 
     if options.workdir is not None:
         extra = [name for name in _PUBLISHED_ONLY if getattr(options, name) is not None]
@@ -106,12 +106,11 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     trained, assumed = published.load_published(options.model, options.weights, **settings)
     if assumed:
         p = trained.preprocessing
-        print(
-            f'resnet-jax: {options.weights} does not store its preprocessing; assumed: '
+        note(
+            f'{options.weights} does not store its preprocessing; assumed: '
             f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, '
             f'mean {_format_numbers(p.mean)}, std {_format_numbers(p.std)} (to change it, give '
-            '--preprocessing or single fields)',
-            file=sys.stderr,
+            '--preprocessing or single fields)'
         )
     return trained
 

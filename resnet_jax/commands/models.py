@@ -1,9 +1,12 @@
 """`resnet-jax models`."""
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from resnet_jax import text
 from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.json_files import json_text
 
@@ -16,6 +19,9 @@ EPILOG = (
     'itself, a training set kept on the device and what JAX preallocates. Other platforms compile '
     'to other programs, which take other amounts.'
 )
+
+
+_LONGEST_PAPER = 11  # of the names of papers, in characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,34 +46,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the counts of each model, and the memory that it needs if asked."""
     from resnet_jax.models import list_models
-    from resnet_jax.models.counting import model_counts
-    from resnet_jax.models.registry import MODELS, model_row
+    from resnet_jax.models.registry import MODELS
 
     names = list_models(options.pattern)
     if not names:
         raise unknown_name('model', options.pattern, MODELS)
     _check(options)
-    rows = []
-    width = max(map(len, names))
-    if not options.json:
-        memory = '' if options.memory is None else f'  {"step":>10}'
-        print(
-            f'{"model":<{width}}  {"parameters":>11}  {"multiply-adds":>13}{memory}  {"input":>9}  '
-            'paper'
-        )
-    for number, name in enumerate(names, 1):
-        row = model_row(name)
-        shape = (row.image_size, row.image_size, 3)
-        found: dict[str, Any] = model_counts(name)._asdict()
-        if options.memory is not None:
-            print(f'compiling {name} ({number} of {len(names)})', file=sys.stderr, flush=True)
-            found['train_step_bytes'] = _step_bytes(name, shape, options)
-        if options.json:
-            rows.append({'name': name, **found, 'input': list(shape), 'paper': row.paper})
-        else:  # one by one: with --memory each takes seconds
-            print(_line(name, width, found, shape, row.paper), flush=True)
+    found = (_facts(name, i, len(names), options) for i, name in enumerate(names, 1))
     if options.json:
-        print(json_text({'models': rows}))
+        print(json_text({'models': list(found)}))
+    else:
+        _print_table(found, max(map(len, names)), options.memory is not None)
+
+
+def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What is listed of a model, as in JSON."""
+    from resnet_jax.models.counting import model_counts
+    from resnet_jax.models.registry import model_row
+
+    row = model_row(name)
+    shape = (row.image_size, row.image_size, 3)
+    found: dict[str, Any] = {'name': name, **model_counts(name)._asdict()}
+    if options.memory is not None:
+        print(f'compiling {name} ({number} of {of})', file=sys.stderr, flush=True)
+        found['train_step_bytes'] = _step_bytes(name, shape, options)
+    return {**found, 'input': list(shape), 'paper': row.paper}
+
+
+def _print_table(models: Iterable[dict[str, Any]], longest: int, memory: bool) -> None:
+    """Prints each model as it is known: with --memory, each takes seconds.
+
+    Args:
+      models: from `_facts`.
+      longest: the length of the longest name.
+      memory: whether there is a column of it.
+    """
+    step = [('step', 10)] if memory else []
+    columns = dict(
+        [('model', longest), ('parameters', 11), ('multiply-adds', 13), *step, ('input', 9)]
+    )
+    width = text.terminal_width()
+    if width is None or sum(columns.values()) + 2 * len(columns) + _LONGEST_PAPER <= width:
+        for cells in itertools.chain([(*columns, 'paper')], map(_cells, models)):
+            name, *numbers = map(str.rjust, cells, columns.values())
+            print('  '.join([name.strip().ljust(longest), *numbers, cells[-1]]), flush=True)
+        return
+    rows: list[tuple[str, ...]] = []
+    try:  # columns below others need all rows, or those that there are when it is interrupted
+        rows.extend(map(_cells, models))
+    finally:
+        if rows:
+            print(text.aligned((*columns, 'paper'), rows, width))
+
+
+def _cells(model: dict[str, Any]) -> tuple[str, ...]:
+    step = model.get('train_step_bytes')
+    return (
+        model['name'],
+        f'{model["parameters"]:,}',
+        f'{model["multiply_adds"] / 1e6:,.0f} M',
+        *([] if step is None else [f'{step / 2**20:,.0f} MiB']),
+        '{}x{}'.format(*model['input']),
+        model['paper'],
+    )
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -88,16 +129,3 @@ def _step_bytes(name: str, shape: tuple[int, int, int], options: argparse.Namesp
 
     model = models.create_model(name, dtype=options.dtype or 'float32', remat=options.remat)
     return memory.train_step_bytes(model, shape, options.memory)
-
-
-def _line(
-    name: str, width: int, found: dict[str, Any], shape: tuple[int, int, int], paper: str
-) -> str:
-    size = f'{shape[0]}x{shape[1]}'
-    memory = ''
-    if 'train_step_bytes' in found:
-        memory = f'  {found["train_step_bytes"] / 2**20:>6,.0f} MiB'
-    return (
-        f'{name:<{width}}  {found["parameters"]:>11,}  {found["multiply_adds"] / 1e6:>11,.0f} M'
-        f'{memory}  {size:>9}  {paper}'
-    )

@@ -53,7 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--sheet',
         type=Path,
         metavar='FILE.png',
-        help='draw the first 100 images as the model sees them, with their classes',
+        help='draw the first 100 images as the model sees them, with bars of their classes, and '
+        'whether these are right where the true class is known: by --labels, or because the folder '
+        'of an image is called like one',
+    )
+    parser.add_argument(
+        '--labels',
+        type=Path,
+        metavar='FILE',
+        help='for --sheet: a CSV of file names and classes',
     )
 
 
@@ -71,10 +79,14 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from tqdm import tqdm
 
     from resnet_jax import data
-    from resnet_jax.inference import predict, sheet
+    from resnet_jax.inference import plots, predict, sheet
+    from resnet_jax.records.writers import signs_of_life
 
     if options.sheet:
-        sheet.check_writable(options.sheet)
+        plots.check_writable(options.sheet, '--sheet')
+    elif options.labels:
+        raise InputError('--labels goes with --sheet FILE.png: give that too')
+    labels = data.read_labels(options.labels, '--labels') if options.labels else None
     files = data.find_images(options.images)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []
@@ -91,10 +103,11 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
 
     line_by_line = options.jsonl or options.csv
     progress = not (line_by_line and sys.stdout.isatty())  # the lines on the terminal show it
-    found = predict.predict(trained, files, options.topk, skip, progress)
+    found = predict.predict(trained, files, options.topk, skip, progress, labels)
     results: Iterator[dict[str, Any]] = map(_as_object, keep_for_sheet(found))
     if not line_by_line or any(file.named for file in files):
-        results = iter(list(results))  # to fail on a named file before printing anything
+        with signs_of_life(f'predicting {len(files):,} images'):
+            results = iter(list(results))  # to fail on a named file before printing anything
     if options.json:
         print(json_text({**trained.origin, 'predictions': list(results)}))
     elif options.jsonl:
@@ -118,24 +131,41 @@ def _as_object(item: 'Prediction') -> dict[str, Any]:
 
 def _print_csv(results: Iterable[dict[str, Any]]) -> None:
     """Prints a line as soon as it is computed."""
-    from resnet_jax.data import printable
-
     print(text.comma_separated_line(['image', 'rank', 'class', 'probability']), end='')
     for item in results:
-        image = printable(item['image'])
+        image = text.printable(item['image'])
         for rank, top in enumerate(item['top'], 1):
-            cells = [image, rank, top['class'], top['probability']]
+            cells = [image, rank, text.printable(top['class']), top['probability']]
             print(text.comma_separated_line(cells), end='')
 
 
 def _print_table(results: Iterable[dict[str, Any]]) -> None:
-    from resnet_jax.data import printable
-
     rows = []
     for item in results:
         classes = [
-            f'{100 * top["probability"]:5.1f} % {printable(top["class"])}' for top in item['top']
+            f'{100 * top["probability"]:5.1f} % {text.printable(top["class"])}'
+            for top in item['top']
         ]
-        rows.append((printable(item['image']), '  '.join(classes)))
-    if rows:
-        print(text.pairs(rows))
+        rows.append((text.printable(item['image']), classes))
+    if not rows:
+        return
+    width = text.terminal_width()
+    longest = max(text.columns_of(name) for name, _ in rows)
+    if width is None:
+        print(text.pairs((name, '  '.join(classes)) for name, classes in rows))
+    elif longest <= width // 2:
+        _print_beside(rows, longest, width)
+    else:
+        for name, classes in rows:
+            print(text.shortened(name, width))
+            _print_beside([('', classes)], 0, width)
+
+
+def _print_beside(rows: Iterable[tuple[str, list[str]]], left: int, width: int) -> None:
+    """Prints classes behind the names, in as many lines of a terminal as they take."""
+    for name, classes in rows:
+        room = width - left - 2
+        lines = text.wrapped((text.shortened(c, room) for c in classes), room, '  ')
+        for i, line in enumerate(lines):
+            mark = '' if i else name
+            print(f'{mark}{" " * (left - text.columns_of(mark))}  {line}')

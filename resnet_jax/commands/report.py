@@ -26,26 +26,27 @@ def run(options: argparse.Namespace) -> None:
     """Writes the report and prints its gist."""
     from resnet_jax.experiments.reports.run_report import write_run_report
     from resnet_jax.experiments.reproduce.reproduction import write_sweep_or_reproduction
+    from resnet_jax.records.writers import signs_of_life
     from resnet_jax.training import compilation
     from resnet_jax.training.workdir import is_run
 
     if is_run(options.workdir):
         compilation.keep_compiled()
-        report = write_run_report(options.workdir)
+        with signs_of_life('evaluating the run'):
+            report = write_run_report(options.workdir)
     else:
         report = write_sweep_or_reproduction(options.workdir)
     if options.json:
         print(json_text({**report.json, 'files': [str(path) for path in report.files]}))
         return
-    document = report.document
-    print(f'{document.title}\n')
-    for sentence in document.statement:
-        print(f'- {sentence}')
+    document, width = report.document, text.terminal_width()
+    print(f'{text.paragraph(document.title, width)}\n')
+    print(text.bullets(document.statement, width))
     for table in document.tables[:2]:
         columns = (
-            text.pairs((name, value) for name, value in table.rows)
+            text.pairs(((name, value) for name, value in table.rows), width)
             if len(table.header) == 2
-            else text.aligned(table.header, table.rows)
+            else text.aligned(table.header, table.rows, width)
         )
         print(f'\n{table.title}\n{columns}')
     print()

@@ -1,9 +1,11 @@
 """`resnet-jax reproduce`."""
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import Any
 
+from resnet_jax import text
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import parse_seeds, parse_shard
 from resnet_jax.errors import InputError, RunError
@@ -91,7 +93,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.json:
         print(json_text(found))
     else:
-        print(reproduction.reproduction_markdown(found), end='')
+        print(reproduction.reproduction_text(found, text.terminal_width()), end='')
     # Divergence is a result, except after two steps.
     broken = [
         unit
@@ -126,20 +128,27 @@ def _list(options: argparse.Namespace) -> None:
         print(json_text({'tables': tables, 'probe': probe}))
     elif probe:
         found = '; '.join(f'{s["model"]} {s["flops_per_second"] / 1e9:,.1f} GFLOP/s' for s in probe)
-        print(f'hours are estimates from training steps timed on this machine: {found}')
+        about = f'hours are estimates from training steps timed on this machine: {found}'
+        print(text.paragraph(about, text.terminal_width()))
 
 
 def _text(cost: dict[str, Any]) -> str:
-    width = max(len(row['name']) for row in cost['rows'])
-    lines = [f'{cost["table"]}: {cost["title"]} ({cost["paper"]}, {cost["data"]})']
-    for row in cost['rows']:
-        lines.append(
-            f'  {row["name"]:<{width}}  {row["parameters"]:>10,} parameters  '
-            f'{row["multiply_adds"] / 1e6:>8,.0f} M multiply-adds  {row["runs"]} x '
-            f'{row["flops"] / row["runs"]:.2g} FLOPs{_hours(row)}'
+    width = text.terminal_width()
+    title = f'{cost["table"]}: {cost["title"]} ({cost["paper"]}, {cost["data"]})'
+    rows = [
+        (
+            row['name'],
+            f'{row["parameters"]:,} parameters',
+            f'{row["multiply_adds"] / 1e6:,.0f} M multiply-adds',
+            f'{row["runs"]} x {row["flops"] / row["runs"]:.2g} FLOPs{_hours(row)}',
         )
-    lines.append(f'  full, all runs: {cost["flops"]:.2g} FLOPs of training{_hours(cost)}')
-    return '\n'.join(lines)
+        for row in cost['rows']
+    ]
+    table = text.aligned(rows[0], rows[1:], width and width - 2)
+    total = f'full, all runs: {cost["flops"]:.2g} FLOPs of training{_hours(cost)}'
+    below = text.paragraph(total, width and width - 2)
+    lines = textwrap.indent('\n'.join([table, below]), '  ')
+    return f'{text.paragraph(title, width, "  ")}\n{lines}'
 
 
 def _hours(cost: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Trains the remaining trials and prints the best, also when interrupted."""
+    from resnet_jax import text
     from resnet_jax.errors import Interrupted
     from resnet_jax.experiments.search import search_report
     from resnet_jax.experiments.search.runs import run_search, trials_so_far
@@ -44,13 +45,13 @@ def run(options: argparse.Namespace) -> None:
     compilation.keep_compiled()
     trials = _trials(options.trials)
     search = load_search(options.config, options.overrides, trials, options.sampler, options.pruner)
-    workdir = options.workdir
+    workdir, width = options.workdir, text.terminal_width()
     try:
         found = run_search(search, workdir)
     except (Interrupted, KeyboardInterrupt):
-        print(search_report.summary(search, workdir, trials_so_far(search, workdir)))
+        print(search_report.summary(search, workdir, trials_so_far(search, workdir), width))
         raise
-    print(search_report.summary(search, workdir, found))
+    print(search_report.summary(search, workdir, found, width))
 
 
 def _trials(text: str | None) -> int | None:

@@ -55,6 +55,9 @@ def run(options: argparse.Namespace) -> None:
             f'{len(failed)} of {len(sweep.arms) * len(sweep.seeds)} runs failed: {names}; the '
             f'reason is in failed.json of each; the same command tries them again'
         )
+    part = 'all' if shard == (1, 1) else f'part {options.shard} of the'
+    print(f'{part} {len(sweep.arms) * len(sweep.seeds)} runs: ended')
+    print(f'resnet-jax report --workdir {options.workdir}    # compare them')
 
 
 def parse_seeds(text: str | None) -> list[int] | None:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from resnet_jax import text
 from resnet_jax.commands import supervisor
 
 TEXT = 'Train a model, or resume where the workdir left off.'
@@ -64,10 +65,11 @@ def run(options: argparse.Namespace) -> None:
         return  # the first of several processes prints it
     figures = summary['eval']
     speed = summary['images_per_second']
-    print(
+    result = (
         f'{summary["steps"]} steps in {summary["seconds"]:.0f} s'
         f'{"" if speed is None else f", {speed:.0f} images/s"}; {figures["n"]} images evaluated: '
         f'top1 {100 * figures["top1"]:.2f} %, loss {figures["loss"]:.4f}'
     )
+    print(text.paragraph(result, text.terminal_width(), '  '))
     print(f'resnet-jax eval --workdir {options.workdir}    # evaluate it again')
     print(f'resnet-jax predict --workdir {options.workdir} IMAGE ...')

@@ -3,7 +3,7 @@
 from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
 from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
-from resnet_jax.data.folders import listed
+from resnet_jax.data.folders import listed, read_labels
 from resnet_jax.data.image_search import ImageFile, find_images
 from resnet_jax.data.images import check_sizes, decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
@@ -64,6 +64,7 @@ __all__ = [
     'printable',
     'random_crop',
     'random_flip',
+    'read_labels',
     'rows',
     'split_sizes',
     'train_batches',

@@ -98,7 +98,7 @@ def read_image_folder(path: Path, labels: str | None = None) -> ImageFolder:
     for name in [name for name in empty if name.casefold() not in SPLIT_NAMES]:
         notes.append(f'ignored the folder {name}, which holds no image')
         del top.folders[name]
-    given = _read_labels(path, labels) if labels else None
+    given = read_labels(path / Path(labels).expanduser()) if labels else None
     if _without_splits(top):
         notes.append(f'no split folders: all images are the split {ONLY_SPLIT}')
         splits, prefix = {ONLY_SPLIT: top}, ''
@@ -229,9 +229,16 @@ def _empty(path: Path) -> str:
     return f'class folder {path} holds no image; fill it or remove it'
 
 
-def _read_labels(path: Path, labels: str) -> dict[str, str]:
-    """File name -> class, of a file with a line for each image."""
-    file = path / Path(labels).expanduser()
+def read_labels(file: Path, option: str = 'data.labels') -> dict[str, str]:
+    """File name -> class, of a CSV or TSV with a line for each image.
+
+    Args:
+      file: the file.
+      option: that gives it, for errors.
+
+    Raises:
+      InputError: if it cannot be read, or says nothing or two things of an image.
+    """
     try:
         with file.open(newline='', encoding='utf-8-sig') as lines:
             first = lines.readline()
@@ -239,16 +246,16 @@ def _read_labels(path: Path, labels: str) -> dict[str, str]:
             rows = list(csv.reader(lines, delimiter='\t' if '\t' in first else ','))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, 'strerror', None) or error
-        raise InputError(f'data.labels: cannot read {file}: {reason}') from error
+        raise InputError(f'{option}: cannot read {file}: {reason}') from error
     found: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         if len(row) < 2 or not row[0].strip() or not row[1].strip():
             if not any(cell.strip() for cell in row):
                 continue
-            raise InputError(f'data.labels: line {number} of {file} is no file name and class')
+            raise InputError(f'{option}: line {number} of {file} is no file name and class')
         name, label = row[0].strip(), row[1].strip()
         if found.setdefault(name, label) != label:
-            raise InputError(f'data.labels: {file} gives {name} two classes, see line {number}')
+            raise InputError(f'{option}: {file} gives {name} two classes, see line {number}')
     return found
 
 

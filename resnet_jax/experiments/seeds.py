@@ -278,7 +278,8 @@ def _take_steps(
     for number, dispatches in enumerate(zip(*streams, strict=True), 1):
         done, count, _ = dispatches[0]
         rest = arrays, program.pack([batches for _, _, batches in dispatches])
-        state, totals = program.step(seed, state, totals, *rest)
+        with loop.compiling(console.say) if number == 1 else contextlib.nullcontext():
+            state, totals = program.step(seed, state, totals, *rest)
         console.advance(count, total, len(sessions))
         if number == 1:
             jax.block_until_ready(totals)

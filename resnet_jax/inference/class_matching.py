@@ -2,7 +2,7 @@
 
 import functools
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from resnet_jax.data import listed, printable
 from resnet_jax.errors import InputError
@@ -30,9 +30,7 @@ def match_classes(model: Sequence[str], data: Sequence[str]) -> tuple[tuple[int,
     """
     if (found := _find(data, {name: i for i, name in enumerate(model)})) is not None:
         return found, ''
-    unnamed = list(model) == [str(i) for i in range(len(model))]
-    synsets = list(_imagenet()[0]) if unnamed and len(model) == 1000 else [*map(_synset, model)]
-    by_synset = {name: i for i, name in enumerate(synsets) if name is not None}
+    unnamed, by_synset = _is_unnamed(model), _by_synset(model)
     if (found := _find([_synset(name) or '' for name in data], by_synset)) is not None:
         return found, "the classes are matched as ImageNet's, by WordNet id or word"
     numbers = [int(name) if name.isascii() and name.isdigit() else -1 for name in data]
@@ -50,6 +48,37 @@ def match_classes(model: Sequence[str], data: Sequence[str]) -> tuple[tuple[int,
         f'model has {len(model)}: {printable(known)}); evaluate it on data of classes that it was '
         'trained for'
     )
+
+
+def class_finder(model: Sequence[str]) -> Callable[[str], int | None]:
+    """Finds the model's class of a name, by the name itself or as a class of ImageNet; else None.
+
+    Args:
+      model: the names of the model's classes.
+    """
+    by_name = {name: i for i, name in enumerate(model)}
+    by_synset: dict[str, int] = {}
+
+    def find(name: str) -> int | None:
+        if name in by_name:
+            return by_name[name]
+        if (synset := _synset(name)) is None:
+            return None
+        if not by_synset:
+            by_synset.update(_by_synset(model))
+        return by_synset.get(synset)
+
+    return find
+
+
+def _is_unnamed(model: Sequence[str]) -> bool:
+    return list(model) == [str(i) for i in range(len(model))]
+
+
+def _by_synset(model: Sequence[str]) -> dict[str, int]:
+    """The WordNet id of a class of ImageNet -> the model's class."""
+    ids = list(_imagenet()[0]) if _is_unnamed(model) and len(model) == 1000 else map(_synset, model)
+    return {name: i for i, name in enumerate(ids) if name is not None}
 
 
 def _find(names: Sequence[str], known: Mapping[str, int]) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""Plots of the evaluation of one model."""
+"""Plots of the evaluation of one model, and what every picture needs."""
 
 import functools
 from collections.abc import Sequence
@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from resnet_jax.text import printable
+from resnet_jax.errors import InputError
+from resnet_jax.text import printable, shortened
+
+_LONGEST_NAME = 32  # of a class in a figure, in characters
 
 
 @functools.cache
@@ -32,6 +35,27 @@ def figure_text(text: str, instead: str | None = None) -> str:
     return ''.join('?' if c in missing else c for c in plain).replace('$', r'\$')
 
 
+def check_writable(path: Path, option: str) -> None:
+    """Checks that a picture can be written, before anything is computed for it.
+
+    Args:
+      path: of the PNG.
+      option: that gives it.
+
+    Raises:
+      InputError: if the path does not end in .png or cannot be opened for writing.
+    """
+    if path.suffix.lower() != '.png':
+        raise InputError(f'{option} writes a PNG; give a name that ends in .png, not {path}')
+    existed = path.exists()
+    try:
+        path.open('ab').close()
+    except OSError as error:
+        raise InputError(f'{option} {path}: cannot write this file ({error.strerror})') from None
+    if not existed:
+        path.unlink()
+
+
 def plot_confusion(
     confusion: Int[np.ndarray, 'classes classes'],
     class_names: Sequence[str],
@@ -51,13 +75,16 @@ def plot_confusion(
 
     classes = len(class_names)
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    side = min(4 + 0.45 * classes, 30)
-    figure = Figure(figsize=(side + 1, side), layout='constrained')
+    labelled = classes <= 50  # more would be illegible
+    short = [shortened(printable(name), _LONGEST_NAME) for name in class_names] * labelled
+    names = [figure_text(name, f'class {i}') for i, name in enumerate(short)]
+    labels = 0.07 * max(map(len, names), default=0)  # inches
+    side = min(3.5 + 0.45 * classes, 30)
+    figure = Figure(figsize=(side + 1 + labels, side + 0.7 * labels), layout='constrained')
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap='Blues', vmin=0, vmax=1)
     figure.colorbar(image, label='share of the true class', shrink=0.8)
-    if classes <= 50:  # more would be illegible
-        names = [figure_text(name, f'class {i}') for i, name in enumerate(class_names)]
+    if labelled:
         axes.set_xticks(range(classes), names, rotation=45, ha='right')
         axes.set_yticks(range(classes), names)
     if classes <= 30:
@@ -66,5 +93,5 @@ def plot_confusion(
             axes.text(j, i, str(confusion[i, j]), ha='center', va='center', color=colour, size=8)
     axes.set_xlabel('predicted class')
     axes.set_ylabel('true class')
-    axes.set_title(figure_text(title))
+    figure.suptitle(figure_text(title), wrap=True, size='medium')
     FigureCanvasAgg(figure).print_png(path)

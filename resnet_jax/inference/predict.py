@@ -3,7 +3,7 @@
 import concurrent.futures
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from resnet_jax.data import ImageFile, Preprocessing, decode_image, usable_cores
 from resnet_jax.errors import InputError
+from resnet_jax.inference.class_matching import class_finder
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.training.compilation import jit
 
@@ -30,11 +31,18 @@ class Prediction:
       path: of the image.
       pixels: the image as the model saw it, before normalisation.
       top: (class name, probability) of the most probable classes, best first.
+      true: the name of its class, where it is known.
     """
 
     path: Path
     pixels: UInt8[np.ndarray, 'size size channels']
     top: tuple[tuple[str, float], ...]
+    true: str | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the most probable class is the true one."""
+        return self.top[0][0] == self.true
 
 
 def predict(
@@ -43,6 +51,7 @@ def predict(
     topk: int,
     skip: Callable[[InputError], None] | None = None,
     progress: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> Iterator[Prediction]:
     """Predicts the most probable classes of each image, in the order of the files.
 
@@ -53,6 +62,8 @@ def predict(
       skip: called with the error for an unreadable file that the caller did not name itself
         (`ImageFile.named`), which is then left out. By default such an error is raised, too.
       progress: show a bar if standard error is a terminal and it takes over a second.
+      labels: path, name or name without suffix of an image -> its class. An image that is not there
+        is of the class that its folder is called by, if that is one of the model's.
 
     Returns:
       An iterator that computes lazily, a batch at a time.
@@ -63,7 +74,7 @@ def predict(
     """
     if topk < 1:
         raise InputError(f'--topk must be at least 1, got {topk}')
-    return _predictions(trained, files, topk, skip, progress)
+    return _predictions(trained, files, topk, skip, progress, labels or {})
 
 
 def _predictions(
@@ -72,6 +83,7 @@ def _predictions(
     topk: int,
     skip: Callable[[InputError], None] | None,
     progress: bool,
+    labels: Mapping[str, str],
 ) -> Iterator[Prediction]:
     preprocessing = trained.preprocessing
     names = preprocessing.class_names
@@ -82,6 +94,13 @@ def _predictions(
     ) -> Float32[Array, 'n classes']:
         logits: Any = trained.model.apply(variables, preprocessing.normalize(images), train=False)
         return jax.nn.softmax(logits)
+
+    find = class_finder(names)
+
+    def true_class(path: Path) -> str | None:
+        keys = (str(path), path.name, path.stem)
+        given = next((labels[key] for key in keys if key in labels), path.absolute().parent.name)
+        return None if (found := find(given)) is None else names[found]
 
     size = min(BATCH_SIZE, len(files))
     images = _decode_ahead(files, preprocessing, skip)
@@ -95,7 +114,8 @@ def _predictions(
             bar.update(len(batch))
             for (path, pixels), row in zip(batch, predicted, strict=False):
                 best = np.argsort(-row, kind='stable')[:topk]
-                yield Prediction(path, pixels, tuple((names[i], float(row[i])) for i in best))
+                top = tuple((names[i], float(row[i])) for i in best)
+                yield Prediction(path, pixels, top, true_class(path))
 
 
 def _decode_ahead(

@@ -5,14 +5,16 @@ import json
 import math
 import os
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from resnet_jax.json_files import parse_json, unreadable
+from resnet_jax.text import paragraph, terminal_width
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -107,6 +109,48 @@ _BAR = '{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{pos
 _PATIENCE = 5.0  # seconds without a line before the first sign of life, where there is no bar
 
 
+def print_line(line: str) -> None:
+    """Prints a line on standard error, above a bar where there is one."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def note(remark: str) -> None:
+    """Prints a remark on standard error, told from an error by its first word."""
+    print_line(paragraph(f'note: {remark}', terminal_width(sys.stderr), '  '))
+
+
+@contextlib.contextmanager
+def signs_of_life(
+    doing: str,
+    say: Callable[[str], None] = print_line,
+    patience: float = _PATIENCE,
+    growth: float = 2.0,
+) -> Iterator[None]:
+    """Says what goes on once it takes longer than a few seconds, then rarer and rarer.
+
+    Args:
+      doing: what goes on.
+      say: takes a line, in a thread of its own.
+      patience: seconds before the first line.
+      growth: of the seconds before each line, to those before the last.
+    """
+    ended, began = threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        left = patience
+        while not ended.wait(left):
+            say(f'{doing} ... {tqdm.format_interval(time.monotonic() - began)}')
+            left *= growth
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Console:
     """A progress bar on a terminal, plain lines otherwise, on standard error; or nothing."""
 
@@ -164,7 +208,7 @@ class Console:
         if self._bar.disable:
             print(line, file=sys.stderr, flush=True)
         else:
-            self._bar.write(line, file=sys.stderr)
+            print_line(paragraph(line, terminal_width(sys.stderr), '  '))
 
     def close(self) -> None:
         """Leaves the bar where it is."""

@@ -69,8 +69,9 @@ class Checkpoints:
                 preservation_policy=keep,
                 best_fn=figure,
                 best_mode=BEST_MODES[settings.best],
+                # Not Orbax's read_only, which warns that it is: without the folder's creation and
+                # cleaning, opening it writes nothing.
                 create=not read_only,
-                read_only=read_only,
                 # Otherwise, on a disk too full for a folder, threads wait for it for minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 # What a killed run left half-written; a complete checkpoint has been renamed.

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import Stopped
 from resnet_jax.records import trackers
-from resnet_jax.records.writers import Console
+from resnet_jax.records.writers import Console, print_line, signs_of_life
 from resnet_jax.training import memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
@@ -75,6 +75,12 @@ def train(
         return session.finish()
 
 
+def _say_if_first(line: str) -> None:
+    if processes.is_first():
+        print_line(line)
+
+
+@signs_of_life('reading the data and building the model', _say_if_first)
 def prepare(
     config: ConfigDict, folder: Path, like: Run | None = None
 ) -> tuple[Run, TrainState | None]:
@@ -136,7 +142,8 @@ def _take_steps(
     with contextlib.closing(run.dispatches(first)) as dispatches:
         for number, (done, count, batches) in enumerate(dispatches, 1):
             rest = arrays, run.placement.put_train_batches(batches)
-            state, totals = run.train_step(seed, state, totals, *rest)
+            with compiling(session.say) if number == 1 else contextlib.nullcontext():
+                state, totals = run.train_step(seed, state, totals, *rest)
             session.console.advance(count, total)
             if number == 1:
                 jax.block_until_ready(totals)
@@ -158,6 +165,11 @@ def _take_steps(
                 raise Stopped(f'stopped after step {done}')
             if signum is not None and not last:
                 raise session.interrupted(signum, done)
+
+
+def compiling(say: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+    """Says now and then that the first step, which takes long, is being compiled."""
+    return signs_of_life('compiling the first step', say)
 
 
 def headline(session: Session, seeds: int = 1) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from resnet_jax.errors import Diverged, InputError, Interrupted, RunError
 from resnet_jax.models.counting import count_parameters
 from resnet_jax.records import trackers
-from resnet_jax.records.writers import Console, MetricWriter, read_metrics
+from resnet_jax.records.writers import Console, MetricWriter, read_metrics, signs_of_life
 from resnet_jax.training import config as configs
 from resnet_jax.training import processes, step, workdir
 from resnet_jax.training.build import Run
@@ -139,7 +139,8 @@ class Session:
 
         def figures_of(variables: Any) -> dict[str, float]:
             placed = map(run.placement.put_batch, batches)
-            return evaluate(run.eval_step, variables, placed, run.task)[0]
+            with signs_of_life(f'step {done}  evaluating', self.say):
+                return evaluate(run.eval_step, variables, placed, run.task)[0]
 
         figures = figures_of(step.eval_variables(state))
         text = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'

@@ -17,7 +17,9 @@ from resnet_jax.errors import InputError, Interrupted, RunError, Unreadable
 from resnet_jax.experiments.results import forget_failure, write_failure
 from resnet_jax.experiments.seeds import Outcome, train_seeds
 from resnet_jax.experiments.sweep import Sweep, Unit, begin, units
-from resnet_jax.records.writers import Console
+from resnet_jax.records.writers import Console, signs_of_life
+from resnet_jax.text import printable
+from resnet_jax.training.optim import rate_note
 from resnet_jax.training.processes import handling
 from resnet_jax.training.workdir import check_readable, is_ended, is_run
 
@@ -72,6 +74,15 @@ class SweepConsole(RunsConsole):
         # Not this class's own `say`, which shows nothing.
         Console.say(self, f'[{self._ended}/{self._runs}] {arm} {seed}: {result}; {left_text} left')
 
+    def signs_of_life(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Lines that say what goes on; a bar's clock goes on instead."""
+        if self._bar.disable:
+            return signs_of_life(doing, lambda line: Console.say(self, line))
+        return signs_of_life(doing, self._tick, 1.0, growth=1.0)
+
+    def _tick(self, line: str) -> None:
+        self._bar.refresh()
+
     def idle(self, process: Hashable) -> None:
         """Forgets the partly trained runs of a process that has stopped training."""
         self._under_way.pop(process, None)
@@ -123,10 +134,24 @@ def run_sweep(
     if not todo:
         return []
     display = SweepConsole(len(mine), len(mine) - len(todo))
+    for note in _rate_notes(sweep, todo):
+        Console.say(display, note)
     try:
-        return engine(sweep, workdir, todo, display)
+        with display.signs_of_life(f'training {len(todo)} runs'):
+            return engine(sweep, workdir, todo, display)
     finally:
         display.close()
+
+
+def _rate_notes(sweep: Sweep, todo: Sequence[Unit]) -> Iterator[str]:
+    """The notes about learning rates, each with its arms, that each run would print by itself."""
+    arms: dict[str, list[str]] = {}
+    for name in dict.fromkeys(unit.arm for unit in todo):
+        config = sweep.config(name, sweep.seeds[0])
+        if note := rate_note(config.optim, config.train.batch_size):
+            arms.setdefault(note, []).append(name)
+    for note, names in arms.items():
+        yield f'{note} ({printable("; ".join(names))})'
 
 
 def train_runs(config: ConfigDict, todo: Sequence[Unit], display: RunsConsole) -> list[Unit]:

@@ -16,7 +16,16 @@ from resnet_jax.experiments.sweep import Sweep, read_sweep, units
 from resnet_jax.json_files import read_json
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.papers.table import PAPERS, PublishedRow, PublishedTable
-from resnet_jax.text import NOTHING, Table, escape, markdown, number
+from resnet_jax.text import (
+    NOTHING,
+    Table,
+    aligned,
+    bullets,
+    escape,
+    markdown,
+    number,
+    paragraph,
+)
 
 REPRODUCTION_FILE = 'reproduce.json'
 RAN, BROKEN = 'ran', 'failed'  # verdicts at scale smoke
@@ -144,16 +153,33 @@ def sections(found: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def reproduction_markdown(found: Mapping[str, Any]) -> str:
-    """A reproduction as Markdown, as `reproduce` prints it."""
-    about = f'{found["title"]}. {found["paper"]}. {found["data"]}, {found["metric"]}.'
+    """A reproduction as Markdown."""
     parts = [
         f'# {escape(found["table"])}, {found["scale"]}',
-        escape(about),
+        escape(_about(found)),
         markdown(published_table(found)),
     ]
     for title, items in sections(found):
         parts += [f'{title}:', '\n'.join(f'- {escape(item)}' for item in items)]
     return '\n\n'.join(parts) + '\n'
+
+
+def reproduction_text(found: Mapping[str, Any], width: int | None) -> str:
+    """A reproduction as `reproduce` prints it: fitted to a terminal, to a file as Markdown."""
+    if width is None:
+        return reproduction_markdown(found)
+    table = published_table(found)
+    parts = [
+        f'{found["table"]}, {found["scale"]}',
+        paragraph(_about(found), width),
+        aligned(table.header, table.rows, width),
+    ]
+    parts += [f'{title}:\n{bullets(items, width)}' for title, items in sections(found)]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _about(found: Mapping[str, Any]) -> str:
+    return f'{found["title"]}. {found["paper"]}. {found["data"]}, {found["metric"]}.'
 
 
 def write_reproduction(

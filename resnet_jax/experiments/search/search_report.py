@@ -10,7 +10,7 @@ from resnet_jax.experiments.search.search import Range, Search
 from resnet_jax.experiments.search.study import STATES, Trial, ranked
 from resnet_jax.inference.plots import figure_text
 from resnet_jax.records.writers import write_atomically
-from resnet_jax.text import NOTHING, aligned, comma_separated
+from resnet_jax.text import NOTHING, aligned, comma_separated, paragraph, shell_command
 from resnet_jax.training import config_files
 
 SEARCH_FILE, CSV_FILE, FIGURE = 'search.json', 'search.csv', 'search.png'
@@ -136,14 +136,26 @@ def confirm_command(search: Search, workdir: Path) -> str:
     return f'resnet-jax sweep --config {file} --workdir {folder} --seeds {seeds}'
 
 
-def summary(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
-    """The best trials as a table, what may be concluded from them, and the next commands."""
+def summary(
+    search: Search, workdir: Path, trials: Sequence[Trial], width: int | None = None
+) -> str:
+    """The best trials as a table, what may be concluded from them, and the next commands.
+
+    Args:
+      search: the search.
+      workdir: its folder.
+      trials: as many as there are.
+      width: of the lines, but for commands, which are to be copied; None: any.
+    """
     counts = {state: sum(trial.state == state for trial in trials) for state in STATES}
     states = ', '.join(f'{count} {state}' for state, count in counts.items() if count)
     lines = [
-        search.title,
-        f'{search.sampler} sampler, {search.pruner} pruner: {len(trials)} of {search.trials} '
-        f'trials, {states or "none has begun"}',
+        paragraph(search.title, width),
+        paragraph(
+            f'{search.sampler} sampler, {search.pruner} pruner: {len(trials)} of {search.trials} '
+            f'trials, {states or "none has begun"}',
+            width,
+        ),
     ]
     best = ranked(trials)
     if not best:
@@ -159,19 +171,30 @@ def summary(search: Search, workdir: Path, trials: Sequence[Trial]) -> str:
         for trial in best[:_SHOWN]
     ]
     return '\n'.join(
-        [*lines, aligned(header, rows), *_advice(search, workdir, best[0], len(trials))]
+        [
+            *lines,
+            aligned(header, rows, width),
+            *_advice(search, workdir, best[0], len(trials), width),
+        ]
     )
 
 
-def _advice(search: Search, workdir: Path, best: Trial, count: int) -> list[str]:
+def _advice(search: Search, workdir: Path, best: Trial, count: int, width: int | None) -> list[str]:
     split = search.config(best.values).data.eval_split
     return [
-        f'Trial {best.number} is the best of {count} with one seed, selected by its '
-        f'{search.metric} on {split}, so that figure is',
-        'optimistic. The first command trains the same run again; the second trains the best '
-        'trials with other seeds:',
-        f'  {search.command(best.values, workdir / "best")}',
-        f'  {confirm_command(search, workdir)}',
+        paragraph(
+            f'Trial {best.number} is the best of {count} with one seed, selected by its '
+            f'{search.metric} on {split}, so that figure is optimistic. The first command trains '
+            'the same run again; the second trains the best trials with other seeds:',
+            width,
+        ),
+        *(
+            f'  {shell_command(command, width and width - 2, " " * 6)}'
+            for command in (
+                search.command(best.values, workdir / 'best'),
+                confirm_command(search, workdir),
+            )
+        ),
     ]
 
 
