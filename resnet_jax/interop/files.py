@@ -183,8 +183,9 @@ def _read_checkpoint(path: Path) -> Tensors:
     runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]
     stored = runs[0] / 'preprocessing.json' if runs else None
     texts = {}
-    if stored and stored.exists():
-        texts = {'preprocessing': json.dumps(json_files.read_json(stored))}
+    if stored:
+        described = json_files.read_json(stored, 'restore it from a copy')
+        texts = {'preprocessing': json.dumps(described)}
     return Tensors({name: np.asarray(array) for name, array in arrays.items()}, texts)
 
 
@@ -199,7 +200,10 @@ def _find_state(path: Path) -> Path:
         folder = max(steps, key=lambda p: int(p.name))
     folder = folder / 'state' if (folder / 'state').is_dir() else folder
     if not (folder / '_METADATA').is_file():
-        raise InputError(f'{path} holds no run and no complete checkpoint')
+        raise InputError(
+            f'{path} holds no run and no complete checkpoint (there is no file '
+            f'{folder / "_METADATA"}); name another checkpoint, or restore it from a copy'
+        )
     return folder.resolve()
 
 

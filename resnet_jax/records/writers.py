@@ -12,7 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_jax.errors import Range
 from resnet_jax.json_files import parse_json, unreadable
+
+_ANY = Range().holds
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -40,12 +43,18 @@ def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, 'move it away; the figures in it are lost') from error
     for line in text.split('\n'):
         with contextlib.suppress(ValueError):
             figures = parse_json(line)
-            if type(figures.get('step')) is int and isinstance(figures.get('split'), str):
+            if _is_of_a_step(**figures):
                 yield figures
+
+
+def _is_of_a_step(step: Any = None, split: Any = None, **figures: Any) -> bool:
+    """Whether a line of metrics.jsonl can have held this; null stands for infinity or NaN."""
+    numbers = (value for value in figures.values() if value is not None)
+    return Range(0, whole=True).holds(step) and isinstance(split, str) and all(map(_ANY, numbers))
 
 
 class MetricWriter:
