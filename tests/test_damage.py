@@ -5,6 +5,7 @@ Nothing else in the workdir is changed. `damage.py` makes the runs and says what
 
 import itertools
 import json
+import re
 import shutil
 
 import pytest
@@ -20,8 +21,12 @@ from damage import (
     mend,
     write_outputs,
 )
+from run_folders import write_sweep
+from studies import STUDY, search_a_function
 
-from resnet_jax.records.writers import read_metrics
+from resnet_jax.errors import InputError, RunError
+from resnet_jax.experiments.search import study
+from resnet_jax.records.writers import read_metrics, run_id
 
 QUICK_KINDS = ('emptied', 'noise', 'folder', 'nested', 'an object', 'deleted')
 
@@ -246,3 +251,90 @@ def test_a_bad_line_of_the_metrics(runs, tmp_path, command):
         assert [line for line in kept if line in good] == good
         mend(bench.run, bench.source)
     report([bench], len(BAD_LINES))
+
+
+def test_every_key_of_a_sweep(tmp_path):
+    """Refused by name, or the report has the figures that it has without damage."""
+    folder = write_sweep(tmp_path / 'sweep', {'a': [10.0, 11.0], 'b': [12.0, 13.0]})
+    path = folder / 'sweep.json'
+    good = path.read_bytes()
+    keys = json.loads(good)
+    values = (None, [], 'x', -1, 1.5, 10**400, float('inf'), ['x'], {'a': None}, [-1], [True])
+    cases = [(key, value) for key in keys for value in values] + [(kind, None) for kind in KINDS]
+
+    def errors():
+        result = call('report', '--workdir', folder, '--json')
+        if result.returncode:
+            assert (result.returncode, result.stdout) == (2, '')
+            assert len(result.stderr.splitlines()) == 1
+            assert 'sweep.json' in result.stderr and ';' in result.stderr
+            return None
+        return {run['folder']: run['error'] for run in json.loads(result.stdout)['runs']}
+
+    expected, refused = errors(), 0
+    for key, value in cases:
+        if key in KINDS:
+            KINDS[key](path, good)
+        else:
+            path.write_text(json.dumps({**keys, key: value}))
+        found = errors()
+        refused += found is None
+        assert found in (None, expected), (key, value)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        path.write_bytes(good)
+    assert len(cases) >= 80 and refused >= 60
+
+
+@pytest.mark.parametrize('how', ['whole', pytest.param('line by line', marks=pytest.mark.slow)])
+def test_journal_of_a_search(tmp_path, how):
+    """What Optuna cannot read is refused in one line; it is never changed by that."""
+    pytest.importorskip('optuna', reason='needs the extra resnet-jax[search]')
+    search_a_function(STUDY, tmp_path)
+    journal = tmp_path / study.JOURNAL
+    good = journal.read_bytes()
+    cases, refused = damaged_journals(good.decode().splitlines()), 0
+    if how == 'whole':
+        cases = [lambda kind=kind: kind(journal, good) for kind in KINDS.values()]
+    else:
+        cases = [lambda text=text: journal.write_text(text) for text in cases]
+    for damage in cases:
+        damage()
+        before = journal.read_bytes() if journal.is_file() else None
+        try:
+            study.proposals(tmp_path)
+            study.propose(STUDY, tmp_path)
+        except (InputError, RunError) as error:
+            refused += 1
+            assert str(journal) in str(error) and '\n' not in str(error) and ';' in str(error)
+            assert (journal.read_bytes() if journal.is_file() else None) == before
+        shutil.rmtree(journal) if journal.is_dir() else journal.unlink(missing_ok=True)
+        journal.write_bytes(good)
+    assert len(cases) >= (12 if how == 'whole' else 200) and refused >= 8
+
+
+def damaged_journals(lines):
+    """Journals in which a line of each kind has a value that it cannot have."""
+    first = {}
+    for number, line in enumerate(lines):
+        first.setdefault(json.loads(line)['op_code'], (number, json.loads(line)))
+    return [
+        '\n'.join([*lines[:number], json.dumps({**content, key: value}), *lines[number + 1 :]])
+        for number, content in first.values()
+        for key in content
+        for value in (None, 'x', -1, [], {}, 10**400, float('inf'))
+    ]
+
+
+@pytest.mark.parametrize('kind', [*KINDS, 'a name'])
+def test_id_of_a_record(tmp_path, kind):
+    """A new one is made up where a tracker could not have been given this one."""
+    first = run_id(tmp_path)
+    assert run_id(tmp_path) == first
+    path = tmp_path / 'tracking_id'
+    if kind == 'a name':
+        path.write_text('run-7_of_mine\n')
+        assert run_id(tmp_path) == 'run-7_of_mine'
+    elif kind != 'folder':  # refused before
+        KINDS[kind](path, path.read_bytes())
+        assert re.fullmatch(r'[\w-]{1,64}', run_id(tmp_path))
+        assert run_id(tmp_path) == path.read_text().strip()

@@ -15,6 +15,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.json_files import unreadable
 from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import LOST, Checkpoints
+from resnet_jax.training.checks import check_choices
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.step import eval_variables
@@ -54,6 +55,7 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
     folder = Path(folder)
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
     try:
+        check_choices(config)
         model = build.build_model(config.model, len(preprocessing.class_names))
         template = build.state_template(config, model, preprocessing)
     except InputError as error:  # a field that says nothing; or a model of another version

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from resnet_jax.errors import Range
 from resnet_jax.json_files import parse_json, unreadable
 
+ID_FILE = 'tracking_id'
 _ANY = Range().holds
 
 
@@ -26,6 +29,22 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def run_id(folder: Path) -> str:
+    """What a run's record in a tracker is found by when the run is resumed.
+
+    It is made up the first time, and where its file is damaged: then a new record begins.
+    """
+    path = folder / ID_FILE
+    try:
+        found = path.read_text(encoding='ascii').strip()
+    except (OSError, UnicodeDecodeError):
+        found = ''
+    if not re.fullmatch(r'[\w-]{1,64}', found):
+        found = secrets.token_hex(8)
+        write_atomically(path, found + '\n')
+    return found
 
 
 def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:

@@ -178,9 +178,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
             f'set exactly one of train.steps and train.epochs; they are '
             f'{config.train.steps} and {config.train.epochs}'
         )
-    for field, known in CHOICES.items():
-        if fields[field] is not None:
-            check_choice(field, fields[field], known(config))
+    check_choices(config)
     check_trackers(config.log.trackers)
     data.check_transforms(config.augment.transforms, config.augment, config.data.image_size)
     data.check_sizes(config.data.image_size, config.data.resize)
@@ -193,6 +191,18 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _check_together(config)
     build_model(config.model, 10)
     return config
+
+
+def check_choices(config: ConfigDict) -> None:
+    """Refuses names that are none of those that a field takes.
+
+    Raises:
+      InputError: with the nearest.
+    """
+    fields = flatten_dict(config.to_dict(), sep='.')
+    for field, known in CHOICES.items():
+        if fields[field] is not None:
+            check_choice(field, fields[field], known(config))
 
 
 def check_values(fields: Mapping[str, Any]) -> None:

@@ -17,8 +17,7 @@ from resnet_jax import data
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError, Unreadable
 from resnet_jax.json_files import read_json, unreadable
-from resnet_jax.records.trackers import ID_FILE
-from resnet_jax.records.writers import read_metrics, write_atomically
+from resnet_jax.records.writers import ID_FILE, read_metrics, write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training.checkpoint import LOST
 from resnet_jax.training.memory import device_peak_bytes
