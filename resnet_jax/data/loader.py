@@ -12,6 +12,7 @@ import functools
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -305,7 +306,8 @@ def read_ahead(
       workers: processes; 0 for a thread for each core of this process.
 
     Returns:
-      An iterator of make(start), ..., make(stop - 1), in this order. It raises what `make` raises.
+      An iterator of make(start), ..., make(stop - 1), in this order. It raises what `make` raises,
+      and ChildProcessError if one of the processes was killed.
       Its close() ends the workers; so does dropping it.
     """
     batches = _read_ahead(make, start, stop, workers)
@@ -337,6 +339,14 @@ def _read_ahead(
     iterator = iter(dataset)
     try:
         yield from iterator
+    except RuntimeError as error:  # Grain's own, about one of its processes
+        died = re.search(r'Worker process was terminated.* exit code (-?\d+)', str(error))
+        if not died:
+            raise
+        raise ChildProcessError(
+            f'a process that reads images ended (exit code {died[1]}), as for lack of memory; '
+            'fewer data.workers take less'
+        ) from error
     finally:
         iterator.close()
 
