@@ -327,7 +327,9 @@ def test_a_killed_worker_ends_the_run_in_one_line(tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     listed = subprocess.run(
-        ['ps', '--ppid', str(process.pid), '-o', 'pid=,args='], capture_output=True, text=True
+        ['ps', '-ww', '--ppid', str(process.pid), '-o', 'pid=,args='],
+        capture_output=True,
+        text=True,
     )
     workers = [line.split()[0] for line in listed.stdout.splitlines() if 'spawn_main' in line]
     assert len(workers) == 2
