@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import re
@@ -116,6 +117,8 @@ def process_settings() -> Iterator[None]:
     with warnings.catch_warnings():
         # Images that are damaged or too large are refused in words of our own.
         warnings.filterwarnings('ignore', module=r'PIL\.')
+        # Orbax's other reads, after one has failed and is reported.
+        warnings.filterwarnings('ignore', r"coroutine '\w+' was never awaited")
         for name, level in QUIET_LOGGERS.items():
             logging.getLogger(name).setLevel(level)
         os.environ.update(added)
@@ -140,7 +143,9 @@ def _in_one_line(where: Callable[[Any], Any]) -> Callable[[Any], None]:
 
     def report_exception(report: Any) -> None:
         error = ' '.join(str(report.exc_value).split())
-        if error == 'Event loop is closed':
+        thing = getattr(report, 'object', None)
+        orbax = inspect.iscoroutine(thing) and 'orbax' in thing.cr_code.co_filename
+        if orbax or error == 'Event loop is closed':
             return  # of Orbax's other reads, after one has failed and was reported
         kind = getattr(report.exc_type, '__name__', report.exc_type)
         print(f'in the background, {where(report)}: {kind}: {error}'[:300], file=sys.stderr)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from running import STREAMED, checkpoint_steps, complains, flags, start
 
 from resnet_jax.data import (
     TRANSFORMS,
@@ -324,3 +325,28 @@ def test_workers_end_with_the_program(tmp_path, kill):
 
 def test_default_workers_is_small():
     assert 0 <= default_workers() <= 8
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_in_one_line(tmp_path):
+    """As when the machine has no memory left; the run says what is kept, and leaves no process."""
+    fields = {**STREAMED, 'data.workers': 2, 'train.steps': 100_000, 'train.log_every': 100,
+              'train.eval_every': 0, 'checkpoint.every': 20}  # fmt: skip
+    folder = tmp_path / 'run'
+    process = start('train', *flags(fields), '--workdir', folder)
+    deadline = time.monotonic() + 120
+    while not ((folder / 'checkpoints').is_dir() and checkpoint_steps(folder)):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    listed = subprocess.run(
+        ['ps', '-ww', '--ppid', str(process.pid), '-o', 'pid=,args='],
+        capture_output=True,
+        text=True,
+    )
+    workers = [line.split()[0] for line in listed.stdout.splitlines() if 'spawn_main' in line]
+    assert len(workers) == 2
+    os.kill(int(workers[0]), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    result = subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    complains(result, 1, 'exit code -9', 'the last good checkpoint is of step', 'run the same')
+    assert out == ''

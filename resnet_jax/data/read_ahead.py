@@ -6,6 +6,7 @@ import functools
 import gc
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,8 +53,9 @@ def read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) ->
       workers: processes; 0 for a thread for each core of this process.
 
     Returns:
-      An iterator of make(start), ..., make(stop - 1), in this order. It raises what `make` raises.
-      Its close() ends the workers; so does dropping it.
+      An iterator of make(start), ..., make(stop - 1), in this order. It raises what `make` raises,
+      and ChildProcessError if one of the processes was killed. Its close() ends the workers; so
+      does dropping it.
     """
     batches = _read_ahead(make, start, stop, workers)
     # Grain fails with many lines when it is closed while the interpreter shuts down.
@@ -84,6 +86,14 @@ def _read_ahead(
     iterator = iter(dataset)
     try:
         yield from iterator
+    except RuntimeError as error:  # Grain's own, about one of its processes
+        died = re.search(r'Worker process was terminated.* exit code (-?\d+)', str(error))
+        if not died:
+            raise
+        raise ChildProcessError(
+            f'a process that reads images ended (exit code {died[1]}), as for lack of memory; '
+            'fewer data.workers take less'
+        ) from error
     finally:
         iterator.close()
 

@@ -16,17 +16,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, Unreadable, check_choice
+from resnet_jax.errors import InputError, Unreadable, check_choice, shown
 from resnet_jax.experiments.definitions import SWEEP, check_definition
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files, workdir
-from resnet_jax.training.checks import refuse_without_effect, resolve
+from resnet_jax.training.checks import RANGES, refuse_without_effect, resolve
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'
+_WRITTEN = ('title', 'base', 'fields', 'arms', 'baseline')  # into sweep.json, since ever
 _REQUIRED = ('title', 'base', 'arms')  # of what get_sweep() returns
 
 
@@ -268,27 +269,35 @@ def read_sweep(folder: Path) -> Sweep:
     path = folder / SWEEP_FILE
     if not folder.is_dir():
         raise InputError(f'workdir {folder} does not exist; make one with `resnet-jax sweep`')
-    if not path.is_file():
+    if not path.exists():
         hint = 'make one with `resnet-jax sweep`'
         if workdir.is_run(folder):
             hint = '`resnet-jax report` and `compare` take single runs'
         raise InputError(f'workdir {folder} holds no sweep (it has no {SWEEP_FILE}); {hint}')
+    hint = 'it describes no sweep; restore it from a copy, or use another --workdir'
     try:
-        return _from_json(read_json(path, 'it describes no sweep'))
+        return _from_json(read_json(path, hint))
     except Unreadable:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise unreadable(path, error, 'it describes no sweep') from error
+        raise unreadable(path, error, hint) from error
 
 
 def _from_json(found: Mapping[str, Any]) -> Sweep:
     """The inverse of `sweep_json`; unknown keys are ignored."""
+    seeds = found['seeds']
+    for key, check in SWEEP.items():
+        value = found[key] if key in _WRITTEN else found.get(key) or {}
+        if key != 'seeds' and check is not None and not check(value):
+            raise ValueError(f'its {key} is {shown(value)}')
+    if not isinstance(seeds, list) or not all(map(RANGES['seed'].holds, seeds)):
+        raise ValueError(f'its seeds are {shown(seeds)}')
     sweep = Sweep(
         title=str(found['title']),
         base=config_files.canonical(str(found['base'])),
         fields=configs.upgraded(found['fields']),
         arms={str(arm): configs.upgraded(fields) for arm, fields in found['arms'].items()},
-        seeds=tuple(int(seed) for seed in found['seeds']),
+        seeds=tuple(seeds),
         baseline=found['baseline'],
         published={arm: float(error) for arm, error in (found.get('published') or {}).items()},
         runs=dict(found.get('runs') or {}),
@@ -308,7 +317,7 @@ def begin(sweep: Sweep, folder: Path) -> None:
       InputError: for a workdir that holds something else, such as an arm of the same name with
         other fields.
     """
-    if not (folder / SWEEP_FILE).is_file():
+    if not (folder / SWEEP_FILE).exists():
         ours = (workdir.LOCK, SWEEP_FILE, f'{SWEEP_FILE}.tmp')
         empty = folder.is_dir() and all(path.name in ours for path in folder.iterdir())
         if folder.exists() and not empty:
@@ -322,7 +331,7 @@ def begin(sweep: Sweep, folder: Path) -> None:
 
 def _write(sweep: Sweep, folder: Path) -> None:
     path = folder / SWEEP_FILE
-    if path.is_file():
+    if path.exists():
         old, text = read_sweep(folder), path.read_text()
         _check_same(old, sweep, folder, moved=json.loads(text)['base'] != sweep.base)
         seeds = old.seeds + tuple(seed for seed in sweep.seeds if seed not in old.seeds)

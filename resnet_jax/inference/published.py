@@ -68,7 +68,10 @@ def read_published(
     layout, classes = weights.describe(tensors.arrays, model)
     model = models.create_model(name, classes, **overrides)
     stored = tensors.metadata.get('preprocessing')
-    base = Preprocessing.from_json(stored) if stored else None
+    try:
+        base = Preprocessing.from_json(stored) if stored else None
+    except InputError as error:
+        raise InputError(f'{source}: {error}; restore it from a copy') from error
     known = known or (None if base else hub.preprocessing_of(source))
     names = (
         tuple(class_names)

@@ -1,5 +1,6 @@
 """Load the model of a run, ready to evaluate and predict."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ import numpy as np
 
 from resnet_jax import data, models
 from resnet_jax.data import Preprocessing, Source
+from resnet_jax.errors import InputError
+from resnet_jax.json_files import unreadable
 from resnet_jax.training import build, workdir
-from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.checkpoint import LOST, Checkpoints
+from resnet_jax.training.checks import check_choices
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.step import eval_variables
@@ -50,11 +54,15 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
     """
     folder = Path(folder)
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
-    model = build.build_model(config.model, len(preprocessing.class_names))
-    checkpoints = Checkpoints(folder, config.checkpoint, read_only=True)
-    step = checkpoints.find(checkpoint)
-    state, _ = checkpoints.restore(build.state_template(config, model, preprocessing), step)
-    checkpoints.close()
+    try:
+        check_choices(config)
+        model = build.build_model(config.model, len(preprocessing.class_names))
+        template = build.state_template(config, model, preprocessing)
+    except InputError as error:  # a field that says nothing; or a model of another version
+        raise unreadable(folder / 'config.json', error, LOST) from error
+    with contextlib.closing(Checkpoints(folder, config.checkpoint, read_only=True)) as checkpoints:
+        step = checkpoints.find(checkpoint)
+        state, _ = checkpoints.restore(template, step)
     return TrainedModel(
         model,
         eval_variables(state),

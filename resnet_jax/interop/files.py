@@ -6,10 +6,13 @@ No code in a file is ever run.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,7 @@ import ml_dtypes
 import numpy as np
 
 from resnet_jax import json_files
-from resnet_jax.errors import InputError, Unreadable, first_line
+from resnet_jax.errors import InputError, Unreadable, first_line, shown
 from resnet_jax.interop import checksums
 from resnet_jax.models.stages import unstack_blocks
 
@@ -82,12 +85,37 @@ def _read_safetensors(path: Path) -> Tensors:
 
 def _read_npz(path: Path) -> Tensors:
     try:
+        _check_declared_sizes(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f'{path} cannot be read as .npz: {error}') from error
+    except (*_NOT_NPZ, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f'{path} cannot be read as .npz: {first_line(error)}') from error
     texts = {name: str(arrays.pop(name)) for name in list(arrays) if arrays[name].dtype.kind == 'U'}
     return Tensors(arrays, texts)
+
+
+_DEFLATE = 1032
+_NOT_NPZ = (OSError, ValueError, EOFError, OverflowError, NotImplementedError)
+
+
+def _check_declared_sizes(path: Path) -> None:
+    """Refuses an array that declares more than is stored of it, before memory is asked for."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    stored = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            # The archive may lie about sizes too; deflate packs at most 1032 bytes into one.
+            most = min(member.file_size, _DEFLATE * min(member.compress_size, stored))
+            with archive.open(member) as file:
+                read_header = readers.get(np.lib.format.read_magic(file))
+                if read_header is None:
+                    continue  # that of names outside of Latin-1, of structured arrays
+                shape, _, dtype = read_header(file)
+            if math.prod(shape) * dtype.itemsize > most:
+                raise ValueError(f'{member.filename} declares more than the file holds: {shape}')
 
 
 def _read_torch(path: Path) -> Tensors:
@@ -97,7 +125,9 @@ def _read_torch(path: Path) -> Tensors:
     try:
         # weights_only: never unpickle code. mmap: read a tensor when it is converted.
         zipped = zipfile.is_zipfile(path)
-        found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)  # of tensors that are refused below
+            found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise InputError(
             f'{path} holds more than tensors (a pickled model?); it is not opened, because that '
@@ -115,16 +145,30 @@ def _read_torch(path: Path) -> Tensors:
     if not isinstance(found, Mapping):
         raise InputError(f'{path} holds a {type(found).__name__} instead of a state dict')
     tensors = {name: t for name, t in found.items() if isinstance(t, torch.Tensor)}
-    return Tensors({name: _as_numpy(tensor) for name, tensor in tensors.items()}, texts)
+    if unnamed := [name for name in tensors if not isinstance(name, str)]:
+        raise InputError(
+            f'{path} holds a tensor under {shown(unnamed[0])}, which is no name; save the '
+            "state_dict() of a model, whose keys are its tensors' names"
+        )
+    return Tensors({name: _as_numpy(t, f'{path}: {name}') for name, t in tensors.items()}, texts)
 
 
-def _as_numpy(tensor: 'torch.Tensor') -> np.ndarray:
+def _as_numpy(tensor: 'torch.Tensor', where: str) -> np.ndarray:
     import torch
 
+    special = tensor.is_quantized or tensor.is_nested or tensor.is_meta
+    if special or tensor.layout is not torch.strided:
+        raise InputError(
+            f'{where} is a sparse, quantised, nested or empty tensor; save an ordinary one, as '
+            'to_dense() and dequantize() make it'
+        )
     tensor = tensor.detach().contiguous()
     if tensor.dtype == torch.bfloat16:  # NumPy itself has no bfloat16
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
+    try:
+        return tensor.numpy()
+    except TypeError as error:
+        raise InputError(f'{where} holds {tensor.dtype}; save it as float32') from error
 
 
 def _require_torch(purpose: str) -> None:
@@ -183,8 +227,9 @@ def _read_checkpoint(path: Path) -> Tensors:
     runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]
     stored = runs[0] / 'preprocessing.json' if runs else None
     texts = {}
-    if stored and stored.exists():
-        texts = {'preprocessing': json.dumps(json_files.read_json(stored))}
+    if stored:
+        described = json_files.read_json(stored, 'restore it from a copy')
+        texts = {'preprocessing': json.dumps(described)}
     return Tensors({name: np.asarray(array) for name, array in arrays.items()}, texts)
 
 
@@ -199,7 +244,10 @@ def _find_state(path: Path) -> Path:
         folder = max(steps, key=lambda p: int(p.name))
     folder = folder / 'state' if (folder / 'state').is_dir() else folder
     if not (folder / '_METADATA').is_file():
-        raise InputError(f'{path} holds no run and no complete checkpoint')
+        raise InputError(
+            f'{path} holds no run and no complete checkpoint (there is no file '
+            f'{folder / "_METADATA"}); name another checkpoint, or restore it from a copy'
+        )
     return folder.resolve()
 
 
@@ -220,7 +268,8 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
         with _replacing(path) as draft:
             writer(draft, tensors)
     except OSError as error:
-        raise InputError(f'cannot write {path}: {error.strerror or error}') from error
+        why = f'{error.strerror or error}; make room, or write elsewhere'
+        raise InputError(f'cannot write {path}: {why}') from error
 
 
 @contextlib.contextmanager
@@ -241,7 +290,10 @@ def _replacing(path: Path) -> Iterator[Path]:
 def _write_safetensors(path: Path, tensors: Tensors) -> None:
     import safetensors.numpy
 
-    safetensors.numpy.save_file(tensors.arrays, path, tensors.metadata or None)
+    try:
+        safetensors.numpy.save_file(tensors.arrays, path, tensors.metadata or None)
+    except safetensors.SafetensorError as error:  # such as a full disk
+        raise OSError(first_line(error)) from error
 
 
 def _write_npz(path: Path, tensors: Tensors) -> None:
@@ -263,7 +315,10 @@ def _write_torch(path: Path, tensors: Tensors) -> None:
         return torch.from_numpy(array)
 
     state_dict = {name: as_tensor(array) for name, array in tensors.arrays.items()}
-    torch.save({**tensors.metadata, 'state_dict': state_dict}, path)
+    try:
+        torch.save({**tensors.metadata, 'state_dict': state_dict}, path)
+    except RuntimeError as error:  # such as a full disk, which PyTorch does not name
+        raise OSError(f'PyTorch cannot write it, is the disk full? {first_line(error)}') from error
 
 
 WRITERS: dict[str, Callable[[Path, Tensors], None]] = {

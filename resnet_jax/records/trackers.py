@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import re
-import secrets
 import sys
 import threading
 import time
@@ -21,10 +20,9 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from resnet_jax.errors import InputError, Interrupted, Stopped, check_choice, first_line
-from resnet_jax.records.writers import write_atomically
+from resnet_jax.records.writers import run_id
 
 DEFAULT_PROJECT = 'resnet-jax'
-ID_FILE = 'tracking_id'  # in the workdir: identifies the run's record when the run is resumed
 _RETRY = 60  # seconds after which a tracker that failed is tried again
 _PATIENCE = 30  # seconds that the end of a run waits for a tracker
 _PARAMS_AT_ONCE, _METRICS_AT_ONCE = 100, 1000  # the most that MLflow takes in a call
@@ -290,15 +288,12 @@ def follow(
     """
     if not trackers:
         return Mirrors([])
-    path = folder / ID_FILE
-    if not path.is_file():
-        write_atomically(path, secrets.token_hex(8) + '\n')
     name, group = _name_and_group(folder)
     mirrors = []
     for tracker in dict.fromkeys(trackers):
         title, variable, connect = TRACKERS[tracker]
         run = TrackedRun(
-            id=path.read_text().strip(),
+            id=run_id(folder),
             project=project or os.environ.get(variable) or DEFAULT_PROJECT,
             name=name,
             group=group,

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import secrets
 import sys
 import threading
 import time
@@ -13,8 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from resnet_jax.errors import Range
 from resnet_jax.json_files import parse_json, unreadable
 from resnet_jax.text import paragraph, terminal_width
+
+ID_FILE = 'tracking_id'
+_ANY = Range().holds
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -25,6 +31,22 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def run_id(folder: Path) -> str:
+    """What a run's record in a tracker is found by when the run is resumed.
+
+    It is made up the first time, and where its file is damaged: then a new record begins.
+    """
+    path = folder / ID_FILE
+    try:
+        found = path.read_text(encoding='ascii').strip()
+    except (OSError, UnicodeDecodeError):
+        found = ''
+    if not re.fullmatch(r'[\w-]{1,64}', found):
+        found = secrets.token_hex(8)
+        write_atomically(path, found + '\n')
+    return found
 
 
 def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
@@ -42,12 +64,18 @@ def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, 'move it away; the figures in it are lost') from error
     for line in text.split('\n'):
         with contextlib.suppress(ValueError):
             figures = parse_json(line)
-            if type(figures.get('step')) is int and isinstance(figures.get('split'), str):
+            if _is_of_a_step(**figures):
                 yield figures
+
+
+def _is_of_a_step(step: Any = None, split: Any = None, **figures: Any) -> bool:
+    """Whether a line of metrics.jsonl can have held this; null stands for infinity or NaN."""
+    numbers = (value for value in figures.values() if value is not None)
+    return Range(0, whole=True).holds(step) and isinstance(split, str) and all(map(_ANY, numbers))
 
 
 class MetricWriter:

@@ -9,12 +9,15 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from resnet_jax.errors import InputError, RunError, Unreadable, unknown_name
+from resnet_jax.errors import InputError, RunError, Unreadable, choose, unknown_name
 from resnet_jax.interop.checksums import checksums, differing_parts
+from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.training.step import TrainState
 
 # Whether a larger figure is better.
 BEST_MODES = {'top1': 'max', 'loss': 'min'}
+# What to do about a file without which a run cannot go on.
+LOST = 'restore it from a copy, or train again in another --workdir'
 
 
 def checkpoints_dir(workdir: Path) -> Path:
@@ -30,6 +33,26 @@ def saved_steps(workdir: Path) -> list[int]:
     )  # Orbax gives complete ones this name
 
 
+def _check_descriptions(folder: Path, best: str) -> None:
+    """Refuses damage in what Orbax reads of all checkpoints, whichever is asked for.
+
+    Its own errors about these files do not say which one it is. Without them a state can be read.
+
+    Raises:
+      Unreadable: naming the file.
+    """
+    for step in folder.iterdir() if folder.is_dir() else ():
+        description, evaluation = step / '_CHECKPOINT_METADATA', step / 'metrics' / 'metrics'
+        if not step.name.isdigit():
+            continue
+        if description.exists():
+            read_json(description, 'remove it; the checkpoint can be read without')
+        if evaluation.exists():
+            hint = 'remove it; the checkpoint then counts as one that was not evaluated'
+            if not isinstance(read_json(evaluation, hint).get(best), int | float):
+                raise unreadable(evaluation, f'it has no {best}', hint)
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -43,10 +66,11 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, settings: ConfigDict, read_only: bool = False) -> None:
-        self.best_metric = settings.best
+        self.best_metric, mode = settings.best, choose('checkpoint.best', settings.best, BEST_MODES)
         self._dir = checkpoints_dir(workdir).resolve()
         if read_only and not self._dir.is_dir():
             raise InputError(f'{self._dir} does not exist; train the run first')
+        _check_descriptions(self._dir, self.best_metric)
 
         def figure(metrics: dict[str, float]) -> float:
             return metrics[self.best_metric]
@@ -56,7 +80,7 @@ class Checkpoints:
                 preservation_policy.LatestN(settings.keep),
                 preservation_policy.BestN(
                     get_metric_fn=figure,
-                    reverse=BEST_MODES[settings.best] == 'min',
+                    reverse=mode == 'min',
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -68,7 +92,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
                 best_fn=figure,
-                best_mode=BEST_MODES[settings.best],
+                best_mode=mode,
                 # Not Orbax's read_only, which warns that it is: without the folder's creation and
                 # cleaning, opening it writes nothing.
                 create=not read_only,
@@ -170,7 +194,7 @@ class Checkpoints:
             hint = (
                 f'move that folder away to continue from step {others[-1]}'
                 if others
-                else 'there is no other checkpoint'
+                else f'there is no other checkpoint; {LOST}'
             )
             raise Unreadable(
                 f'checkpoint {self._dir / str(step)} cannot be read: {one_line(error)}; {hint}'
@@ -189,4 +213,5 @@ def _parts(state: TrainState) -> dict[str, Any]:
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The message of an error on one line, cut after `limit` characters."""
     text = ' '.join(str(error).split()) or type(error).__name__
+    text = f'it lacks {text}' if isinstance(error, KeyError) else text
     return text if len(text) <= limit else text[:limit] + ' ...'

@@ -172,21 +172,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
       InputError: naming the field, its value and what it takes.
     """
     fields = flatten_dict(config.to_dict(), sep='.')
-    for field, allowed in RANGES.items():
-        value = fields[field]
-        for number in value if isinstance(value, tuple | list) else (value,):
-            if value is not None:
-                check_number(f'config field {field}', number, allowed)
-    _check_texts(fields)
+    check_values(fields)
     if (config.train.steps is None) == (config.train.epochs is None):
         raise InputError(
             f'set exactly one of train.steps and train.epochs; they are '
             f'{config.train.steps} and {config.train.epochs}'
         )
-    check_dtype(config.model.dtype, 'model.dtype')
-    for field, known in CHOICES.items():
-        if fields[field] is not None:
-            check_choice(field, fields[field], known(config))
+    check_choices(config)
     check_trackers(config.log.trackers)
     data.check_transforms(config.augment.transforms, config.augment, config.data.image_size)
     data.check_sizes(config.data.image_size, config.data.resize)
@@ -199,6 +191,33 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _check_together(config)
     build_model(config.model, 10)
     return config
+
+
+def check_choices(config: ConfigDict) -> None:
+    """Refuses names that are none of those that a field takes.
+
+    Raises:
+      InputError: with the nearest.
+    """
+    fields = flatten_dict(config.to_dict(), sep='.')
+    for field, known in CHOICES.items():
+        if fields[field] is not None:
+            check_choice(field, fields[field], known(config))
+
+
+def check_values(fields: Mapping[str, Any]) -> None:
+    """Checks each of a config's flattened fields by itself; no name is looked up.
+
+    Raises:
+      InputError: for a number out of its range, and for text that can be no name.
+    """
+    for field, allowed in RANGES.items():
+        value = fields[field]
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if value is not None:
+                check_number(f'config field {field}', number, allowed)
+    _check_texts(fields)
+    check_dtype(fields['model.dtype'], 'model.dtype')
 
 
 def _check_texts(fields: Mapping[str, Any]) -> None:

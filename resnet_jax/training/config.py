@@ -12,7 +12,13 @@ from ml_collections import ConfigDict, FieldReference
 from resnet_jax.errors import InputError, shown, unknown_name
 from resnet_jax.json_files import parse_json
 from resnet_jax.training import config_files
-from resnet_jax.training.checks import NAME_LISTS, lacking, refuse_without_effect, resolve
+from resnet_jax.training.checks import (
+    NAME_LISTS,
+    check_values,
+    lacking,
+    refuse_without_effect,
+    resolve,
+)
 
 # Fields that may change when a run is resumed: they say how it is watched and kept, or where its
 # data lies, not what it computes.
@@ -190,12 +196,17 @@ def from_json(text: str) -> ConfigDict:
     fields = parse_json(text)
     config = default_config()
     for name, value in config.items():
-        if name in fields and isinstance(value, ConfigDict) != isinstance(fields[name], dict):
-            raise ValueError(f'it holds no config: {name} is {fields[name]!r:.40}')
+        given = fields.get(name, value)
+        leaves = [given, *given.values()] if isinstance(given, dict) else []
+        if {} in leaves or isinstance(value, ConfigDict) != isinstance(given, dict | ConfigDict):
+            raise ValueError(f'it holds no config: {name} is {shown(given)}')
     if 'model' not in fields:
         raise ValueError('it holds no config')
     # Versions without this field took slices in this order.
     found = {'data.slice_order': 'sorted', **upgraded(flatten(fields))}
+    found = {field: tuples(value) for field, value in found.items()}
+    _check_types(found, config)
+    check_values({**flatten(config), **found})
     with config.unlocked(), config.ignore_type():
         for field, value in found.items():
             *sections, leaf = field.split('.')
@@ -204,8 +215,22 @@ def from_json(text: str) -> ConfigDict:
                 if name not in section:
                     section[name] = ConfigDict()
                 section = section[name]
-            section[leaf] = tuples(value)
+            section[leaf] = value
     return config.lock()
+
+
+def _check_types(found: Mapping[str, Any], config: ConfigDict) -> None:
+    """Refuses flattened fields of a file that no config can have held; others' are let through."""
+    kinds = {field: config_type(config, field) for field in flatten(config)}
+    for field, value in found.items():
+        inside = [known for known in kinds if field.startswith(f'{known}.')]
+        if inside:
+            raise ValueError(f'its field {inside[0]} is a section')
+        kind = kinds.get(field)
+        if kind is None or (value is None and _optional(config, field)):
+            continue
+        if type(value).__name__ not in (kind, 'int' if kind == 'float' else kind):
+            raise ValueError(f'its field {field} takes {kind}, got {shown(value)}')
 
 
 def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from resnet_jax import data
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError, Unreadable
 from resnet_jax.json_files import read_json, unreadable
-from resnet_jax.records.writers import read_metrics, write_atomically
+from resnet_jax.records.writers import ID_FILE, read_metrics, write_atomically
 from resnet_jax.training import config as configs
+from resnet_jax.training.checkpoint import LOST
 from resnet_jax.training.memory import device_peak_bytes
 
 LOCK = '.lock'
@@ -29,10 +30,13 @@ _FIRST_FILES = (
     'config.json.tmp',
 )
 
+# What training writes anew, whatever is there, but for a folder.
+_REPLACED = (LOCK, 'data.json', 'metrics.jsonl', 'summary.json', ID_FILE)
+
 
 def is_run(workdir: Path) -> bool:
     """Whether the folder holds a run."""
-    return (workdir / 'config.json').is_file()
+    return (workdir / 'config.json').exists()
 
 
 def is_sound(workdir: Path) -> bool:
@@ -71,6 +75,8 @@ def check_readable(workdir: Path) -> None:
     if is_run(workdir):
         read_config(workdir)
         read_preprocessing(workdir)
+        for path in (workdir / name for name in _REPLACED if (workdir / name).is_dir()):
+            raise Unreadable(f'{path} is a folder, where a file of the run belongs; move it away')
         return
     if not workdir.exists():
         return
@@ -129,13 +135,14 @@ def check_data(
     changes += [f'the class {n!r} is new' for n in class_names if n not in names]
     path, advice = workdir / 'data.json', 'restore it, or start a new run in another --workdir'
     if not changes and path.is_file():
-        old = read_json(path)
+        hint = 'if the data are the same, remove it and run the same command again'
+        old = read_json(path, hint)
         try:
             for split, now in fingerprint.items():
                 found = data.fingerprint_changes(old[split], now)
                 changes += [f'{split}: {line}' for line in found]
         except (KeyError, TypeError, AttributeError) as error:
-            raise unreadable(path, error) from error
+            raise unreadable(path, error, hint) from error
         advice = f'{advice}, or continue on what there is now with {ACCEPT}'
     elif not changes:  # an earlier version kept the path and the names of the classes only
         then, now = read_config(workdir).data.name, config.data.name
@@ -174,7 +181,7 @@ def read_config(workdir: Path) -> ConfigDict:
     try:
         return configs.from_json(path.read_text(encoding='utf-8'))
     except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, LOST) from error
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
@@ -187,7 +194,7 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
     try:
         return Preprocessing.from_json(path.read_text(encoding='utf-8'))
     except (ValueError, OSError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, LOST) from error
 
 
 PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError, first_line
 from resnet_jax.experiments.results import RunResult, read_member
 from resnet_jax.experiments.search.search import METRICS, Range, Search
 
@@ -60,7 +60,7 @@ def proposals(workdir: Path) -> list[Proposal]:
     """All trials so far, by number."""
     if not (workdir / JOURNAL).is_file():
         return []
-    with _quiet():
+    with _quiet(), _understood(workdir / JOURNAL):
         return [_proposal(trial) for trial in _study(workdir / JOURNAL).get_trials()]
 
 
@@ -153,7 +153,7 @@ def _change(workdir: Path) -> Iterator[Path]:
     for left in (copy, copy.with_name(f'{copy.name}.lock')):  # by a process that was killed
         left.unlink(missing_ok=True)
     try:
-        with _quiet():
+        with _quiet(), _understood(journal):
             if journal.is_file():
                 shutil.copyfile(journal, copy)
             else:
@@ -166,6 +166,24 @@ def _change(workdir: Path) -> Iterator[Path]:
         raise RunError(
             f'cannot write {journal}: {error.strerror}; make room and run the same command again'
         ) from error
+
+
+@contextlib.contextmanager
+def _understood(journal: Path) -> Iterator[None]:
+    """Puts what Optuna raises about a journal whose lines are damaged into words."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise _no_journal(journal, error) from error
+
+
+def _no_journal(journal: Path, error: Exception) -> InputError:
+    return InputError(
+        f'{journal} is no journal of a search: {first_line(error)}; restore it from a copy, or use '
+        'another --workdir'
+    )
 
 
 @contextlib.contextmanager
@@ -202,7 +220,7 @@ def _study(path: Path, sampler: Any = None, pruner: Any = None) -> Any:
             pruner=pruner or optuna.pruners.NopPruner(),
         )
     except Exception as error:  # Optuna expects a sound journal, and fails in many ways
-        raise InputError(f'{path} is no journal of a search: {error}') from error
+        raise _no_journal(path, error) from error
 
 
 def _distributions(search: Search) -> dict[str, Any]:
