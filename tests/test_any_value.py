@@ -82,7 +82,12 @@ def outcome(capsys, arguments):
 # Messages that name a field by what it holds.
 WORDS = {
     **dict.fromkeys(('data.train_split', 'data.eval_split'), 'split'),
-    **{'data.name': 'data set', 'augment.transforms': 'transform', 'model.name': 'model'},
+    **{
+        'data.memory_mib': 'streamed',
+        'data.name': 'data set',
+        'augment.transforms': 'transform',
+        'model.name': 'model',
+    },
     **{'train.epochs': 'train.', 'train.steps': 'train.'},
 }
 

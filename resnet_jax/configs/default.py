@@ -8,11 +8,14 @@ folder, unless there is another default.py beside the config. On the command lin
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def get_config() -> ConfigDict:
-    """The default config; `placeholder(type)` is a field of that type that is not set."""
+    """The default config; `placeholder(type)` is a field of that type that is not set.
+
+    A `FieldReference` keeps its type when it is unset.
+    """
     config = ConfigDict()
     config.seed = 0  # everything random in a run derives from it
     config.task = 'classification'  # what is learnt: a row of training/tasks.py
@@ -99,7 +102,7 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 128
-    config.train.steps = 64_000  # exactly one of steps and epochs is set
+    config.train.steps = FieldReference(64_000)  # exactly one of steps and epochs is set
     config.train.epochs = placeholder(float)
     # Of float32 products: default, high, highest, bfloat16, tensorfloat32 or float32 (see
     # jax.default_matmul_precision); JAX's own setting if unset.
