@@ -3,9 +3,11 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from resnet_jax import cli
+from resnet_jax.data import Preprocessing, load_arrays, open_source
 
 CONFIGS = pathlib.Path(__file__).parents[1] / 'configs'
 
@@ -76,3 +78,46 @@ def test_imagenette_streamed_and_predicted(shared_data, tmp_path, capsys):
         probabilities = [top['probability'] for top in prediction['top']]
         assert probabilities == sorted(probabilities, reverse=True)
         assert {top['class'] for top in prediction['top']} <= set(names)
+
+
+def test_imagenette_as_a_folder_is_the_same_data(shared_data, tmp_path, capsys):
+    """The same pixels and labels as through TFDS; a renamed class is noticed."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder('imagenette224', data_dir=shared_data / 'tfds')
+    names = builder.info.features['label'].names
+    skip = {'image': tfds.decode.SkipDecoding()}
+    for split, count in (('train', 300), ('validation', 100)):
+        source = builder.as_data_source(split, decoders=skip)
+        for i in range(count):
+            file = tmp_path / 'images' / split / names[source[i]['label']] / f'{i:05}.JPEG'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(bytes(source[i]['image']))
+    folder = f'folder:{tmp_path / "images"}'
+    preprocessing = Preprocessing(32, 3, 36, (0.5,) * 3, (0.25,) * 3, tuple(names))
+    ours = load_arrays(open_source(folder, 'validation'), preprocessing)
+    theirs = load_arrays(
+        open_source('tfds:imagenette224', 'validation[:100]', str(shared_data / 'tfds')),
+        preprocessing,
+    )
+    order = np.argsort(theirs['label'], kind='stable')  # that of a folder: class by class
+    for key in ('image', 'label'):
+        np.testing.assert_array_equal(ours[key], theirs[key][order])
+    command = [
+        'train',
+        f'--config={CONFIGS}/imagenette.py',
+        f'--workdir={tmp_path / "run"}',
+        f'--config.data.name={folder}',
+        '--config.data.image_size=32',
+        '--config.train.batch_size=32',
+        '--config.train.steps=6',
+        '--config.optim.warmup=0',
+    ]
+    assert cli.main(command) == 0
+    (evaluation,) = lines(tmp_path / 'run', 'eval')
+    assert evaluation['n'] == 100
+    capsys.readouterr()
+    (tmp_path / 'images' / 'train' / names[0]).rename(tmp_path / 'images' / 'train' / 'renamed')
+    assert cli.main(['eval', '--workdir', str(tmp_path / 'run')]) == 2
+    said = capsys.readouterr().err
+    assert names[0] in said and 'renamed' in said
