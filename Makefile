@@ -8,11 +8,12 @@ BIN = $(VENV)/bin
 # and CI's second leg run the code as users do.
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0
 
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow mutants lint format bench clean
 help:
 	@echo 'make demo       train on the embedded digits, evaluate'
 	@echo 'make test       run the tests (under 10 minutes on 2 cores)'
 	@echo 'make test-slow  run the slow tests'
+	@echo 'make mutants    change the code in many places; list what no test notices (an hour)'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     reformat the code'
 	@echo 'make bench      run the CPU benchmarks'
@@ -54,6 +55,10 @@ test: $(VENV)/.installed-$(EXTRAS)
 test-slow: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(PYTEST_ARGS)
 
+mutants: $(VENV)/.installed-$(EXTRAS) $(VENV)/.installed-dev
+	XLA_FLAGS="$(strip $(TEST_XLA_FLAGS) $$XLA_FLAGS)" $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,5 +76,5 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/growth.py
 
 clean:
-	rm -rf $(VENV) runs/demo build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs/demo build mutants *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
