@@ -28,6 +28,10 @@ from resnet_jax.errors import InputError, RunError
 from resnet_jax.experiments.search import study
 from resnet_jax.records.writers import read_metrics, run_id
 
+# Of Orbax's other reads, after one has failed, when Python frees them; `process_settings` silences
+# them in a command, and `Bench.problem` looks for any that gets through.
+pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+
 QUICK_KINDS = ('noise', 'folder', 'nested', 'an object')
 
 
