@@ -32,6 +32,7 @@ from resnet_jax.records.writers import read_metrics, run_id
 # them in a command, and `Bench.problem` looks for any that gets through.
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 
+READERS = ('report', 'sweep', 'resume')  # of metrics.jsonl, besides `compare`
 QUICK_KINDS = ('noise', 'folder', 'nested', 'an object')
 
 
@@ -240,8 +241,9 @@ BAD_LINES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize('command', ['compare', 'report', 'sweep',
-                                     pytest.param('resume', marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    'command', ['compare', *(pytest.param(c, marks=pytest.mark.slow) for c in READERS)]
+)
 def test_a_bad_line_of_the_metrics(runs, tmp_path, command):
     """Whatever it holds, the good ones before and after it count."""
     bench = Bench(runs, tmp_path, command)
