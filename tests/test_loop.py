@@ -273,8 +273,10 @@ def test_ema_is_the_average_of_parameters_and_statistics():
     assert step.eval_variables(plain)['params'] is state.params
 
 
-def test_run_with_ema_evaluates_the_average(tmp_path):
-    config = tiny({'optim.ema': 0.9, 'train.steps': 6, 'checkpoint.every': 6})
+@pytest.mark.parametrize('streamed', [False, True])
+def test_run_with_ema_evaluates_the_average(tmp_path, streamed):
+    fields = {'optim.ema': 0.9, 'train.steps': 6, 'checkpoint.every': 6}
+    config = tiny({**fields, **(STREAMED if streamed else {})})
     summary = loop.train(config, tmp_path / 'run')
     state = load_state(tmp_path / 'run')
     trained = load_trained(tmp_path / 'run')

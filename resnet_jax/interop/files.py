@@ -207,6 +207,8 @@ def _read_checkpoint(path: Path) -> Tensors:
     reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     try:
         metadata: Any = reader.metadata(state).item_metadata
+        if not hasattr(metadata, 'tree'):  # Orbax has only logged why
+            raise ValueError('its description is missing or damaged')
         averaged = metadata.tree.get('ema')
         wanted: Any = {
             name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
@@ -221,7 +223,11 @@ def _read_checkpoint(path: Path) -> Tensors:
         if wrong := checksums.differing_parts(found, expected):
             raise ValueError(f'it is damaged: the checksum of {", ".join(wrong)} is wrong')
     except Exception as error:  # Orbax and tensorstore raise many kinds
-        raise Unreadable(f'{state} cannot be read as a checkpoint: {first_line(error)}') from error
+        reason = f'it lacks {error}' if isinstance(error, KeyError) else first_line(error)
+        raise Unreadable(
+            f'{state} cannot be read as a checkpoint: {reason}; name another one, or restore it '
+            'from a copy'
+        ) from error
     variables = unstack_blocks(found['ema'] if averaged else found)
     arrays = flax.traverse_util.flatten_dict(variables, sep='/')
     runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]

@@ -133,11 +133,11 @@ class Session:
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         run = self.run
-        batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
         if self._eval_batches is None and fits_in_memory(run.inputs.eval, run.config):
-            self._eval_batches = batches = list(batches)
+            self._eval_batches = list(run.inputs.eval_batches(run.placement.devices))
 
         def figures_of(variables: Any) -> dict[str, float]:
+            batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
             placed = map(run.placement.put_batch, batches)
             with signs_of_life(f'step {done}  evaluating', self.say):
                 return evaluate(run.eval_step, variables, placed, run.task)[0]

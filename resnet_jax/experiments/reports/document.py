@@ -74,11 +74,14 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     Raises:
       InputError: if they cannot be written.
     """
-    try:
-        for name, text in texts.items():
+    for name, text in texts.items():
+        try:
             write_atomically(folder / name, text)
-    except OSError as error:
-        raise InputError(f'cannot write the report in {folder}: {error.strerror}') from error
+        except OSError as error:
+            raise InputError(
+                f'cannot write the report {folder / name}: {error.strerror}; move away what is '
+                'there, or make room and check the permissions of the folder'
+            ) from error
     return [folder / name for name in texts]
 
 
