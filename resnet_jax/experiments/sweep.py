@@ -285,11 +285,11 @@ def read_sweep(folder: Path) -> Sweep:
 
 def _from_json(found: Mapping[str, Any]) -> Sweep:
     """The inverse of `sweep_json`; unknown keys are ignored."""
-    seeds = found['seeds']
     for key, check in SWEEP.items():
         value = found[key] if key in _WRITTEN else found.get(key) or {}
         if key != 'seeds' and check is not None and not check(value):
             raise ValueError(f'its {key} is {shown(value)}')
+    seeds = found['seeds']
     if not isinstance(seeds, list) or not all(map(RANGES['seed'].holds, seeds)):
         raise ValueError(f'its seeds are {shown(seeds)}')
     sweep = Sweep(
