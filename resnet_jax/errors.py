@@ -185,7 +185,13 @@ def unknown_name(
     return InputError(f'unknown {kind} {shown(name)}; {hint}')
 
 
+def message(error: BaseException) -> str:
+    """What another library's error says; its kind where it says nothing."""
+    if isinstance(error, KeyError):
+        return f'it lacks {error}'
+    return str(error).strip() or type(error).__name__
+
+
 def first_line(error: BaseException, limit: int = 200) -> str:
     """The first line of another library's error message, to quote in one of ours."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:limit]
+    return message(error).splitlines()[0][:limit]

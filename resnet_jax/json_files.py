@@ -50,9 +50,7 @@ def unreadable(path: Path, error: BaseException | str, hint: str = '') -> Unread
       hint: what to do about it.
     """
     what = error.strerror if isinstance(error, OSError) and error.strerror else error
-    if isinstance(error, KeyError):
-        what = f'it lacks {error}'
-    elif isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError):
         what = 'it holds no text in UTF-8'
     elif isinstance(error, BaseException) and not isinstance(error, OSError):
         what = first_line(error)

@@ -75,7 +75,7 @@ def columns_of(text: str) -> int:
 
 
 def shortened(text: str, width: int) -> str:
-    """A text that takes at most so many columns; a longer one lacks its middle."""
+    """Shortens a text to a number of columns by replacing its middle with an ellipsis."""
     if columns_of(text) <= width:
         return text
     head, tail = width // 2, (width - 1) // 2
@@ -87,7 +87,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrapped(parts: Iterable[str], width: int, gap: str = ' ') -> list[str]:
-    """Parts, such as words, joined to lines of at most so many columns; a longer one stands alone.
+    """Joins parts, such as words, to lines of at most `width` columns, breaking only between parts.
 
     Args:
       parts: what is not broken.
@@ -145,7 +145,7 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]], width: int | N
       header: one text per column.
       rows: one text per column in each.
       width: of the lines. Of a table that is wider, long text is wrapped at words, and columns
-        that do not fit are set below the others, behind the first column again. None: any.
+        that do not fit follow below, with the first column repeated. None: no limit.
     """
     table = [tuple(map(printable, column)) for column in zip(header, *rows, strict=True)]
     if width is None or sum(map(_width, table)) + len(_GAP) * (len(table) - 1) <= width:

@@ -79,7 +79,7 @@ def changed(copy: pathlib.Path, source: pathlib.Path) -> list[str]:
     ]
 
 
-def mend(copy: pathlib.Path, source: pathlib.Path) -> None:
+def restore(copy: pathlib.Path, source: pathlib.Path) -> None:
     """Makes a copy of a folder like the folder again."""
     there, wanted = files(copy), files(source)
     for name in there.keys() - wanted.keys():

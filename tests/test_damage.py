@@ -18,7 +18,7 @@ from damage import (
     changed,
     files,
     make_runs,
-    mend,
+    restore,
     write_outputs,
 )
 from run_folders import write_sweep
@@ -80,10 +80,10 @@ class Bench:
         result = call(*self.arguments(self.run, root))
         assert result.returncode == 0, result.stderr
         self.expected = self.figures(result, self.run)
-        mend(self.run, self.source)
+        restore(self.run, self.source)
 
     def attempt(self, case, damage, damaged, must_fail=False, only_one_line=False):
-        """Damages, runs the command, notes what is wrong with its answer, and mends.
+        """Damages, runs the command, notes what is wrong with its answer, and restores the files.
 
         Args:
           case: to show.
@@ -96,7 +96,7 @@ class Bench:
         self.count += 1
         try:
             result = call(*self.arguments(self.run, self.root))
-        except Exception as error:  # whatever it is, that is the finding
+        except Exception as error:  # whatever it is, it is a problem
             problem = f'raised {error!r:.200}'
         else:
             problem = self.problem(result, damaged, must_fail)
@@ -104,7 +104,7 @@ class Bench:
             problem = None if only_one_line and good else problem
         if problem:
             self.problems.append(f'{self.command}, {case}: {problem}')
-        mend(self.run, self.source)
+        restore(self.run, self.source)
 
     def problem(self, result, damaged, must_fail):
         """What is wrong with a command's answer; None where nothing is."""
@@ -140,7 +140,7 @@ class Bench:
         return [name, *whole] if gone else [name]
 
 
-WRITTEN = ('metrics.jsonl', 'failed.json')  # by a run that goes on
+WRITTEN = ('metrics.jsonl', 'failed.json')  # by a run that continues
 
 
 def agree(found, expected, command):
@@ -256,7 +256,7 @@ def test_a_bad_line_of_the_metrics(runs, tmp_path, command):
         path.write_text(text)
         kept = list(map(json.dumps, read_metrics(bench.inner)))
         assert [line for line in kept if line in good] == good
-        mend(bench.run, bench.source)
+        restore(bench.run, bench.source)
     report([bench], len(BAD_LINES))
 
 

@@ -17,7 +17,7 @@ from resnet_jax.inference.trained import load_trained
 from resnet_jax.models import InputError, create_model
 from resnet_jax.training import loop, metrics, step, workdir
 from resnet_jax.training.build import build_run
-from resnet_jax.training.evaluate import evaluate, make_eval_step
+from resnet_jax.training.evaluate import evaluate, evaluate_each, make_eval_step
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.session import Session
 
@@ -461,9 +461,9 @@ def test_speed_leaves_evaluation_out(tmp_path, monkeypatch):
 
     def slow(*arguments):
         time.sleep(2)
-        return evaluate(*arguments)
+        return evaluate_each(*arguments)
 
-    monkeypatch.setattr('resnet_jax.training.session.evaluate', slow)
+    monkeypatch.setattr('resnet_jax.training.session.evaluate_each', slow)
     fields = {'train.steps': 40, 'train.log_every': 20, 'train.eval_every': 30,
               'checkpoint.every': 40}  # fmt: skip
     loop.train(tiny(fields), tmp_path / 'run')

@@ -414,7 +414,7 @@ def test_a_field_that_was_renamed_is_read(whole, tmp_path):
 
 
 def test_a_rate_of_another_optimiser_is_noted_once_for_its_arms(tmp_path, capsys):
-    """Before anything is trained; each run by itself would print it."""
+    """Once for all runs, before the first is trained."""
     rates = {'optim.momentum': 0, 'optim.learning_rate': 0.1}
     arms = {
         'sgd': {},

@@ -162,7 +162,7 @@ def _print_table(results: Iterable[dict[str, Any]]) -> None:
 
 
 def _print_beside(rows: Iterable[tuple[str, list[str]]], left: int, width: int) -> None:
-    """Prints classes behind the names, in as many lines of a terminal as they take."""
+    """Prints the classes to the right of each name, wrapped to the width of the terminal."""
     for name, classes in rows:
         room = width - left - 2
         lines = text.wrapped((text.shortened(c, room) for c in classes), room, '  ')

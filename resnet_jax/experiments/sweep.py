@@ -27,7 +27,7 @@ from resnet_jax.training.checks import RANGES, refuse_without_effect, resolve
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'
-_WRITTEN = ('title', 'base', 'fields', 'arms', 'baseline')  # into sweep.json, since ever
+_WRITTEN = ('title', 'base', 'fields', 'arms', 'baseline')  # keys of sweep.json in every version
 _REQUIRED = ('title', 'base', 'arms')  # of what get_sweep() returns
 
 

@@ -166,7 +166,7 @@ def _write(
 
 
 def _shortener(canvas: 'FigureCanvasAgg') -> Callable[[str, str, str, int], str]:
-    """Makes a function that shortens text in the middle until it is so many pixels wide."""
+    """Makes a function that removes the middle of a text until it fits a width in pixels."""
     from matplotlib.font_manager import FontProperties
 
     measure = canvas.get_renderer().get_text_width_height_descent

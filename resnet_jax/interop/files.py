@@ -94,7 +94,7 @@ def _read_npz(path: Path) -> Tensors:
     return Tensors(arrays, texts)
 
 
-_DEFLATE = 1032
+_DEFLATE = 1032  # the most bytes that one byte of a compressed archive stands for
 _NOT_NPZ = (OSError, ValueError, EOFError, OverflowError, NotImplementedError)
 
 
@@ -107,7 +107,7 @@ def _check_declared_sizes(path: Path) -> None:
     stored = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            # The archive may lie about sizes too; deflate packs at most 1032 bytes into one.
+            # The archive may declare wrong sizes too.
             most = min(member.file_size, _DEFLATE * min(member.compress_size, stored))
             with archive.open(member) as file:
                 read_header = readers.get(np.lib.format.read_magic(file))
@@ -223,10 +223,9 @@ def _read_checkpoint(path: Path) -> Tensors:
         if wrong := checksums.differing_parts(found, expected):
             raise ValueError(f'it is damaged: the checksum of {", ".join(wrong)} is wrong')
     except Exception as error:  # Orbax and tensorstore raise many kinds
-        reason = f'it lacks {error}' if isinstance(error, KeyError) else first_line(error)
         raise Unreadable(
-            f'{state} cannot be read as a checkpoint: {reason}; name another one, or restore it '
-            'from a copy'
+            f'{state} cannot be read as a checkpoint: {first_line(error)}; name another one, or '
+            'restore it from a copy'
         ) from error
     variables = unstack_blocks(found['ema'] if averaged else found)
     arrays = flax.traverse_util.flatten_dict(variables, sep='/')

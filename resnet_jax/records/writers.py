@@ -64,7 +64,7 @@ def read_metrics(workdir: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding='utf-8', errors='replace')
     except OSError as error:
-        raise unreadable(path, error, 'move it away; the figures in it are lost') from error
+        raise unreadable(path, error, 'move it away; its figures are lost') from error
     for line in text.split('\n'):
         with contextlib.suppress(ValueError):
             figures = parse_json(line)
@@ -154,13 +154,13 @@ def signs_of_life(
     patience: float = _PATIENCE,
     growth: float = 2.0,
 ) -> Iterator[None]:
-    """Says what goes on once it takes longer than a few seconds, then rarer and rarer.
+    """Reports that an operation is still running, at growing intervals.
 
     Args:
-      doing: what goes on.
+      doing: the operation, such as 'evaluating'.
       say: takes a line, in a thread of its own.
       patience: seconds before the first line.
-      growth: of the seconds before each line, to those before the last.
+      growth: factor from one interval to the next.
     """
     ended, began = threading.Event(), time.monotonic()
 

@@ -9,14 +9,14 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from resnet_jax.errors import InputError, RunError, Unreadable, choose, unknown_name
+from resnet_jax.errors import InputError, RunError, Unreadable, choose, message, unknown_name
 from resnet_jax.interop.checksums import checksums, differing_parts
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.training.step import TrainState
 
 # Whether a larger figure is better.
 BEST_MODES = {'top1': 'max', 'loss': 'min'}
-# What to do about a file without which a run cannot go on.
+# Advice about a file without which a run cannot continue.
 LOST = 'restore it from a copy, or train again in another --workdir'
 
 
@@ -33,7 +33,7 @@ def saved_steps(workdir: Path) -> list[int]:
     )  # Orbax gives complete ones this name
 
 
-def _check_descriptions(folder: Path, best: str) -> None:
+def _check_descriptions(workdir: Path, best: str) -> None:
     """Refuses damage in what Orbax reads of all checkpoints, whichever is asked for.
 
     Its own errors about these files do not say which one it is. Without them a state can be read.
@@ -41,10 +41,9 @@ def _check_descriptions(folder: Path, best: str) -> None:
     Raises:
       Unreadable: naming the file.
     """
-    for step in folder.iterdir() if folder.is_dir() else ():
-        description, evaluation = step / '_CHECKPOINT_METADATA', step / 'metrics' / 'metrics'
-        if not step.name.isdigit():
-            continue
+    for step in saved_steps(workdir):
+        folder = checkpoints_dir(workdir) / str(step)
+        description, evaluation = folder / '_CHECKPOINT_METADATA', folder / 'metrics' / 'metrics'
         if description.exists():
             read_json(description, 'remove it; the checkpoint can be read without')
         if evaluation.exists():
@@ -70,7 +69,7 @@ class Checkpoints:
         self._dir = checkpoints_dir(workdir).resolve()
         if read_only and not self._dir.is_dir():
             raise InputError(f'{self._dir} does not exist; train the run first')
-        _check_descriptions(self._dir, self.best_metric)
+        _check_descriptions(workdir, self.best_metric)
 
         def figure(metrics: dict[str, float]) -> float:
             return metrics[self.best_metric]
@@ -212,6 +211,5 @@ def _parts(state: TrainState) -> dict[str, Any]:
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The message of an error on one line, cut after `limit` characters."""
-    text = ' '.join(str(error).split()) or type(error).__name__
-    text = f'it lacks {text}' if isinstance(error, KeyError) else text
+    text = ' '.join(message(error).split())
     return text if len(text) <= limit else text[:limit] + ' ...'

@@ -47,26 +47,37 @@ def evaluate(
     batches: Iterable[dict[str, Any]],
     task: Task = TASKS['classification'],
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Figures of merit over all batches.
+    """Figures of merit over all batches, as `evaluate_each` of one model's variables."""
+    return evaluate_each(eval_step, [variables], batches, task)[0]
+
+
+def evaluate_each(
+    eval_step: Any,
+    variables: Sequence[Any],
+    batches: Iterable[dict[str, Any]],
+    task: Task = TASKS['classification'],
+) -> list[tuple[dict[str, float], dict[str, np.ndarray]]]:
+    """Figures of merit over all batches, each of which is read once for all variables.
 
     Args:
       eval_step: from `make_eval_step`.
-      variables: the model's.
+      variables: of the model, one or more, such as the averaged and the plain ones.
       batches: from `data.eval_batches`.
       task: that of `eval_step`.
 
     Returns:
-      The task's figures, of classification {'n', 'loss', 'top1', 'top5', 'ece'}: fractions of 1,
-      and the loss in nats; and the sums that they come from, of classification also 'confusion',
-      counts [classes, classes]: row the true class, column the predicted one.
+      For each of the variables: the task's figures, of classification {'n', 'loss', 'top1', 'top5',
+      'ece'}: fractions of 1, and the loss in nats; and the sums that they come from, of
+      classification also 'confusion', counts [classes, classes]: row the true class, column the
+      predicted one.
     """
-    total = None
+    totals = None
     for batch in batches:
-        sums = eval_step(variables, batch)
+        sums = [eval_step(each, batch) for each in variables]
         # Added on the host in float64 and integers: exact for any number of examples.
         sums = jax.tree.map(
             lambda x: np.asarray(x, np.int64 if x.dtype == jnp.int32 else np.float64), sums
         )
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    assert total is not None, 'a source holds at least one example'
-    return task.eval_figures(total), total
+        totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
+    assert totals is not None, 'a source holds at least one example'
+    return [(task.eval_figures(total), total) for total in totals]

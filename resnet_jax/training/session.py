@@ -18,7 +18,7 @@ from resnet_jax.training import config as configs
 from resnet_jax.training import processes, step, workdir
 from resnet_jax.training.build import Run
 from resnet_jax.training.checkpoint import Checkpoints, one_line
-from resnet_jax.training.evaluate import evaluate
+from resnet_jax.training.evaluate import evaluate_each
 from resnet_jax.training.inputs import fits_in_memory
 from resnet_jax.training.step import TrainState
 
@@ -133,19 +133,19 @@ class Session:
 
     def _evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         run = self.run
+        batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
         if self._eval_batches is None and fits_in_memory(run.inputs.eval, run.config):
-            self._eval_batches = list(run.inputs.eval_batches(run.placement.devices))
-
-        def figures_of(variables: Any) -> dict[str, float]:
-            batches = self._eval_batches or run.inputs.eval_batches(run.placement.devices)
-            placed = map(run.placement.put_batch, batches)
-            with signs_of_life(f'step {done}  evaluating', self.say):
-                return evaluate(run.eval_step, variables, placed, run.task)[0]
-
-        figures = figures_of(step.eval_variables(state))
+            self._eval_batches = batches = list(batches)
+        variables = [step.eval_variables(state)]
+        if state.ema is not None:
+            variables.append({'params': state.params, 'batch_stats': state.batch_stats})
+        placed = map(run.placement.put_batch, batches)
+        with signs_of_life(f'step {done}  evaluating', self.say):
+            found = evaluate_each(run.eval_step, variables, placed, run.task)
+        figures = found[0][0]
         text = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
         if state.ema is not None:
-            raw = figures_of({'params': state.params, 'batch_stats': state.batch_stats})
+            raw = found[1][0]
             figures |= {f'raw_{name}': raw[name] for name in ('loss', 'top1')}
             text += f' (not averaged: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
         self._write(done, 'eval', figures)

@@ -30,7 +30,7 @@ _FIRST_FILES = (
     'config.json.tmp',
 )
 
-# What training writes anew, whatever is there, but for a folder.
+# Files that training overwrites; a folder of that name is refused.
 _REPLACED = (LOCK, 'data.json', 'metrics.jsonl', 'summary.json', ID_FILE)
 
 

@@ -75,7 +75,7 @@ class SweepConsole(RunsConsole):
         Console.say(self, f'[{self._ended}/{self._runs}] {arm} {seed}: {result}; {left_text} left')
 
     def signs_of_life(self, doing: str) -> contextlib.AbstractContextManager[None]:
-        """Lines that say what goes on; a bar's clock goes on instead."""
+        """Reports progress: a line now and then, or the clock of a bar."""
         if self._bar.disable:
             return signs_of_life(doing, lambda line: Console.say(self, line))
         return signs_of_life(doing, self._tick, 1.0, growth=1.0)
@@ -144,7 +144,7 @@ def run_sweep(
 
 
 def _rate_notes(sweep: Sweep, todo: Sequence[Unit]) -> Iterator[str]:
-    """The notes about learning rates, each with its arms, that each run would print by itself."""
+    """Notes about learning rates, one for all arms that it applies to."""
     arms: dict[str, list[str]] = {}
     for name in dict.fromkeys(unit.arm for unit in todo):
         config = sweep.config(name, sweep.seeds[0])
