@@ -175,7 +175,7 @@ def unknown_name(
       The error, for the caller to raise.
     """
     known = sorted(known)
-    near = near or difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    near = near or _near_names(str(name), known)
     if near:
         hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
     elif len(known) <= 12:
@@ -183,6 +183,15 @@ def unknown_name(
     else:
         hint = f'there are {len(known)}, such as ' + ', '.join(known[:5])
     return InputError(f'unknown {kind} {shown(name)}; {hint}')
+
+
+def _near_names(name: str, known: Sequence[str]) -> list[str]:
+    """Up to three names that are spelt alike; a section that fields share does not count."""
+    section, dot, field = name.rpartition('.')
+    inside = [n.removeprefix(section + dot) for n in known if n.startswith(section + dot)]
+    if dot and (near := difflib.get_close_matches(field, inside, n=3, cutoff=0.6)):
+        return [section + dot + n for n in near]
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
 
 
 def message(error: BaseException) -> str:

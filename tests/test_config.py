@@ -169,7 +169,8 @@ def test_an_optional_field_that_a_config_sets_can_be_unset():
 @pytest.mark.parametrize(
     ('field', 'text', 'words'),
     [
-        ('optim.learnin_rate', '0.1', "did you mean 'optim.learning_rate'"),
+        ('optim.learnin_rate', '0.1', "did you mean 'optim.learning_rate'?"),
+        ('optim.learning_rte', '0.1', "did you mean 'optim.learning_rate'?"),
         ('learning_rate', '0.1', "'optim.learning_rate'"),
         ('model', 'resnet18', "unknown config field 'model'"),
         ('model.widht', '3', "'model.width'"),
