@@ -517,6 +517,9 @@ def test_labels_go_with_a_sheet(run, pictures, tmp_path):
     complains(run(path, '--labels', tmp_path / 'labels.csv'), 2, '--sheet')
     wrong = run(path, '--sheet', tmp_path / 's.png', '--labels', tmp_path / 'labels.csv')
     complains(wrong, 2, '--labels', 'line 2')
+    (tmp_path / 'labels.csv').write_text('a.png,1\nb.png,one\n')
+    noted = run(path, '--sheet', tmp_path / 's.png', '--labels', tmp_path / 'labels.csv')
+    assert noted.returncode == 0 and 'note: the model has no class one of ' in noted.stderr
 
 
 def test_a_sheet_shows_at_most_a_hundred_images(run, tmp_path):

@@ -1,7 +1,6 @@
 """`resnet-jax models`."""
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -19,9 +18,6 @@ EPILOG = (
     'itself, a training set kept on the device and what JAX preallocates. Other platforms compile '
     'to other programs, which take other amounts.'
 )
-
-
-_LONGEST_PAPER = 11  # of the names of papers, in characters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json_text({'models': list(found)}))
     else:
-        _print_table(found, max(map(len, names)), options.memory is not None)
+        _print_table(found, options.memory is not None)
 
 
 def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -73,30 +69,16 @@ def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict
     return {**found, 'input': list(shape), 'paper': row.paper}
 
 
-def _print_table(models: Iterable[dict[str, Any]], longest: int, memory: bool) -> None:
-    """Prints each model as it is known: with --memory, each takes seconds.
-
-    Args:
-      models: from `_facts`.
-      longest: the length of the longest name.
-      memory: whether there is a column of it.
-    """
-    step = [('step', 10)] if memory else []
-    columns = dict(
-        [('model', longest), ('parameters', 11), ('multiply-adds', 13), *step, ('input', 9)]
-    )
-    width = text.terminal_width()
-    if width is None or sum(columns.values()) + 2 * len(columns) + _LONGEST_PAPER <= width:
-        for cells in itertools.chain([(*columns, 'paper')], map(_cells, models)):
-            name, *numbers = map(str.rjust, cells, columns.values())
-            print('  '.join([name.strip().ljust(longest), *numbers, cells[-1]]), flush=True)
-        return
+def _print_table(models: Iterable[dict[str, Any]], memory: bool) -> None:
+    """Prints the models; where it is interrupted, those whose memory is known by then."""
+    step = ['step'] if memory else []
+    header = ('model', 'parameters', 'multiply-adds', *step, 'input', 'paper')
     rows: list[tuple[str, ...]] = []
-    try:  # columns below others need all rows, or those that there are when it is interrupted
+    try:
         rows.extend(map(_cells, models))
     finally:
         if rows:
-            print(text.aligned((*columns, 'paper'), rows, width))
+            print(text.aligned(header, rows, text.terminal_width()))
 
 
 def _cells(model: dict[str, Any]) -> tuple[str, ...]:

@@ -80,13 +80,21 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
 
     from resnet_jax import data
     from resnet_jax.inference import plots, predict, sheet
-    from resnet_jax.records.writers import signs_of_life
+    from resnet_jax.inference.class_matching import class_finder
+    from resnet_jax.records.writers import note, signs_of_life
 
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
     elif options.labels:
         raise InputError('--labels goes with --sheet FILE.png: give that too')
     labels = data.read_labels(options.labels, '--labels') if options.labels else None
+    if labels:
+        find = class_finder(trained.preprocessing.class_names)
+        if unknown := [name for name in sorted(set(labels.values())) if find(name) is None]:
+            note(
+                f'the model has no class {data.printable(data.listed(unknown))} of '
+                f'{options.labels}; such images are shown as neither right nor wrong'
+            )
     files = data.find_images(options.images)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []

@@ -269,6 +269,8 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     writer = WRITERS.get(path.suffix)
     if writer is None:
         raise InputError(f'{path}: weights are written as {", ".join(WRITERS)}')
+    if not path.parent.is_dir():
+        raise InputError(f'cannot write {path}: there is no folder {path.parent}; create it first')
     try:
         with _replacing(path) as draft:
             writer(draft, tensors)
