@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 import time
 
@@ -176,6 +177,10 @@ def plain(tmp_path_factory):
     )
 
 
+@pytest.mark.skipif(
+    'use_fusion_emitters=false' in os.environ.get('XLA_FLAGS', ''),
+    reason='XLA without its fusion emitters rounds differently in different programs',
+)
 def test_same_seed_same_parameters_streamed_or_not(plain, tmp_path):
     """Data on the device and data read step by step give the same run, bit for bit."""
     assert differing(final({**STOCHASTIC, **STREAMED}, tmp_path / 'run'), plain) == []
