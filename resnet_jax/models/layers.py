@@ -1,6 +1,7 @@
 """The small parts that block designs may add, for any number of spatial dimensions."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -63,8 +64,15 @@ def blur_pool(x: Float[Array, 'n *space c'], stride: int) -> Float[Array, 'n *ou
     )
 
 
-# What replaces a stride; in 'stride', nothing.
-DOWNSAMPLINGS = {'stride': None, 'average': average_pool, 'blur': blur_pool}
+def max_pool(
+    x: Float[Array, 'n *space c'], stride: int = 2, border: float = -math.inf
+) -> Float[Array, 'n *out c']:
+    """The largest of the 3x3 pixels around every stride-th one; those outside are `border`."""
+    # An explicit pad, because converters drop the padding argument of a pooling; -inf, because x is
+    # not activated in pre-activation nets.
+    dims = x.ndim - 2
+    x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), constant_values=border)
+    return nn.max_pool(x, window_shape=(3,) * dims, strides=(stride,) * dims, padding='VALID')
 
 
 class SqueezeExcite(nn.Module):

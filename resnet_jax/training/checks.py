@@ -119,6 +119,7 @@ NEEDS: dict[str, _Needs] = {
     'model.ghost_batch': _one_of('model.norm', 'batch'),
     'model.bn_momentum': _one_of('model.norm', 'batch'),
     'model.bn_epsilon': _one_of('model.norm', 'batch', 'group', 'layer'),
+    'model.standardized_to': _set('model.weight_standardization', 'True'),
     'model.gate_bias': _one_of('model.gate', 'exclusive', 'shortcut_only'),
     'model.se_place': _set('model.se_ratio', '0.0625'),
     'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
