@@ -70,7 +70,7 @@ def test_prepare_keeps_an_image_that_fits():
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'channels': 2}, 'channels must be 1 or 3'),
+        ({'channels': 0}, 'channels must be from 1 to 1024, not 0'),
         ({'image_size': 0}, 'image_size must be positive'),
         ({'resize': 3}, 'resize 3 is smaller than image_size 4'),
         ({'mean': (0.5,)}, r'mean has shape \(1,\)'),

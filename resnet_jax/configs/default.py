@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     # Of folder:PATH: a CSV of file names and classes, for splits without class folders.
     config.data.labels = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
-    config.data.channels = 3  # 1 or 3; images are converted
+    config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array
     # Shorter side before the centre crop; image_size if unset.
     config.data.resize = placeholder(int)
     config.data.normalize = 'channel'  # subtract the mean per channel or per pixel (he2015: pixel)
