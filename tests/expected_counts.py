@@ -173,6 +173,10 @@ EXPECTED = {
     'resnet50_gn': (25_557_032, 'as resnet50: group norm has as many parameters as batch norm'),
     'resnetblur50': (25_557_032, 'as resnet50: a blur has no parameters'),
     'resnetaa50d': (25_576_264, 'as resnet50d: a pool has no parameters'),
+    'ecaresnet50d': (
+        25_576_264 + 3 * 5 + 4 * 5 + 6 * 5 + 3 * 7,
+        'resnet50d and 5 weights a block, 7 of 2048 channels: eca, equation 12',
+    ),
     'bit_resnet50x1': (bit(STAGES[50], 1), 'closed form, bit section 2'),
     'bit_resnet50x3': (bit(STAGES[50], 3), 'closed form, bit section 2'),
     'bit_resnet101x1': (bit(STAGES[101], 1), 'closed form, bit section 2'),

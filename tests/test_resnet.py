@@ -111,7 +111,7 @@ VARIANTS = [
     ('cifar_resnet8', {'se_ratio': 0.25, 'se_place': 'identity'}),
     *(('cifar_resnet8', {'downsample': d, 'shortcut': 'projection'}) for d in ('average', 'blur')),
     *((name, {}) for name in ('resnet50d', 'resnet50t', 'resnetblur50', 'resnetaa50d')),
-    ('bit_resnet50x1', {}),
+    *((name, {}) for name in ('bit_resnet50x1', 'ecaresnet50d')),
     *(('cifar_resnet8', {'activation': a}) for a in ('leaky_relu', 'gelu', 'silu', 'elu', 'relu6')),
     *(('cifar_resnet8', {'norm': n}) for n in ('group', 'layer', 'none')),
     ('cifar_resnet8', {'ghost_batch': 2}),

@@ -29,6 +29,7 @@ COUNTS = {
     'resnet50_gn': 25_557_032,
     'resnetblur50': 25_557_032,
     'resnetaa50d': 25_576_264,
+    'ecaresnet50d': 25_576_350,
     'bit_resnet50x1': 25_549_352,
     'bit_resnet50x3': 217_319_080,
     'bit_resnet101x1': 44_541_480,
@@ -83,6 +84,11 @@ NAMES = {
         'stem.norm2.running_var': (32,),
         'stem.conv3.weight': (64, 32, 3, 3),
         'stages.0.blocks.0.downsample.conv.weight': (256, 64, 1, 1),
+    },
+    'ecaresnet50d': {
+        'layer1.0.se.conv.weight': (1, 1, 5),
+        'layer3.5.se.conv.weight': (1, 1, 5),
+        'layer4.0.se.conv.weight': (1, 1, 7),
     },
     'bit_resnet50x3': {
         'stem.conv.weight': (192, 3, 7, 7),

@@ -25,7 +25,7 @@ from resnet_jax.models import InputError
 from resnet_jax.models.registry import MODELS
 from resnet_jax.models.stages import stack_blocks
 
-SMALL = {'stage_sizes': (2, 1), 'width': 32, 'stem_width': 32, 'num_classes': 5}
+SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}
 IMAGES = (1, 32, 32, 3)
 # model -> layouts that can say it
 PUBLISHED = {
@@ -34,6 +34,7 @@ PUBLISHED = {
     'resnext50_32x4d': ('torchvision', 'timm', 'huggingface'),
     'resnet50d': ('timm',),
     'se_resnet50': ('timm',),
+    'ecaresnet50d': ('timm',),
     'resnetv2_18': ('timm_v2',),
     'resnetv2_50': ('timm_v2',),
     'resnetv2_50d': ('timm_v2',),
@@ -45,7 +46,8 @@ PUBLISHED = {
 
 
 def small(name='resnet18', **overrides):
-    return create_model(name, **{**SMALL, **overrides})
+    groups = {'norm_groups': 8} if name.startswith('bit') else {}
+    return create_model(name, **{**SMALL, **groups, **overrides})
 
 
 @pytest.fixture(scope='module')

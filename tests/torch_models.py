@@ -15,6 +15,7 @@ doubles it), `classes` and `stem_width`, so that tiny nets and full ones are the
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -109,6 +110,20 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
 
 
+class EfficientChannelAttention(nn.Module):
+    """eca, equations 9 and 12: a convolution over the means of neighbouring channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        size = int((math.log2(channels) + 1) / 2)
+        size = max(3, size if size % 2 else size + 1)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))
+        return x * gate[:, 0, :, None, None]
+
+
 class OptionA(nn.Module):
     """he2015, option A: every second pixel, and half of the missing channels on each side."""
 
@@ -128,7 +143,8 @@ class Block(nn.Module):
     def finish(self, c_in, c_out, stride, shortcut, se=False, norm=norm):
         """What follows the branch. Shortcut: 'projection', 'average' (timm's -D) or 'zero_pad'."""
         self.c_out = c_out
-        self.se = SqueezeExcite(c_out) if se else nn.Identity()
+        kinds = {True: SqueezeExcite, False: lambda c: nn.Identity()}
+        self.se = {**kinds, 'eca': EfficientChannelAttention}[se](c_out)
         path = nn.Sequential()
         if shortcut == 'zero_pad' and (stride > 1 or c_in != c_out):
             path = OptionA(c_out - c_in)
@@ -495,6 +511,7 @@ OPTION_A = part(CifarBasic, shortcut='zero_pad')
 AVERAGE = part(Bottleneck, shortcut='average')
 AVERAGE_BASIC = part(Basic, shortcut='average')
 SE = part(Bottleneck, se=True)
+ECA = part(Bottleneck, shortcut='average', se='eca')
 BLUR = part(Bottleneck, pool=Blur)
 AVERAGE_BOTH = part(Bottleneck, shortcut='average', pool=part(nn.AvgPool2d, 2))
 GROUP = part(Bottleneck, norm=group_norm)
@@ -547,6 +564,7 @@ NETS = {
     'resnetv2_34': part(PreactResNet, PreactBasic, DEPTHS[34]),
     'resnetv2_50': part(PreactResNet, PreactBottleneck, DEPTHS[50]),
     'resnetv2_50d': part(PreactResNet, PREACT_AVERAGE, DEPTHS[50], deep_stem=True),
+    'ecaresnet50d': part(ResNet, ECA, DEPTHS[50], deep_stem=True),
     'bit_resnet50x1': part(bit, BIT, DEPTHS[50]),
     'bit_resnet50x3': part(bit, BIT, DEPTHS[50], factor=3),
     'bit_resnet101x1': part(bit, BIT, DEPTHS[101]),
@@ -607,6 +625,7 @@ FAMILIES = {
     'd_basic': family(ResNet, AVERAGE_BASIC, 'resnet18d', 'timm', extra=DEEP),
     't': family(ResNet, AVERAGE, 'resnet50t', 'timm', extra={**DEEP, 'tiered': True}),
     'se': family(ResNet, SE, 'se_resnet50', 'timm'),
+    'eca': family(ResNet, ECA, 'ecaresnet50d', 'timm', extra=DEEP),
     'gn': family(
         *(ResNet, GROUP, 'resnet50_gn', 'torchvision'), extra={'norm': group_norm}, norm_groups=4
     ),
@@ -673,7 +692,7 @@ def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
             module.weight.copy_(uniform(module.weight, 0.5, 1.5))
             module.bias.copy_(uniform(module.bias, -0.5, 0.5))
             module.momentum = 1.0
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = (6 / module.weight[0].numel()) ** 0.5  # he2015b: the variance is 2 / fan_in
             module.weight.copy_(uniform(module.weight, -bound, bound))
             if module.bias is not None:

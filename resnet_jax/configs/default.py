@@ -43,6 +43,7 @@ def get_config() -> ConfigDict:
     config.model.stride_at = placeholder(int)  # which convolution of a block carries the stride
     config.model.se_ratio = placeholder(float)  # squeeze-and-excitation; the papers' is 1/16
     config.model.se_place = placeholder(str)  # standard, pre, post, identity
+    config.model.eca = placeholder(bool)  # efficient channel attention
     config.model.downsample = placeholder(str)  # stride, average (ResNet-D), blur, ...
     config.model.zero_init_last = placeholder(bool)  # every residual branch starts at zero
     config.model.stage_sizes = placeholder(tuple)  # blocks in each stage

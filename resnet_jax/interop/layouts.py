@@ -48,6 +48,7 @@ class Layout:
       shortcut: of the shortcut's convolution and norm, inside a block.
       pooled_shortcut: the same after an average pool.
       squeeze_excite: of its two layers, inside a block.
+      eca: of the convolution of efficient channel attention, inside a block.
       final_norm: of a pre-activation net.
       head: of the classifier.
       stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
@@ -69,6 +70,7 @@ class Layout:
     shortcut: tuple[str, str | None] = ('downsample.0', 'downsample.1')
     pooled_shortcut: tuple[str, str | None] | None = None
     squeeze_excite: tuple[str, str] | None = None
+    eca: str | None = None
     final_norm: str | None = None
     head: str = 'fc'
     stage_from: int = 1
@@ -93,6 +95,7 @@ LAYOUTS = {
         stem={**_PLAIN_STEM, 3: ('conv1.0', 'conv1.1', 'conv1.3', 'conv1.4', 'conv1.6', 'bn1')},
         pooled_shortcut=('downsample.1', 'downsample.2'),
         squeeze_excite=('se.fc1', 'se.fc2'),
+        eca='se.conv',
         as_convolution=('reduce', 'expand'),
     ),
     # timm/models/resnetv2.py: pre-activation, and BiT
@@ -246,6 +249,8 @@ def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | No
     }
     if layout.squeeze_excite and module[0] == 'se' and model.block.se_place == 'standard':
         return layout.squeeze_excite[('reduce', 'expand').index(module[1])]
+    if module == ['eca', 'conv']:
+        return layout.eca
     kind, number = _numbered(module[0])
     if len(module) == 1 and number and kind in ('conv', 'norm'):
         letter = string.ascii_lowercase[number - 1]

@@ -88,6 +88,8 @@ def spell_out(
         branch = ['se'] * (design.se_place == 'pre') + branch
         branch = branch + ['se'] * (design.se_place == 'standard')
         after = after + ['se'] * (design.se_place == 'post')  # section 6.5: after the relu
+    if design.eca:
+        branch = [*branch, 'eca']
     counts: collections.Counter[str] = collections.Counter()
     parts = [tuple(_numbered(part, counts)) for part in (before, branch, after)]
     if design.zero_init_last or fixup:
@@ -180,6 +182,7 @@ OPERATIONS: dict[str, Callable[[Operation, Array, Context], Array]] = {
     'se': lambda op, x, context: layers.SqueezeExcite(
         context.design.se_ratio, context.dtype, name=op.name
     )(x),
+    'eca': lambda op, x, context: layers.EfficientChannelAttention(context.dtype, name=op.name)(x),
     'bias': lambda op, x, context: layers.Bias(name=context.prefix + op.name)(x),
     'scale': lambda op, x, context: layers.Scale(1.0, name=op.name)(x),
 }

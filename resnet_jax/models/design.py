@@ -97,6 +97,7 @@ class BlockDesign:
       branch_dropout: rate of dropout before the last convolution (arXiv 1605.07146, figure 1d).
       se_ratio, se_place: the ratio of hidden to all channels in squeeze-and-excitation (0: none),
         and one of `SE_PLACES`.
+      eca: whether efficient channel attention ends the branch (arXiv 1910.03151).
       downsample: a key of `DOWNSAMPLINGS`. A pool precedes the shortcut's projection; in the branch
         it follows the activation behind the convolution at `stride_at`.
       activation: a key of `ACTIVATIONS`.
@@ -123,6 +124,7 @@ class BlockDesign:
     branch_dropout: float = 0.0
     se_ratio: float = 0.0
     se_place: str = 'standard'
+    eca: bool = False
     downsample: str = 'stride'
     activation: str = 'relu'
     zero_init_last: bool = False

@@ -100,6 +100,30 @@ class SqueezeExcite(nn.Module):
         return x * nn.sigmoid(gate)
 
 
+class EfficientChannelAttention(nn.Module):
+    """Scales each channel by a gate computed from its neighbours' means (ECA, arXiv 1910.03151).
+
+    The gate is a convolution over the channels, of |log2(C) + 1| / 2 channels, the nearest odd
+    number above (at least 3; the paper's equation 12 as its authors and timm round it). Path:
+    `conv`.
+
+    Attributes:
+      dtype: of the computation.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Gates the channels."""
+        size = int((math.log2(x.shape[-1]) + 1) / 2)
+        size = max(size + 1 - size % 2, 3)
+        conv = nn.Conv(1, (size,), padding=size // 2, use_bias=False, dtype=self.dtype, name='conv')
+        means = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+        gate = nn.sigmoid(conv(means[..., None])[..., 0])
+        return x * jnp.expand_dims(gate, tuple(range(1, x.ndim - 1)))
+
+
 class Scale(nn.Module):
     """Multiplies by one learnt number, which starts at `initial`. Path: `scale`."""
 

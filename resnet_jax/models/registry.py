@@ -1,7 +1,8 @@
 """The registered models: a row of plain values for each, with its source.
 
 Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
-1709.01507, groupnorm 1803.08494, bagoftricks 1812.01187, antialias 1904.11486, bit 1912.11370.
+1709.01507, groupnorm 1803.08494, bagoftricks 1812.01187, eca 1910.03151, antialias 1904.11486,
+bit 1912.11370.
 """
 
 import dataclasses
@@ -142,6 +143,9 @@ MODELS: dict[str, ModelRow] = {
     'resnet50_gn': _imagenet(50, 'groupnorm', norm='group', norm_groups=32),
     'resnetblur50': _imagenet(50, 'antialias', _pooled(50, 'blur_branch'), 'imagenet_blur'),
     'resnetaa50d': _imagenet(50, 'antialias', _pooled(50, 'average_both'), 'imagenet_deep_average'),
+    'ecaresnet50d': _imagenet(
+        50, 'eca', dataclasses.replace(_pooled(50), eca=True), 'imagenet_deep'
+    ),
     **{f'bit_resnet{d}x{k}': _bit(d, k) for d, k in ((50, 1), (50, 3), (101, 1))},
     'resnext50_32x4d': _imagenet(50, 'resnext', _resnext(32, 4)),
     'resnext101_32x4d': _imagenet(101, 'resnext', _resnext(32, 4)),
