@@ -60,7 +60,7 @@ def test_the_module_pads_like_the_published_models(size):
     np.testing.assert_allclose(module.apply(variables, images), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('dimensions', [1, 2, 3])
+@pytest.mark.parametrize('dimensions', [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_module_where_the_result_is_smaller_than_the_kernel(dimensions):
     """Including its gradients and its directional derivative."""
     with jax.enable_x64(True):
@@ -105,7 +105,7 @@ def second_order(conv, operands, changes):
 
 # 66 images of 32x16 are three parts of the kernel's gradient, 6 of 8x10 are one.
 @pytest.mark.parametrize('shape', [(6, 8, 10, 8), (66, 32, 16, 8), (1, 2, 2, 12)], ids=str)
-@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('stride', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_narrow_convolution_and_its_derivatives(shape, stride):
     assert is_narrow(*narrow_operands(shape)[0], stride)
     assert (math.prod(shape[:3]) > PIXELS_AT_ONCE) == (shape[0] == 66)

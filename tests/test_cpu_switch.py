@@ -89,7 +89,8 @@ def test_an_exported_program_holds_nothing_of_the_forms(name, platform):
     assert text.count('stablehlo.while') == (0 if name == 'looped' else 2)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ['looped', pytest.param('scanned', marks=pytest.mark.slow),
+                                  pytest.param('recomputed', marks=pytest.mark.slow)])  # fmt: skip
 def test_the_values_agree(name):
     model = MODELS[name]
     variables = random_variables(model, IMAGES.shape)

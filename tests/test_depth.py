@@ -39,7 +39,7 @@ DESIGNS = {
 }
 
 
-_SLOW = ('preact_bottleneck', 'grouped_dilated')
+_SLOW = ('preact_bottleneck', 'grouped_dilated', 'series')
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,9 @@ def test_layouts_convert_both_ways():
     'transform',
     [
         optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, momentum=0.9, nesterov=True)),
-        optax.inject_hyperparams(optax.adamw)(learning_rate=0.1),
+        pytest.param(
+            optax.inject_hyperparams(optax.adamw)(learning_rate=0.1), marks=pytest.mark.slow
+        ),
     ],
     ids=['momentum', 'adamw'],
 )

@@ -15,7 +15,9 @@ from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BASIC, BOTTLENECK
 
 
-@pytest.mark.parametrize('size', [(9,), (3, 4, 5)], ids=['series', 'volumes'])
+@pytest.mark.parametrize(
+    'size', [(9,), pytest.param((3, 4, 5), marks=pytest.mark.slow)], ids=['series', 'volumes']
+)
 @pytest.mark.parametrize(
     ('base', 'placement', 'shortcut'),
     [(BASIC, 'original', 'zero_pad'), (BOTTLENECK, 'full_preact', 'projection')],

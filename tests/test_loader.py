@@ -110,7 +110,7 @@ def test_load_arrays_gives_the_size_and_channels():
     assert arrays['image'].shape == (5, 12, 12, 3)
 
 
-@pytest.mark.parametrize('workers', [0, 1, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_are_those_of_batch_indices(workers):
     source = open_source('synthetic', 'train[:20]')
     images = np.stack([COLOUR.prepare(source[i]['image']) for i in range(20)])
@@ -196,8 +196,9 @@ def test_no_steps_left():
     assert stream(4, 4, workers=2, crop=False) == []
 
 
-@pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('n', [20, 21])
+@pytest.mark.parametrize(
+    ('workers', 'n'), [(0, 20), (0, 21), (2, 21), pytest.param(2, 20, marks=pytest.mark.slow)]
+)
 def test_evaluation_sees_each_example_once_in_order(workers, n):
     source = open_source('synthetic', f'test[:{n}]')
     batches = list(eval_batches(source, COLOUR, 5, workers))
@@ -286,7 +287,9 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not pathlib.Path('/proc/self').exists(), reason='looks processes up in /proc')
-@pytest.mark.parametrize('kill', ['SIGINT to all', 'SIGKILL', 'SIGKILL to all'])
+@pytest.mark.parametrize(
+    'kill', [pytest.param('SIGINT to all', marks=pytest.mark.slow), 'SIGKILL', 'SIGKILL to all']
+)
 def test_workers_end_with_the_program(tmp_path, kill):
     (tmp_path / 'program.py').write_text(textwrap.dedent(PROGRAM))
     process = subprocess.Popen(

@@ -360,7 +360,7 @@ def test_bfloat16_trains(tmp_path):
     assert summary['eval']['n'] == 360
 
 
-@pytest.mark.parametrize('name', ['adamw', 'lamb'])
+@pytest.mark.parametrize('name', ['adamw', pytest.param('lamb', marks=pytest.mark.slow)])
 def test_other_optimizers_learn(name):
     """Twelve steps on one batch lower its loss."""
     fields = {'optim.name': name, 'optim.learning_rate': 0.01, 'optim.schedule': 'constant',

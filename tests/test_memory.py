@@ -78,7 +78,9 @@ def temporary_bytes(model, images):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize('scan', [False, True], ids=['looped', 'scanned'])
+@pytest.mark.parametrize(
+    'scan', [pytest.param(False, marks=pytest.mark.slow), True], ids=['looped', 'scanned']
+)
 def test_recomputed_blocks_save_memory(scan):
     """Of a block of two layers its input is kept instead of some seven arrays of that size."""
     images = jnp.zeros((8, 16, 16, 3))

@@ -41,7 +41,12 @@ def parameters_of(model):
     return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), images)['params']
 
 
-@pytest.mark.parametrize('key', TABLES)
+_LARGE = [key for key in TABLES if key.endswith('_imagenet')]  # the slow tests build these
+
+
+@pytest.mark.parametrize(
+    'key', [pytest.param(key, marks=[pytest.mark.slow] * (key in _LARGE)) for key in TABLES]
+)
 def test_rows_build_and_have_the_published_parameters(key):
     table = TABLES[key]
     for row in table.rows:
@@ -90,7 +95,7 @@ def designs():
 
 
 DESIGNS = designs()
-_QUICK = ('he2015_table6: ResNet-20', 'senet_imagenet: SE-ResNet-50')
+_QUICK = ('he2015_table6: ResNet-20',)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,16 @@ def test_different_configs_are_refused_by_all(tmp_path):
     ('options', 'message'),
     [
         (['--distributed'], 'give --coordinator HOST:PORT'),
-        (['--coordinator', 'here', '--processes', 2, '--process-id', 0], 'is HOST:PORT'),
-        (['--coordinator', 'here:80', '--processes', 2, '--process-id', 2], 'in 0 to 1, got 2'),
+        pytest.param(
+            ['--coordinator', 'here', '--processes', 2, '--process-id', 0],
+            'is HOST:PORT',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ['--coordinator', 'here:80', '--processes', 2, '--process-id', 2],
+            'in 0 to 1, got 2',
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_bad_places(options, message, tmp_path):

@@ -49,7 +49,9 @@ def rates(found, steps_per_epoch, steps):
 # Recipes
 
 
-@pytest.mark.parametrize('scale', SCALES)
+@pytest.mark.parametrize(
+    'scale', [pytest.param(s, marks=[pytest.mark.slow] * (s == 'short')) for s in SCALES]
+)
 @pytest.mark.parametrize('key', TABLES)
 def test_every_row_is_a_run_of_its_own(key, scale):
     """Each loads, with its model; lengths are the recipe's or the scale's, never the base's."""

@@ -280,7 +280,9 @@ def test_a_title_says_what_the_command_changed(whole):
 
 
 @pytest.mark.parametrize('path', SWEEPS, ids=lambda p: p.stem)
-@pytest.mark.parametrize('base', ['', ':cifar10', ':imagenette'])
+@pytest.mark.parametrize(
+    'base', ['', ':cifar10', pytest.param(':imagenette', marks=pytest.mark.slow)]
+)
 def test_sweep_files_name_real_fields_and_models(path, base):
     """`load_sweep` makes each arm's config and model."""
     sweep = load_sweep(f'{path}{base}')

@@ -149,7 +149,18 @@ def pytorchs_training_step(name, images, labels):
 REPEATED = ('hf_basic', 'hf_bottleneck', 'cifar_bottleneck', 'c', 'd_basic', 't')
 
 
-@pytest.mark.parametrize('name', [name for name in FAMILIES if name not in REPEATED])
+# A group convolution, a wide one, and the other place of the stride are among the logits above.
+_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW))
+        for name in FAMILIES
+        if name not in REPEATED
+    ],
+)
 def test_training_step(name):
     """In training: logits, loss, gradients of weights and images, and the new statistics."""
     images, labels = random_images(FAMILIES[name].odd_sizes), torch.tensor([1, 4, 0, 1])

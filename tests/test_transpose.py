@@ -58,7 +58,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('jit', [False, True])
+# Without jit each small operation is compiled by itself.
+@pytest.mark.parametrize('jit', [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize('case', CASES)
 def test_all_derivatives_equal_those_of_the_plain_function(case, jit):
     def run(function):
