@@ -108,7 +108,12 @@ def rgb_png(path):
 @pytest.mark.parametrize(
     ('file', 'channels', 'message'),
     [
-        (lambda p: rgb_png(p / 'x.png'), 4, 'a grey or RGB image where 4 bands are wanted; give a'),
+        (
+            lambda p: rgb_png(p / 'x.png'),
+            4,
+            'no TIFF of several bands, and 4 are wanted; give one, or',
+        ),
+        (lambda p: b'II+\0' + bytes(40), 4, 'a BigTIFF; write it'),
         (lambda p: tiff(noise(4, 4, 5)), 4, 'a TIFF of 5 bands where 4 are wanted; .*channels=5'),
         (lambda p: tiff(noise(4, 4, 5)), 3, 'a TIFF of 5 bands, not of grey or RGB; .*channels=5'),
         (lambda p: tiff(noise(4, 4, 5), n258=[16] * 5), 5, '5 bands of 16 bits, .*8 bits'),
@@ -205,7 +210,7 @@ def test_a_run_on_five_bands(folder, tmp_path, capsys):
     assert [one['top'][0]['class'] for one in found] == ['dry', 'wet']
     assert min(Image.open(sheet).size) > 100
     assert main(['predict', '--workdir', str(work), str(rgb_png_file(tmp_path))]) == 2
-    assert 'a grey or RGB image where 5 bands are wanted' in capsys.readouterr().err
+    assert 'no TIFF of several bands, and 5 are wanted' in capsys.readouterr().err
 
 
 def rgb_png_file(folder):

@@ -149,8 +149,9 @@ def pytorchs_training_step(name, images, labels):
 REPEATED = ('hf_basic', 'hf_bottleneck', 'cifar_bottleneck', 'c', 'd_basic', 't')
 
 
-# A group convolution, a wide one, and the other place of the stride are among the logits above.
-_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1')
+# A group convolution, a wide one, and the other place of the stride are among the logits above, as
+# are pools and the gate that are tested by themselves.
+_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1', 'blur', 'aa', 'eca', 'preact_d')
 
 
 @pytest.mark.parametrize(

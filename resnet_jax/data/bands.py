@@ -58,6 +58,8 @@ def holds_bands(data: bytes, channels: int, where: str) -> bool:
       InputError: if only that would do, and it has another number of them.
     """
     bands, coloured = count_bands(data)
+    if channels not in (1, 3) and data[:4] in (b'II+\0', b'MM\0+'):
+        raise InputError(f'{where}: a BigTIFF; write it as a TIFF of the classic kind')
     if bands == channels > 1 and (channels != 3 or not coloured):
         return True
     if channels in (1, 3):
@@ -68,8 +70,8 @@ def holds_bands(data: bytes, channels: int, where: str) -> bool:
             f'bands, or set data.channels={bands}'
         )
     raise InputError(
-        f'{where}: a grey or RGB image where {channels} bands are wanted; give a TIFF of '
-        f'{channels} bands, or set data.channels=3'
+        f'{where}: no TIFF of several bands, and {channels} are wanted; give one, or set '
+        'data.channels=3 for grey and RGB images'
     )
 
 
