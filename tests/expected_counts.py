@@ -79,6 +79,13 @@ def imagenet_preact(stages, bottleneck):
     return net + preact_change(stages, stem=64, widths=widths, expansion=expansion, projection=True)
 
 
+def bit(stages, factor):
+    """bit, section 2: he2016's net, factor times as wide; norms of both kinds have two numbers."""
+    stem, widths = 64 * factor, [64 * factor * 2**stage for stage in range(4)]
+    net = bottleneck_net(stages, stem=7, stem_width=stem, width=stem, classes=1000)
+    return net + preact_change(stages, stem=stem, widths=widths, expansion=4, projection=True)
+
+
 def cifar(n, projection=False):
     return basic_net((n,) * 3, stem=3, width=16, classes=10, projection=projection)
 
@@ -98,14 +105,18 @@ def cifar_resnext(groups):
 
 STAGES = {
     18: (2, 2, 2, 2),
+    26: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
 }
 PLAIN_OR_WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)  # output channels of a stage's blocks
 # ResNet-C's stem of 32, 32 and 64 channels with their norms, less the 7x7.
 DEEP_STEM = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32) - 49 * 3 * 64
+# timm's tiered one has 24 in place of the first 32.
+TIERED_STEM = 9 * (3 * 24 + 24 * 32 + 32 * 64) + 2 * (24 + 32) - 49 * 3 * 64
 TORCHVISION = 'torchvision model documentation'
 TIMM = 'timm resnetv2, batch-norm variant'
 TIMM_COUNT = "timm's published count"
@@ -121,6 +132,7 @@ EXPECTED = {
         bottleneck_net((3, 24, 36, 3), stem=7, stem_width=64, width=64, classes=1000),
         'he2016, section 4: stages of 3, 24, 36, 3',
     ),
+    'resnet26': (imagenet_bottleneck(STAGES[26]), "closed form; timm's published 16.00M"),
     'resnet50_v1': (25_557_032, 'as resnet50: a stride has no parameters'),
     'resnet101_v1': (44_549_160, 'as resnet101'),
     'resnet152_v1': (60_192_808, 'as resnet152'),
@@ -141,7 +153,33 @@ EXPECTED = {
     'resnetv2_50': (25_549_352, TIMM),
     'resnetv2_101': (44_541_480, TIMM),
     'resnet50d': (25_576_264, TIMM_COUNT),
+    'resnetv2_18': (imagenet_preact(STAGES[18], False), "closed form; timm's published 11.69M"),
+    'resnetv2_34': (imagenet_preact(STAGES[34], False), "closed form; timm's published 21.80M"),
+    'resnet50c': (25_576_264, 'as resnet50d: a pool has no parameters'),
+    'resnet18d': (11_689_512 + DEEP_STEM, 'resnet18 with the stem of ResNet-C'),
+    'resnet26d': (
+        imagenet_bottleneck(STAGES[26]) + DEEP_STEM,
+        'resnet26 with the stem of ResNet-C',
+    ),
+    'resnet34d': (21_797_672 + DEEP_STEM, 'resnet34 with the stem of ResNet-C'),
     'resnet101d': (44_549_160 + DEEP_STEM, 'resnet101 with the stem of ResNet-C'),
+    'resnet152d': (60_192_808 + DEEP_STEM, 'resnet152 with the stem of ResNet-C'),
+    'resnet200d': (
+        imagenet_bottleneck(STAGES[200]) + DEEP_STEM,
+        'resnet200 with the stem of ResNet-C',
+    ),
+    'resnet50t': (25_557_032 + TIERED_STEM, "resnet50 with timm's tiered stem"),
+    'resnetv2_50d': (25_549_352 + DEEP_STEM, 'resnetv2_50 with the stem of ResNet-C'),
+    'resnet50_gn': (25_557_032, 'as resnet50: group norm has as many parameters as batch norm'),
+    'resnetblur50': (25_557_032, 'as resnet50: a blur has no parameters'),
+    'resnetaa50d': (25_576_264, 'as resnet50d: a pool has no parameters'),
+    'ecaresnet50d': (
+        25_576_264 + 3 * 5 + 4 * 5 + 6 * 5 + 3 * 7,
+        'resnet50d and 5 weights a block, 7 of 2048 channels: eca, equation 12',
+    ),
+    'bit_resnet50x1': (bit(STAGES[50], 1), 'closed form, bit section 2'),
+    'bit_resnet50x3': (bit(STAGES[50], 3), 'closed form, bit section 2'),
+    'bit_resnet101x1': (bit(STAGES[101], 1), 'closed form, bit section 2'),
     'resnext50_32x4d': (25_028_904, TORCHVISION),
     'resnext101_32x4d': (
         imagenet_bottleneck(STAGES[101], groups=32, base_width=4),

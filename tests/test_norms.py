@@ -139,19 +139,26 @@ def test_bfloat16_without_flaxs_own_norms_keeps_strict_promotion(settings):
         np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize('to', ['fan_in', 'one'])
 @pytest.mark.parametrize(('dimensions', 'groups'), [(1, 1), (2, 1), (2, 2)])
-def test_weight_standardisation(dimensions, groups):
-    """arXiv 1903.10520, equation 7, and fan-in as variance: 1 / n, n taps and channels."""
+def test_weight_standardisation(dimensions, groups, to):
+    """arXiv 1903.10520, equation 7, to a variance of 1 or of 1 / n, n taps and channels."""
     x = random_images((2, *(5,) * dimensions, 4))
-    module = convolution(6, 3, dimensions=dimensions, groups=groups, standardize=True)
+    module = convolution(6, 3, dimensions=dimensions, groups=groups, standardize=to)
     variables = module.init(jax.random.key(0), x)
     kernel = np.asarray(variables['params']['kernel'], np.float64) + 0.3
     kernel[..., 0] = 0.25  # no variance: divided by 0.01 and not by zero
     fan_in = 3**dimensions * 4 // groups
     axes = tuple(range(dimensions + 1))
     standard = kernel - kernel.mean(axes, keepdims=True)
-    standard /= np.sqrt(np.maximum(kernel.var(axes, keepdims=True) * fan_in, 1e-4))
-    np.testing.assert_allclose(standard[..., 1:].var(axes), 1 / fan_in)
+    variance = kernel.var(axes, keepdims=True)
+    if to == 'fan_in':
+        standard /= np.sqrt(np.maximum(variance * fan_in, 1e-4))
+    else:
+        standard /= np.sqrt(variance + 1e-10)
+    np.testing.assert_allclose(
+        standard[..., 1:].var(axes), 1 if to == 'one' else 1 / fan_in, rtol=1e-6
+    )
     halves = zip(np.split(np.asarray(x), groups, -1), np.split(standard, groups, -1), strict=True)
     expected = np.concatenate([convolve(a, k) for a, k in halves], -1)
     variables = {'params': {'kernel': jnp.asarray(kernel, jnp.float32)}}

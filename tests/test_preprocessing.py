@@ -70,7 +70,7 @@ def test_prepare_keeps_an_image_that_fits():
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        ({'channels': 2}, 'channels must be 1 or 3'),
+        ({'channels': 0}, 'channels must be from 1 to 1024, not 0'),
         ({'image_size': 0}, 'image_size must be positive'),
         ({'resize': 3}, 'resize 3 is smaller than image_size 4'),
         ({'mean': (0.5,)}, r'mean has shape \(1,\)'),
@@ -117,6 +117,7 @@ def test_json_keeps_the_interpolation_and_old_files_are_bilinear():
         ('timm_875', 224, 0.875, 'BICUBIC', 0.485),
         ('timm_resnetv2', 224, 0.95, 'BICUBIC', 0.5),
         ('inception', 224, 0.875, 'BICUBIC', 0.5),
+        ('bit', 448, 1, 'BILINEAR', 0.5),
         ('cifar', 32, 1, 'BILINEAR', 0.485),
     ],
 )
@@ -141,7 +142,7 @@ def test_cifar_images_are_not_resized():
 
 
 def test_all_known_preprocessings_are_tested_and_distinct():
-    assert len({known_preprocessing(name, ()) for name in PREPROCESSINGS}) == 7
+    assert len({known_preprocessing(name, ()) for name in PREPROCESSINGS}) == 8
 
 
 def test_unknown_preprocessing_shows_the_nearest():

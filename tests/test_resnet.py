@@ -110,11 +110,13 @@ VARIANTS = [
     *(('cifar_resnet8', {'se_ratio': 0.25, 'se_place': p}) for p in ('standard', 'pre', 'post')),
     ('cifar_resnet8', {'se_ratio': 0.25, 'se_place': 'identity'}),
     *(('cifar_resnet8', {'downsample': d, 'shortcut': 'projection'}) for d in ('average', 'blur')),
-    ('resnet50d', {}),
+    *((name, {}) for name in ('resnet50d', 'resnet50t', 'resnetblur50', 'resnetaa50d')),
+    *((name, {}) for name in ('bit_resnet50x1', 'ecaresnet50d')),
     *(('cifar_resnet8', {'activation': a}) for a in ('leaky_relu', 'gelu', 'silu', 'elu', 'relu6')),
     *(('cifar_resnet8', {'norm': n}) for n in ('group', 'layer', 'none')),
     ('cifar_resnet8', {'ghost_batch': 2}),
     ('cifar_resnet8', {'weight_standardization': True}),
+    ('cifar_resnet8', {'zero_init_head': True}),
     ('cifar_resnet8', {'norm': 'none', 'init_scheme': 'fixup'}),
     ('cifar_preact_resnet20', {'norm': 'none', 'init_scheme': 'fixup'}),
     ('cifar_resnet8', {'zero_init_last': True, 'init_scheme': 'he_fan_in'}),
@@ -315,3 +317,16 @@ def test_images_of_other_channels_than_the_weights_are_refused():
     variables = init(model, (1, 8, 8, 3))
     with pytest.raises(InputError, match=r'for images of 3 channels, got \[1, 8, 8, 1\]'):
         model.apply(variables, jnp.zeros((1, 8, 8, 1)), train=False)
+
+
+def test_a_head_can_start_at_zero():
+    """BiT's, arXiv 1912.11370: all classes begin equally likely; the body is as ever."""
+    zero, plain = tiny('resnet18', zero_init_head=True), tiny('resnet18')
+    variables, others = init(zero, (1, 32, 32, 3)), init(plain, (1, 32, 32, 3))
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    logits = fast_jit(lambda v: zero.apply(v, images, train=False))(variables)
+    np.testing.assert_array_equal(logits, np.zeros((2, 5)))
+    assert np.any(others['params']['head']['kernel'])
+    jax.tree.map(
+        np.testing.assert_array_equal, variables['params']['stem'], others['params']['stem']
+    )

@@ -62,12 +62,14 @@ def model_of(name, dtype=jnp.float32):
 def reader_of(name):
     """The model whose names the tensors have: he2016's first unit has those of the ports' one."""
     family = FAMILIES[name]
-    fields = {**family.overrides, **({'raw_first_shortcut': True} if 'preact' in name else {})}
+    activates = name in ('preact', 'cifar_preact')
+    fields = {**family.overrides, **({'raw_first_shortcut': True} if activates else {})}
     return create_model(family.name, torch_models.CLASSES, **fields)
 
 
-def random_images(size=(16, 33)):
+def random_images(odd=True):
     """Wherever a layer strides, one side is even (16, 8, 4), the other odd (33, 17, 9, 5)."""
+    size = (16, 33) if odd else (16, 32)
     generator = torch.Generator().manual_seed(2)
     return torch.randn(4, 3, *size, generator=generator, dtype=torch.float64)
 
@@ -89,7 +91,7 @@ def test_names_and_shapes_both_ways(name):
 @pytest.mark.parametrize('name', FAMILIES)
 def test_logits_and_features(name):
     net, tensors = tiny(name)
-    images = random_images()
+    images = random_images(FAMILIES[name].odd_sizes)
     with torch.no_grad():
         expected = {k: nhwc(v.numpy()) for k, v in net.features(images).items()}
         expected['logits'] = net(images).numpy()
@@ -143,12 +145,13 @@ def pytorchs_training_step(name, images, labels):
     return logits.detach().numpy(), loss.item(), after, images.grad.numpy()
 
 
-# The blocks of 'basic' and 'bottleneck' once more, under other names.
-REPEATED = ('hf_basic', 'hf_bottleneck', 'cifar_bottleneck')
+# The blocks and stems of others once more, under other names or in another combination.
+REPEATED = ('hf_basic', 'hf_bottleneck', 'cifar_bottleneck', 'c', 'd_basic', 't')
 
 
-# A group convolution, a wide one, and the other place of the stride are among the logits above.
-_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1')
+# A group convolution, a wide one, and the other place of the stride are among the logits above, as
+# are pools and the gate that are tested by themselves.
+_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1', 'blur', 'aa', 'eca', 'preact_d')
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ _SLOW = ('resnext', 'wide', 'hf_bottleneck_v1')
 )
 def test_training_step(name):
     """In training: logits, loss, gradients of weights and images, and the new statistics."""
-    images, labels = random_images(), torch.tensor([1, 4, 0, 1])
+    images, labels = random_images(FAMILIES[name].odd_sizes), torch.tensor([1, 4, 0, 1])
     theirs = pytorchs_training_step(name, images, labels)
     with jax.enable_x64(True):
         model = model_of(name, jnp.float64)
@@ -209,7 +212,7 @@ def test_published_cifar_weights(name, shared_data):
     if name.endswith('.pth'):  # not by way of ours
         published = torch.load(file, weights_only=True, map_location='cpu')['state_dict']
         torch_models.Wrapped(net).load_state_dict(published)
-    images = random_images((16, 16)).float()
+    images = random_images(odd=False).float()
     with torch.no_grad():
         expected = net(images).numpy()
     apply = fast_jit(functools.partial(model.apply, train=False))

@@ -34,7 +34,11 @@ PUBLISHED = {
     'resnext50_32x4d': ('torchvision', 'timm', 'huggingface'),
     'resnet50d': ('timm',),
     'se_resnet50': ('timm',),
+    'ecaresnet50d': ('timm',),
+    'resnetv2_18': ('timm_v2',),
     'resnetv2_50': ('timm_v2',),
+    'resnetv2_50d': ('timm_v2',),
+    'bit_resnet50x1': ('timm_v2', 'bit'),
     'cifar_resnet20': ('torchvision', 'timm', 'cifar'),
     'cifar_resnet164': ('torchvision', 'timm', 'cifar'),
     'cifar_preact_resnet164': ('cifar',),
@@ -42,7 +46,8 @@ PUBLISHED = {
 
 
 def small(name='resnet18', **overrides):
-    return create_model(name, **{**SMALL, **overrides})
+    groups = {'norm_groups': 8} if name.startswith('bit') else {}
+    return create_model(name, **{**SMALL, **groups, **overrides})
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +86,8 @@ def test_the_round_trip_is_exact(name, layout):
         ('resnet50d', {}, ('timm',)),
         ('se_resnet50', {}, ('timm',)),
         ('resnetv2_50', {}, ('timm_v2', 'cifar')),
+        ('resnetv2_50d', {}, ('timm_v2',)),
+        ('bit_resnet50x1', {}, ('timm_v2', 'cifar', 'bit')),
         ('resnet18', {}, ('torchvision', 'timm', 'huggingface', 'cifar')),
         ('cifar_resnet20', {'gate': 'exclusive'}, ()),
         ('cifar_resnet20', {'learn_branch_scale': True}, ()),
@@ -135,9 +142,39 @@ def test_names_are_those_of_the_publishers():
     v2 = sizes_in('timm_v2', create_model('resnetv2_50'))
     assert v2['stages.3.blocks.2.norm3.weight'] == (512,)
     assert v2['head.fc.weight'] == (1000, 2048, 1, 1)
+    # google-research/big_transfer, bit_pytorch/models.py, load_from
+    bit = sizes_in('bit', create_model('bit_resnet101x1'))
+    assert bit['resnet/root_block/standardized_conv2d/kernel'] == (7, 7, 3, 64)
+    assert bit['resnet/block1/unit01/a/proj/standardized_conv2d/kernel'] == (1, 1, 64, 256)
+    assert bit['resnet/block3/unit23/b/standardized_conv2d/kernel'] == (3, 3, 256, 256)
+    assert bit['resnet/block4/unit03/c/group_norm/gamma'] == (512,)
+    assert bit['resnet/group_norm/beta'] == (2048,)
+    assert bit['resnet/head/conv2d/kernel'] == (1, 1, 2048, 1000)
+    assert bit['resnet/head/conv2d/bias'] == (1000,)
     hf = sizes_in('huggingface', create_model('resnet50_v1'))
     assert hf['resnet.encoder.stages.1.layers.0.layer.0.convolution.weight'] == (128, 256, 1, 1)
     assert hf['classifier.1.bias'] == (1000,)
+
+
+def test_a_file_with_bits_names(tmp_path):
+    """Google's .npz holds kernels as TensorFlow does, outputs last, and the head as 1x1."""
+    model = small('bit_resnet50x1')
+    variables = random_variables(model, IMAGES)
+    save_weights(tmp_path / 'BiT-M-R50x1.npz', variables, model, layout='bit')
+    with np.load(tmp_path / 'BiT-M-R50x1.npz') as file:
+        arrays = {name: file[name] for name in file if name.startswith('resnet/')}
+    block = variables['params']['stage1']['block2']
+    np.testing.assert_array_equal(
+        arrays['resnet/block1/unit02/b/standardized_conv2d/kernel'], block['conv2']['kernel']
+    )
+    np.testing.assert_array_equal(
+        arrays['resnet/block1/unit02/c/group_norm/beta'], block['norm3']['bias']
+    )
+    np.testing.assert_array_equal(
+        arrays['resnet/head/conv2d/kernel'][0, 0], variables['params']['head']['kernel']
+    )
+    np.savez(tmp_path / 'bare.npz', **arrays)  # as Google wrote them, with nothing of ours
+    assert not differing(load_weights(tmp_path / 'bare.npz', model), variables)
 
 
 def test_a_wrapped_model_is_recognised(model, variables):
@@ -304,6 +341,7 @@ def test_the_models_that_fit_are_named():
     assert fitting_models(sizes_in('huggingface', create_model('resnet50', 7))) == [
         'resnet50',
         'resnet50_v1',
+        'resnetblur50',
     ]
     assert fitting_models({'encoder.weight': (3, 3)}) == []
 

@@ -2,8 +2,10 @@
 
 Written from the papers and the conventions of those who publish; only the names are theirs:
 
-  ResNet             torchvision/models/resnet.py; timm/models/resnet.py and squeeze_excite.py
-  PreactResNet       timm/models/resnetv2.py, the batch-norm variant
+  ResNet             torchvision/models/resnet.py; timm/models/resnet.py, squeeze_excite.py and
+                     blur_pool.py
+  PreactResNet       timm/models/resnetv2.py, the batch-norm variants, and BiT:
+                     google-research/big_transfer, bit_pytorch/models.py
   HuggingFaceResNet  transformers/models/resnet/modeling_resnet.py
   CifarResNet        github.com/akamaster/pytorch_resnet_cifar10 (option A) and
                      github.com/kuangliu/pytorch-cifar (projections)
@@ -13,6 +15,7 @@ doubles it), `classes` and `stem_width`, so that tiny nets and full ones are the
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +31,31 @@ def conv(c_in, c_out, size, stride=1, groups=1):
 
 norm = nn.BatchNorm2d
 max_pool = functools.partial(nn.functional.max_pool2d, kernel_size=3, stride=2, padding=1)
+group_norm = functools.partial(nn.GroupNorm, 4)  # of the tiny nets
+group_norm_32 = functools.partial(nn.GroupNorm, 32)
+
+
+class StandardizedConv(nn.Conv2d):
+    """bit, section 2, and big_transfer: each channel's weights at mean 0 and variance 1."""
+
+    def forward(self, x):
+        variance, mean = torch.var_mean(self.weight, (1, 2, 3), unbiased=False, keepdim=True)
+        weight = (self.weight - mean) / torch.sqrt(variance + 1e-10)
+        return nn.functional.conv2d(x, weight, None, self.stride, self.padding)
+
+
+def standardized_conv(c_in, c_out, size, stride=1):
+    return StandardizedConv(c_in, c_out, size, stride, size // 2, bias=False)
+
+
+class Blur(nn.Module):
+    """Zhang, arXiv 1904.11486: weights 1 2 1 both ways, mirrored edges, every second pixel."""
+
+    def forward(self, x):
+        taps = torch.tensor([0.25, 0.5, 0.25], dtype=x.dtype)
+        window = torch.outer(taps, taps).expand(x.shape[1], 1, 3, 3)
+        x = nn.functional.pad(x, (1, 1, 1, 1), mode='reflect')
+        return nn.functional.conv2d(x, window, stride=2, groups=x.shape[1])
 
 
 class Net(nn.Module):
@@ -82,6 +110,20 @@ class SqueezeExcite(nn.Module):
         return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
 
 
+class EfficientChannelAttention(nn.Module):
+    """eca, equations 9 and 12: a convolution over the means of neighbouring channels."""
+
+    def __init__(self, channels):
+        super().__init__()
+        size = int((math.log2(channels) + 1) / 2)
+        size = max(3, size if size % 2 else size + 1)
+        self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
+
+    def forward(self, x):
+        gate = torch.sigmoid(self.conv(x.mean((2, 3))[:, None]))
+        return x * gate[:, 0, :, None, None]
+
+
 class OptionA(nn.Module):
     """he2015, option A: every second pixel, and half of the missing channels on each side."""
 
@@ -98,10 +140,11 @@ class Block(nn.Module):
 
     shortcut_name = 'downsample'
 
-    def finish(self, c_in, c_out, stride, shortcut, se=False):
+    def finish(self, c_in, c_out, stride, shortcut, se=False, norm=norm):
         """What follows the branch. Shortcut: 'projection', 'average' (timm's -D) or 'zero_pad'."""
         self.c_out = c_out
-        self.se = SqueezeExcite(c_out) if se else nn.Identity()
+        kinds = {True: SqueezeExcite, False: lambda c: nn.Identity()}
+        self.se = {**kinds, 'eca': EfficientChannelAttention}[se](c_out)
         path = nn.Sequential()
         if shortcut == 'zero_pad' and (stride > 1 or c_in != c_out):
             path = OptionA(c_out - c_in)
@@ -136,32 +179,59 @@ class Bottleneck(Block):
     """he2015, figure 5 right, the stride on the 3x3 ("v1.5"); with groups resnext, figure 3c."""
 
     def __init__(
-        self, c_in, width, stride, groups=1, width_per_group=64, shortcut='projection', se=False
+        self,
+        c_in,
+        width,
+        stride,
+        groups=1,
+        width_per_group=64,
+        shortcut='projection',
+        se=False,
+        norm=norm,
+        pool=None,
     ):
         super().__init__()
         inner = width * width_per_group // 64 * groups
+        # timm: a pool takes the place of the stride, behind the activation.
+        self.pool = pool() if pool and stride > 1 else nn.Identity()
+        inner_stride = 1 if pool else stride
         self.conv1, self.bn1 = conv(c_in, inner, 1), norm(inner)
-        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups), norm(inner)
+        self.conv2, self.bn2 = conv(inner, inner, 3, inner_stride, groups), norm(inner)
         self.conv3, self.bn3 = conv(inner, 4 * width, 1), norm(4 * width)
-        self.finish(c_in, 4 * width, stride, shortcut, se)
+        self.finish(c_in, 4 * width, stride, shortcut, se, norm)
 
     def branch(self, x):
         x = torch.relu(self.bn1(self.conv1(x)))
-        x = torch.relu(self.bn2(self.conv2(x)))
+        x = self.pool(torch.relu(self.bn2(self.conv2(x))))
         return self.bn3(self.conv3(x))
 
 
 class ResNet(Net):
-    """torchvision's nets; a deep stem (ResNet-C, Bag of Tricks, figure 2b) is timm's."""
+    """torchvision's nets; a deep stem (ResNet-C, Bag of Tricks, figure 2b) is timm's, as are its
+    tiered one and other norms and pools.
+    """
 
-    def __init__(self, block, blocks, width=64, classes=1000, stem_width=64, deep_stem=False):
+    def __init__(
+        self,
+        block,
+        blocks,
+        width=64,
+        classes=1000,
+        stem_width=64,
+        deep_stem=False,
+        tiered=False,
+        norm=norm,
+        stem_pool=max_pool,
+    ):
         super().__init__()
         half = stem_width // 2
+        first = 3 * (half // 4) if tiered else half
         deep = (
-            *(conv(3, half, 3, 2), norm(half), nn.ReLU()),
-            *(conv(half, half, 3), norm(half), nn.ReLU()),
+            *(conv(3, first, 3, 2), norm(first), nn.ReLU()),
+            *(conv(first, half, 3), norm(half), nn.ReLU()),
             conv(half, stem_width, 3),
         )
+        self.stem_pool = stem_pool
         self.conv1 = nn.Sequential(*deep) if deep_stem else conv(3, stem_width, 7, 2)
         self.bn1 = norm(stem_width)
         stages = make_stages(block, stem_width, blocks, width)
@@ -171,7 +241,7 @@ class ResNet(Net):
         self.fc = nn.Linear(stages[-1][-1].c_out, classes)
 
     def stem_features(self, x):
-        return max_pool(torch.relu(self.bn1(self.conv1(x))))
+        return self.stem_pool(torch.relu(self.bn1(self.conv1(x))))
 
     def ordered_stages(self):
         return [getattr(self, f'layer{i}') for i in range(1, self.depth + 1)]
@@ -272,36 +342,83 @@ class Wrapped(nn.Module):
 class PreactBottleneck(nn.Module):
     """he2016, figure 4(e): a projecting unit activates before it splits."""
 
-    def __init__(self, c_in, width, stride):
+    def __init__(self, c_in, width, stride, conv=conv, norm=norm, average=False):
         super().__init__()
         self.c_out = 4 * width
         self.norm1, self.conv1 = norm(c_in), conv(c_in, width, 1)
         self.norm2, self.conv2 = norm(width), conv(width, width, 3, stride)
         self.norm3, self.conv3 = norm(width), conv(width, 4 * width, 1)
-        if stride > 1 or c_in != 4 * width:
-            self.downsample = nn.ModuleDict({'conv': conv(c_in, 4 * width, 1, stride)})
+        self.finish(c_in, stride, conv, average)
+
+    def finish(self, c_in, stride, conv, average):
+        if stride > 1 or c_in != self.c_out:
+            pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+            pool = pool if average and stride > 1 else nn.Identity()
+            projection = conv(c_in, self.c_out, 1, 1 if average else stride)
+            self.downsample = nn.ModuleDict({'pool': pool, 'conv': projection})
+
+    def branch(self, activated):
+        h = self.conv2(torch.relu(self.norm2(self.conv1(activated))))
+        return self.conv3(torch.relu(self.norm3(h)))
 
     def forward(self, x):
         activated = torch.relu(self.norm1(x))
         if hasattr(self, 'downsample'):
-            x = self.downsample['conv'](activated)
-        branch = self.conv2(torch.relu(self.norm2(self.conv1(activated))))
-        return self.conv3(torch.relu(self.norm3(branch))) + x
+            x = self.downsample['conv'](self.downsample['pool'](activated))
+        return self.branch(activated) + x
+
+
+class PreactBasic(PreactBottleneck):
+    """Two 3x3: only a unit that projects activates its shortcut, unlike in he2016."""
+
+    def __init__(self, c_in, width, stride):
+        nn.Module.__init__(self)
+        self.c_out = width
+        self.norm1, self.conv1 = norm(c_in), conv(c_in, width, 3, stride)
+        self.norm2, self.conv2 = norm(width), conv(width, width, 3)
+        self.finish(c_in, stride, conv, average=False)
+
+    def branch(self, activated):
+        return self.conv2(torch.relu(self.norm2(self.conv1(activated))))
+
+
+def zero_padded_max_pool(x):
+    """BiT's, after TensorFlow: where all pixels are negative, the border is the largest."""
+    return nn.functional.max_pool2d(nn.functional.pad(x, (1, 1, 1, 1)), 3, 2)
 
 
 class PreactResNet(Net):
     """A raw 7x7 stem, a last norm, and a head that is a 1x1 convolution."""
 
-    def __init__(self, block, blocks, width=64, classes=1000, stem_width=64):
+    def __init__(
+        self,
+        block,
+        blocks,
+        width=64,
+        classes=1000,
+        stem_width=64,
+        deep_stem=False,
+        conv=conv,
+        norm=norm,
+        stem_pool=max_pool,
+    ):
         super().__init__()
-        self.stem = nn.ModuleDict({'conv': conv(3, stem_width, 7, 2)})
+        half, self.stem_pool = stem_width // 2, stem_pool
+        deep = {
+            **{'conv1': conv(3, half, 3, 2), 'norm1': norm(half)},
+            **{'conv2': conv(half, half, 3), 'norm2': norm(half)},
+            'conv3': conv(half, stem_width, 3),
+        }
+        self.stem = nn.ModuleDict(deep if deep_stem else {'conv': conv(3, stem_width, 7, 2)})
         stages = make_stages(block, stem_width, blocks, width)
         self.stages = nn.ModuleList(nn.ModuleDict({'blocks': stage}) for stage in stages)
         self.norm = norm(stages[-1][-1].c_out)
         self.head = nn.ModuleDict({'fc': nn.Conv2d(stages[-1][-1].c_out, classes, 1)})
 
     def stem_features(self, x):
-        return max_pool(self.stem['conv'](x))  # of both signs: the padding is -inf
+        for name, layer in self.stem.items():
+            x = torch.relu(layer(x)) if name.startswith('norm') else layer(x)
+        return self.stem_pool(x)  # of both signs: the padding is -inf, or BiT's zero
 
     def ordered_stages(self):
         return [stage['blocks'] for stage in self.stages]
@@ -392,9 +509,29 @@ part = functools.partial
 BOTTLENECK_V1 = part(HuggingFaceBottleneck, downsample_in_bottleneck=True)
 OPTION_A = part(CifarBasic, shortcut='zero_pad')
 AVERAGE = part(Bottleneck, shortcut='average')
+AVERAGE_BASIC = part(Basic, shortcut='average')
 SE = part(Bottleneck, se=True)
+ECA = part(Bottleneck, shortcut='average', se='eca')
+BLUR = part(Bottleneck, pool=Blur)
+AVERAGE_BOTH = part(Bottleneck, shortcut='average', pool=part(nn.AvgPool2d, 2))
+GROUP = part(Bottleneck, norm=group_norm)
+PREACT_AVERAGE = part(PreactBottleneck, average=True)
+BIT = part(PreactBottleneck, conv=standardized_conv, norm=group_norm)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-DEPTHS |= {152: (3, 8, 36, 3)}
+DEPTHS |= {26: (2, 2, 2, 2), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+
+def blurred_max_pool(x):
+    """timm's resnetblur50: the blur strides, the max-pool does not."""
+    return Blur()(nn.functional.max_pool2d(x, 3, 1, 1))
+
+
+def bit(block, blocks, factor=1, norm=group_norm_32, **sizes):
+    """BiT's net, of factor times the width."""
+    wide = {'width': 64 * factor, 'stem_width': 64 * factor} | sizes
+    stem = {'conv': standardized_conv, 'norm': norm, 'stem_pool': zero_padded_max_pool}
+    return PreactResNet(part(block, norm=norm), blocks, **wide, **stem)
+
 
 # By our names: makes a full net.
 NETS = {
@@ -404,8 +541,33 @@ NETS = {
     'resnext50_32x4d': part(ResNet, part(Bottleneck, groups=32, width_per_group=4), DEPTHS[50]),
     'wide_resnet50_2': part(ResNet, part(Bottleneck, width_per_group=128), DEPTHS[50]),
     'resnet50d': part(ResNet, AVERAGE, DEPTHS[50], deep_stem=True),
+    'resnet26': part(ResNet, Bottleneck, DEPTHS[26]),
+    'resnet50c': part(ResNet, Bottleneck, DEPTHS[50], deep_stem=True),
+    'resnet50t': part(ResNet, AVERAGE, DEPTHS[50], deep_stem=True, tiered=True),
+    **{
+        f'resnet{depth}d': part(ResNet, AVERAGE_BASIC, DEPTHS[depth], deep_stem=True)
+        for depth in (18, 34)
+    },
+    **{
+        f'resnet{depth}d': part(ResNet, AVERAGE, DEPTHS[depth], deep_stem=True)
+        for depth in (26, 152, 200)
+    },
+    'resnet50_gn': part(
+        ResNet, part(Bottleneck, norm=group_norm_32), DEPTHS[50], norm=group_norm_32
+    ),
+    'resnetblur50': part(ResNet, BLUR, DEPTHS[50], stem_pool=blurred_max_pool),
+    'resnetaa50d': part(
+        ResNet, AVERAGE_BOTH, DEPTHS[50], deep_stem=True, stem_pool=nn.AvgPool2d(2)
+    ),
     'se_resnet50': part(ResNet, SE, DEPTHS[50]),
+    'resnetv2_18': part(PreactResNet, PreactBasic, DEPTHS[18]),
+    'resnetv2_34': part(PreactResNet, PreactBasic, DEPTHS[34]),
     'resnetv2_50': part(PreactResNet, PreactBottleneck, DEPTHS[50]),
+    'resnetv2_50d': part(PreactResNet, PREACT_AVERAGE, DEPTHS[50], deep_stem=True),
+    'ecaresnet50d': part(ResNet, ECA, DEPTHS[50], deep_stem=True),
+    'bit_resnet50x1': part(bit, BIT, DEPTHS[50]),
+    'bit_resnet50x3': part(bit, BIT, DEPTHS[50], factor=3),
+    'bit_resnet101x1': part(bit, BIT, DEPTHS[101]),
     **{
         f'cifar_resnet{depth}': part(CifarResNet, OPTION_A, (depth // 6,) * 3)
         for depth in (20, 32, 56, 110)
@@ -425,12 +587,14 @@ class Family(NamedTuple):
       build: makes it in PyTorch.
       name, overrides: `create_model(name, CLASSES, dtype, **overrides)` makes it in JAX.
       layout: what we call its names.
+      odd_sizes: whether it takes images of odd sizes.
     """
 
     build: Any
     name: str
     overrides: dict[str, Any]
     layout: str
+    odd_sizes: bool = True
 
 
 CLASSES = 5
@@ -438,10 +602,16 @@ TINY = {'blocks': (2, 1), 'width': 8, 'stem_width': 8, 'classes': CLASSES}
 OUR_TINY = {'stage_sizes': (2, 1), 'width': 8, 'stem_width': 8}
 
 
-def family(net, block, name, layout, wrap=lambda net: net, deep_stem=False, **overrides):
-    """A row of `FAMILIES`."""
-    extra = {'deep_stem': True} if deep_stem else {}
-    return Family(lambda: wrap(net(block, **TINY, **extra)), name, OUR_TINY | overrides, layout)
+def family(net, block, name, layout, wrap=lambda net: net, extra=None, odd_sizes=True, **overrides):
+    """A row of `FAMILIES`; `extra` are more arguments of the net in PyTorch."""
+
+    def build():
+        return wrap(net(block, **TINY, **(extra or {})))
+
+    return Family(build, name, OUR_TINY | overrides, layout, odd_sizes)
+
+
+DEEP = {'deep_stem': True}
 
 
 _RESNEXT = part(Bottleneck, groups=4, width_per_group=32)
@@ -450,9 +620,28 @@ FAMILIES = {
     'bottleneck': family(ResNet, Bottleneck, 'resnet50', 'torchvision'),
     'resnext': family(ResNet, _RESNEXT, 'resnext50_32x4d', 'torchvision', groups=4, base_width=32),
     'wide': family(ResNet, part(Bottleneck, width_per_group=128), 'wide_resnet50_2', 'torchvision'),
-    'd': family(ResNet, AVERAGE, 'resnet50d', 'timm', deep_stem=True),
+    'c': family(ResNet, Bottleneck, 'resnet50c', 'timm', extra=DEEP),
+    'd': family(ResNet, AVERAGE, 'resnet50d', 'timm', extra=DEEP),
+    'd_basic': family(ResNet, AVERAGE_BASIC, 'resnet18d', 'timm', extra=DEEP),
+    't': family(ResNet, AVERAGE, 'resnet50t', 'timm', extra={**DEEP, 'tiered': True}),
     'se': family(ResNet, SE, 'se_resnet50', 'timm'),
+    'eca': family(ResNet, ECA, 'ecaresnet50d', 'timm', extra=DEEP),
+    'gn': family(
+        *(ResNet, GROUP, 'resnet50_gn', 'torchvision'), extra={'norm': group_norm}, norm_groups=4
+    ),
+    'blur': family(
+        *(ResNet, BLUR, 'resnetblur50', 'torchvision'), extra={'stem_pool': blurred_max_pool}
+    ),
+    # timm's average pools drop what an odd size leaves over, and its shortcut does not.
+    'aa': family(
+        *(ResNet, AVERAGE_BOTH, 'resnetaa50d', 'timm'),
+        extra={**DEEP, 'stem_pool': nn.AvgPool2d(2)},
+        odd_sizes=False,
+    ),
     'preact': family(PreactResNet, PreactBottleneck, 'resnetv2_50', 'timm_v2'),
+    'preact_basic': family(PreactResNet, PreactBasic, 'resnetv2_18', 'timm_v2'),
+    'preact_d': family(PreactResNet, PREACT_AVERAGE, 'resnetv2_50d', 'timm_v2', extra=DEEP),
+    'bit': family(bit, BIT, 'bit_resnet50x1', 'timm_v2', extra={'norm': group_norm}, norm_groups=4),
     'hf_basic': family(HuggingFaceResNet, HuggingFaceBasic, 'resnet18', 'huggingface'),
     'hf_bottleneck': family(HuggingFaceResNet, HuggingFaceBottleneck, 'resnet50', 'huggingface'),
     'hf_bottleneck_v1': family(HuggingFaceResNet, BOTTLENECK_V1, 'resnet50_v1', 'huggingface'),
@@ -499,11 +688,11 @@ def randomise(net: nn.Module, seed: int = 0) -> nn.Module:
         return torch.empty_like(tensor).uniform_(low, high, generator=generator)
 
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             module.weight.copy_(uniform(module.weight, 0.5, 1.5))
             module.bias.copy_(uniform(module.bias, -0.5, 0.5))
             module.momentum = 1.0
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             bound = (6 / module.weight[0].numel()) ** 0.5  # he2015b: the variance is 2 / fan_in
             module.weight.copy_(uniform(module.weight, -bound, bound))
             if module.bias is not None:

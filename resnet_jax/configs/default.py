@@ -43,10 +43,11 @@ def get_config() -> ConfigDict:
     config.model.stride_at = placeholder(int)  # which convolution of a block carries the stride
     config.model.se_ratio = placeholder(float)  # squeeze-and-excitation; the papers' is 1/16
     config.model.se_place = placeholder(str)  # standard, pre, post, identity
-    config.model.downsample = placeholder(str)  # stride, average (ResNet-D), blur
+    config.model.eca = placeholder(bool)  # efficient channel attention
+    config.model.downsample = placeholder(str)  # stride, average (ResNet-D), blur, ...
     config.model.zero_init_last = placeholder(bool)  # every residual branch starts at zero
     config.model.stage_sizes = placeholder(tuple)  # blocks in each stage
-    config.model.stem = placeholder(str)  # imagenet (7x7/2, max-pool), imagenet_deep, cifar (3x3)
+    config.model.stem = placeholder(str)  # imagenet (7x7/2, max-pool), cifar (3x3), ...
     config.model.stem_width = placeholder(int)  # channels of the stem
     config.model.width = placeholder(int)  # of the first stage's blocks
     config.model.dimensions = placeholder(int)  # of space; data sets here have 2
@@ -57,6 +58,10 @@ def get_config() -> ConfigDict:
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
     config.model.bn_epsilon = placeholder(float)  # of every norm
     config.model.weight_standardization = placeholder(bool)
+    config.model.standardized_to = placeholder(
+        str
+    )  # of its weights' variance: fan_in (1 / it), one
+    config.model.zero_init_head = placeholder(bool)  # all classes start equally likely
     config.model.init_scheme = placeholder(str)  # he_fan_out, he_fan_in, fixup (with norm=none)
     config.model.dropout = placeholder(float)  # rate, before the head
     config.model.stochastic_depth = placeholder(float)  # rate of dropping the last block's branch
@@ -83,7 +88,7 @@ def get_config() -> ConfigDict:
     # Of folder:PATH: a CSV of file names and classes, for splits without class folders.
     config.data.labels = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
-    config.data.channels = 3  # 1 or 3; images are converted
+    config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array
     # Shorter side before the centre crop; image_size if unset.
     config.data.resize = placeholder(int)
     config.data.normalize = 'channel'  # subtract the mean per channel or per pixel (he2015: pixel)

@@ -16,7 +16,7 @@ from resnet_jax.data.loader import (
     rows,
     train_batches,
 )
-from resnet_jax.data.preprocessing import Preprocessing, fit_mean, fit_std
+from resnet_jax.data.preprocessing import MOST_CHANNELS, Preprocessing, fit_mean, fit_std
 from resnet_jax.data.read_ahead import default_workers, usable_cores
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
@@ -32,6 +32,7 @@ from resnet_jax.data.transforms import (
 from resnet_jax.text import printable
 
 __all__ = [
+    'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
     'TRANSFORMS',

@@ -223,12 +223,20 @@ def tfds_catalog(name: str, data_dir: str | None) -> Catalog:
         raise InputError(f'tfds:{name} cannot be opened in {folder}: {first_line(error)}') from None
     if not builder.info.splits:
         raise _tfds_missing(name, folder, known=True)
-    image = _tfds_feature(name, builder, 'image', tfds.features.Image)
-    label = _tfds_feature(name, builder, 'label', tfds.features.ClassLabel)
+    image = _tfds_feature(name, builder, 'image', (tfds.features.Image, tfds.features.Tensor))
+    label = _tfds_feature(name, builder, 'label', (tfds.features.ClassLabel,))
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     feature = builder.info.features[label]
     class_names = tuple(feature.names or map(str, range(feature.num_classes)))
-    channels = 1 if builder.info.features[image].shape[-1] == 1 else 3
+    stored = builder.info.features[image]
+    channels = 1 if stored.shape[-1] == 1 else 3
+    if not isinstance(stored, tfds.features.Image):
+        if stored.np_dtype != np.uint8 or len(stored.shape) != 3:
+            raise InputError(
+                f'tfds:{name}: {image} holds {np.dtype(stored.np_dtype)} numbers of shape '
+                f'{stored.shape}; images are uint8 numbers [height, width, channels]'
+            )
+        channels = stored.shape[-1] or channels
     return Catalog(
         sizes,
         class_names,
@@ -261,15 +269,19 @@ def _tfds_missing(name: str, folder: str, known: bool) -> InputError:
     )
 
 
-def _tfds_feature(name: str, builder: 'tfds.core.DatasetBuilder', key: str, kind: type) -> str:
-    """The name of the feature of a kind: `key` if there are several, else the first."""
+def _tfds_feature(
+    name: str, builder: 'tfds.core.DatasetBuilder', key: str, kinds: Sequence[type]
+) -> str:
+    """The name of the feature of the first kind that is there: `key` if several, or the first."""
     features = builder.info.features
-    keys = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if not keys:
-        raise InputError(
-            f'tfds:{name} has no {key} feature of type {kind.__name__}, only ' + ', '.join(features)
-        )
-    return key if key in keys else keys[0]
+    for kind in kinds:
+        keys = [name for name, feature in features.items() if type(feature) is kind]
+        if keys:
+            return key if key in keys else keys[0]
+    raise InputError(
+        f'tfds:{name} has no {key} feature of type {" or ".join(k.__name__ for k in kinds)}, only '
+        + ', '.join(features)
+    )
 
 
 def _open_tfds(
@@ -278,7 +290,8 @@ def _open_tfds(
     import tensorflow_datasets as tfds
 
     # Decode here, not in TFDS: for CMYK, 16 bits, and errors that name the example.
-    decoders = {image: tfds.decode.SkipDecoding()}
+    encoded = isinstance(builder.info.features[image], tfds.features.Image)
+    decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
     try:
         sources = {split: builder.as_data_source(split, decoders=decoders) for split in splits}
     except NotImplementedError:

@@ -215,6 +215,25 @@ def _split_tiff(data: bytes) -> ImageParts:
     )
 
 
+def tiff_numbers(data: bytes) -> dict[int, tuple[int, ...]]:
+    """The whole numbers in the first table of a TIFF, by tag; none if it is no TIFF or damaged."""
+    if data[:4] not in (b'II*\0', b'MM\0*'):
+        return {}
+    order, found = '<' if data[:2] == b'II' else '>', {}
+    try:
+        for tag, kind, count, value in _entries(data, order):
+            size = count * _KIND_BYTES.get(kind, 1)
+            if kind not in (_SHORT, _LONG) or not count or size > len(data):
+                continue
+            start = struct.unpack(f'{order}I', value)[0]
+            content = value if size <= 4 else data[start : start + size]
+            letter = 'H' if kind == _SHORT else 'I'
+            found[tag] = struct.unpack_from(f'{order}{count}{letter}', content)
+    except struct.error:  # cut off
+        return {}
+    return found
+
+
 def _entries(data: bytes, order: str) -> Iterator[tuple[int, int, int, bytes]]:
     """(tag, kind, count, the four bytes of the value or its place) of the first table of a TIFF."""
     (start,) = struct.unpack_from(f'{order}I', data, 4)

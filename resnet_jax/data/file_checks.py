@@ -1,6 +1,7 @@
 """Check the image files of a split before it is needed."""
 
 import concurrent.futures
+import functools
 import os
 
 from resnet_jax.data.images import check_header, decode_image
@@ -10,11 +11,15 @@ from resnet_jax.data.sources import Source
 DECODED_TO_CHECK = 1000  # images of a split that are decoded before it is needed
 
 
-def check_files(source: Source) -> None:
+def check_files(source: Source, channels: int = 3) -> None:
     """Checks that the files of a split can be read, before it is needed.
 
     Images that are not files of their own, as in `tfds:`, are not looked at. Up to
     `DECODED_TO_CHECK` files are decoded; of more, each is opened and its header read.
+
+    Args:
+      source: the split.
+      channels: 1 or 3, or the bands that each image must have.
 
     Raises:
       InputError: naming the first file that cannot be read.
@@ -25,7 +30,7 @@ def check_files(source: Source) -> None:
     paths = [os.path.join(source.root, file) for file in source.files()]
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     try:
-        for _ in pool.map(check, paths):
+        for _ in pool.map(functools.partial(check, channels=channels), paths):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,6 +1,7 @@
 """Decode image files and bring images to the size and channels of a model (on the host).
 
-Arrays are [height, width, channels] with 1 (grey) or 3 (RGB) channels, values 0 to 255.
+Arrays are [height, width, channels], values 0 to 255: 1 channel is grey, 3 are RGB, and other
+numbers are the bands of a TIFF, which nothing converts.
 """
 
 import contextlib
@@ -8,12 +9,13 @@ import io
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError, features
 
+from resnet_jax.data.bands import count_bands, holds_bands, split_bands, undo_differences
 from resnet_jax.data.containers import ImageParts, exif_orientation, split_metadata
 from resnet_jax.errors import InputError, check_choice, first_line
 from resnet_jax.text import printable
@@ -76,7 +78,8 @@ def decode_image(
 
     Args:
       image: a path, or the bytes of a file.
-      channels: 1 for grey, 3 for RGB.
+      channels: 1 for grey, 3 for RGB; other numbers are bands, read from a TIFF that has as many of
+        8 bits.
       where: the image's name in messages; by default its path.
 
     Raises:
@@ -84,7 +87,10 @@ def decode_image(
         refused, or larger than `PIL.Image.MAX_IMAGE_PIXELS` pixels or `LARGEST_FILE` bytes.
     """
     where = printable(where or ('image' if isinstance(image, bytes) else os.fspath(image)))
-    parts = split_metadata(image if isinstance(image, bytes) else _read_file(image, where))
+    data = image if isinstance(image, bytes) else _read_file(image, where)
+    parts = split_metadata(data)
+    if holds_bands(data, channels, where):
+        return _decode_bands(data, parts, where)
     with _opened(parts, where) as opened:
         opened.load()
         orientation = parts.orientation or exif_orientation(opened.info.get('exif', b''))
@@ -92,13 +98,45 @@ def decode_image(
         return _to_array(_to_eight_bits(upright, parts, where), channels)
 
 
-def check_header(path: str | os.PathLike[str]) -> None:
+def _decode_bands(data: bytes, parts: ImageParts, where: str) -> UInt8[np.ndarray, 'h w bands']:
+    bands = split_bands(data, where)
+    limit, size = Image.MAX_IMAGE_PIXELS, bands.width * bands.height * bands.number
+    if limit is not None and size > limit:
+        raise InputError(_too_large(where, f' ({bands.number} x {bands.width} x {bands.height})'))
+    planes = []
+    for grey in bands.greys:
+        with _opened(ImageParts(grey), where) as opened:
+            planes.append(np.asarray(opened.convert('L')).reshape(bands.height, bands.width, -1))
+    image = np.concatenate(planes, axis=2)
+    if bands.run:
+        for here in undo_differences(bands.width, bands.run):
+            image[:, here] = np.cumsum(image[:, here], axis=1, dtype=np.uint8)
+    turn = _TURNS.get(parts.orientation or 1)
+    return image if turn is None else _by_band(image, lambda band: band.transpose(turn))
+
+
+def _by_band(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    """An image after a change of Pillow's; of other channels than grey or RGB, of each band."""
+    if image.shape[2] in (1, 3):
+        return np.atleast_3d(np.asarray(change(_to_pillow(image))))
+    bands = (image[:, :, i] for i in range(image.shape[2]))
+    return np.stack([np.asarray(change(Image.fromarray(band))) for band in bands], axis=2)
+
+
+def check_header(path: str | os.PathLike[str], channels: int = 3) -> None:
     """Checks that an image file can be opened and begins as an image; decodes nothing.
+
+    Args:
+      path: the file.
+      channels: as for `decode_image`; bands are not looked at.
 
     Raises:
       InputError: as `decode_image`, as far as it shows there.
     """
     where = printable(os.fspath(path))
+    if channels not in (1, 3):
+        _read_file(path, where, HEADER)
+        return
     try:
         with _opened(split_metadata(_read_file(path, where, HEADER)), where):
             return
@@ -144,6 +182,11 @@ def _opened(parts: ImageParts, where: str) -> Iterator[Image.Image]:
     except InputError:
         raise
     except UnidentifiedImageError:
+        bands, _ = count_bands(parts.pixels)
+        if bands > 1:
+            raise InputError(
+                f'{where}: a TIFF of {bands} bands, not of grey or RGB; set data.channels={bands}'
+            ) from None
         raise InputError(f'{where}: not an image that can be read; give a JPEG or PNG') from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(_too_large(where)) from None
@@ -219,14 +262,23 @@ def convert_channels(
     """Converts an image to grey or RGB.
 
     Args:
-      image: of 1 or 3 channels.
-      channels: 1 (luma of ITU-R BT.601) or 3 (a grey is repeated).
+      image: the image.
+      channels: 1 (luma of ITU-R BT.601) or 3 (a grey is repeated); another number must be the
+        image's own.
 
     Returns:
       The converted image; the same array if it has these channels already.
+
+    Raises:
+      InputError: if it has others and is not grey or RGB, or is not to be.
     """
     if image.shape[2] == channels:
         return image
+    if not {image.shape[2], channels} <= {1, 3}:
+        raise InputError(
+            f'an image of {image.shape[2]} channels where {channels} are wanted: only grey and RGB '
+            f'are converted; set data.channels={image.shape[2]}'
+        )
     return _to_array(_to_pillow(image), channels)
 
 
@@ -257,7 +309,7 @@ def resize_and_crop(
     size = [side * resize // shorter for side in image.shape[:2]]
     start = [round((side - image_size) / 2) for side in size]
     if shorter != resize:
-        box = [(0.0, float(side)) for side in image.shape[:2]]
+        sides = [(0.0, float(side)) for side in image.shape[:2]]
         if max(size) > LONGEST_ASPECT * resize:
             axis = int(size[1] > size[0])
             scale = image.shape[axis] / size[axis]
@@ -265,13 +317,12 @@ def resize_and_crop(
             margin = SUPPORTS[interpolation] * max(scale, 1) + 1
             kept = slice(max(math.floor(first - margin), 0), math.ceil(last + margin))
             image = image[kept] if axis == 0 else image[:, kept]
-            box[axis] = first - kept.start, last - kept.start
+            sides[axis] = first - kept.start, last - kept.start
             size[axis], start[axis] = image_size, 0
-        (top, bottom), (left, right) = box
-        scaled = _to_pillow(image).resize(
-            (size[1], size[0]), INTERPOLATIONS[interpolation], (left, top, right, bottom)
-        )
-        image = np.asarray(scaled).reshape(*size, image.shape[2])
+        (top, bottom), (left, right) = sides
+        shape, box = (size[1], size[0]), (left, top, right, bottom)
+        method = INTERPOLATIONS[interpolation]
+        image = _by_band(image, lambda band: band.resize(shape, method, box))
     top, left = start
     return image[top : top + image_size, left : left + image_size]
 
@@ -314,12 +365,8 @@ def random_resized_crop(
       ratio: smallest and largest width / height of the box.
     """
     left, top, width, height = _random_box(image.shape[1], image.shape[0], rng, scale, ratio)
-    resized = _to_pillow(image).resize(
-        (image_size, image_size),
-        Image.Resampling.BILINEAR,
-        box=(left, top, left + width, top + height),
-    )
-    return np.asarray(resized).reshape(image_size, image_size, image.shape[2])
+    size, box = (image_size, image_size), (left, top, left + width, top + height)
+    return _by_band(image, lambda band: band.resize(size, Image.Resampling.BILINEAR, box))
 
 
 def _random_box(

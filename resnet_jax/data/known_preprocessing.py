@@ -29,6 +29,8 @@ PREPROCESSINGS: dict[str, dict[str, Any]] = {
     # timm/models/resnetv2.py, the file's own default with bicubic, such as
     # resnetv2_50x1_bit.goog_distilled_in1k: crop 0.875.
     'inception': {'image_size': 224, 'resize': 256, 'interpolation': 'bicubic', **_HALF},
+    # timm/models/resnetv2.py, resnetv2_50x1_bit.goog_in21k_ft_in1k and others: 448, crop 1.
+    'bit': {'image_size': 448, 'resize': None, 'interpolation': 'bilinear', **_HALF},
     # akamaster/pytorch_resnet_cifar10, trainer.py: ImageNet's figures on CIFAR's 32x32 images.
     'cifar': {'image_size': 32, 'resize': None, 'interpolation': 'bilinear', **_IMAGENET},
 }

@@ -110,6 +110,7 @@ def load_arrays(source: Source, preprocessing: Preprocessing, progress: bool = T
       InputError: on an image that cannot be read or a label outside the classes.
     """
     arrays = _empty_batch(len(source), preprocessing)
+    source = source.with_bands(preprocessing.channels)
 
     def fill(start: int) -> int:
         stop = min(start + READ_TOGETHER, len(source))
@@ -173,6 +174,7 @@ def train_batches(
     """
     _check_batch_size(batch_size, len(source))
     check_transforms(transforms, settings, preprocessing.image_size)
+    source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     host = tuple(TRANSFORMS[name] for name in transforms if TRANSFORMS[name].where == 'host')
     make = functools.partial(
@@ -206,6 +208,7 @@ def eval_batches(
     """
     if batch_size < 1:
         raise InputError(f'batch_size must be positive, not {batch_size}')
+    source = source.with_bands(preprocessing.channels)
     make = functools.partial(_eval_batch, source, preprocessing, batch_size, part)
     return read_ahead(make, 0, -(-len(source) // batch_size), workers)
 

@@ -21,6 +21,7 @@ from resnet_jax.errors import InputError, check_choice
 from resnet_jax.json_files import parse_json
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
+MOST_CHANNELS = 1024  # of an image: sensors of several hundred bands are in use
 CHUNK = 1024  # images summed at a time, to bound memory
 
 
@@ -30,7 +31,7 @@ class Preprocessing:
 
     Attributes:
       image_size: side of the input, pixels.
-      channels: 1 (grey) or 3 (RGB).
+      channels: 1 (grey), 3 (RGB), or the bands of images of another number.
       resize: the shorter side before the centre crop, pixels; None means `image_size`.
       mean: subtracted from pixels scaled to [0, 1]: a number per channel, or per pixel and channel
         ([H, W, C], the per-pixel mean of He et al. 2015, section 4.2). Arrays are accepted; stored
@@ -49,8 +50,8 @@ class Preprocessing:
     interpolation: str = 'bilinear'  # also of files from before this field existed
 
     def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise InputError(f'channels must be 1 or 3, not {self.channels}')
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise InputError(f'channels must be from 1 to {MOST_CHANNELS}, not {self.channels}')
         check_sizes(self.image_size, self.resize)
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         with np.errstate(over='ignore'):  # to infinity, which is refused
@@ -67,7 +68,7 @@ class Preprocessing:
         object.__setattr__(self, 'class_names', tuple(self.class_names))
 
     def prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'size size channels']:
-        """Converts channels, resizes and crops an image of 1 or 3 channels, on the host."""
+        """Converts channels, resizes and crops an image, on the host."""
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 

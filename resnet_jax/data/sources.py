@@ -26,7 +26,7 @@ class Catalog:
     Attributes:
       sizes: whole split -> number of examples.
       class_names: the name of each label.
-      channels: of its images, 1 (grey) or 3 (RGB).
+      channels: of its images: 1 (grey), 3 (RGB), or their bands.
       open: prepares the named whole splits for reading; raises InputError if it cannot.
       version: of the data, where it has one.
       root: the folder that the paths of images start with; empty unless they are files.
@@ -59,7 +59,7 @@ class Source:
       name: the data set as the caller gave it, e.g. 'tfds:cifar10_jpeg'.
       split: the split as the caller gave it, e.g. 'train[:45000]'.
       class_names: the name of each label.
-      channels: of its images, 1 (grey) or 3 (RGB).
+      channels: of its images: 1 (grey), 3 (RGB), or their bands.
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
@@ -117,6 +117,10 @@ class Source:
         """The source of some of its examples, in this order, under another name of a split."""
         chosen = indices if self.chosen is None else self.chosen[indices]
         return dataclasses.replace(self, chosen=chosen, split=split)
+
+    def with_bands(self, channels: int) -> 'Source':
+        """The source with files read as images of this many bands, unless that is grey or RGB."""
+        return self if channels in (1, 3) else dataclasses.replace(self, channels=channels)
 
     def _records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
         """Records, each with the words that name it in messages."""

@@ -130,6 +130,8 @@ def _fill(picture: UInt8[np.ndarray, 'height width 3'], area: Rectangle, colour:
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
     """Scales an image for the sheet: uint8 [side, side, 3], side at least `SMALLEST`."""
+    # Of more bands, the first three as RGB; of two, the first.
+    pixels = pixels[:, :, : 3 if pixels.shape[2] >= 3 else 1]
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     size = len(pixels)
     if size > LARGEST:

@@ -7,6 +7,7 @@ new model needs no change here and a new publisher is a new row.
 import dataclasses
 import functools
 import re
+import string
 from collections.abc import Iterable, Mapping
 
 import flax.traverse_util
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import InputError
+from resnet_jax.models.design import DOWNSAMPLINGS
+from resnet_jax.models.layers import average_pool
 from resnet_jax.models.resnet import STEMS, ResNet
 
 Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
@@ -23,9 +26,19 @@ Shapes = dict[Path, jax.ShapeDtypeStruct]
 OURS = 'ours'  # the layout of our own files: paths joined by slashes, arrays unchanged
 
 
+# Our names of the arrays of a convolution or fully connected layer, and of a norm -> PyTorch's.
+_LEAVES = {'kernel': 'weight', 'bias': 'bias'}
+_NORM_LEAVES = {
+    'scale': 'weight',
+    'bias': 'bias',
+    'mean': 'running_mean',
+    'var': 'running_var',
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The names of a publisher. Templates use {stage}, {block} and {i}.
+    """The names of a publisher. Templates use {stage}, {block}, {i} and {letter} (a for 1, ...).
 
     Attributes:
       stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem. None, here
@@ -35,6 +48,7 @@ class Layout:
       shortcut: of the shortcut's convolution and norm, inside a block.
       pooled_shortcut: the same after an average pool.
       squeeze_excite: of its two layers, inside a block.
+      eca: of the convolution of efficient channel attention, inside a block.
       final_norm: of a pre-activation net.
       head: of the classifier.
       stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
@@ -42,6 +56,11 @@ class Layout:
       raw_first_shortcut: whether the first block of its pre-activation nets activates only its
         branch, see `BlockDesign`.
       as_convolution: our fully connected layers that it stores as 1x1 convolutions.
+      leaves: our names of the arrays of a convolution or fully connected layer -> its names.
+      norm_leaves: the same for a norm.
+      separator: between the parts of a name.
+      outputs_first: whether the axes of kernels are [outputs, inputs, window], as in PyTorch; else
+        they are ours, [window, inputs, outputs].
     """
 
     stem: Mapping[int, tuple[str | None, ...]]
@@ -49,8 +68,9 @@ class Layout:
     conv: str = 'conv{i}'
     norm: str = 'bn{i}'
     shortcut: tuple[str, str | None] = ('downsample.0', 'downsample.1')
-    pooled_shortcut: tuple[str, str] | None = None
+    pooled_shortcut: tuple[str, str | None] | None = None
     squeeze_excite: tuple[str, str] | None = None
+    eca: str | None = None
     final_norm: str | None = None
     head: str = 'fc'
     stage_from: int = 1
@@ -59,6 +79,10 @@ class Layout:
     body_prefix: str = ''
     raw_first_shortcut: bool = False
     as_convolution: tuple[str, ...] = ()
+    leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LEAVES)
+    norm_leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NORM_LEAVES)
+    separator: str = '.'
+    outputs_first: bool = True
 
 
 _PLAIN_STEM = {1: ('conv1', 'bn1')}
@@ -71,19 +95,40 @@ LAYOUTS = {
         stem={**_PLAIN_STEM, 3: ('conv1.0', 'conv1.1', 'conv1.3', 'conv1.4', 'conv1.6', 'bn1')},
         pooled_shortcut=('downsample.1', 'downsample.2'),
         squeeze_excite=('se.fc1', 'se.fc2'),
+        eca='se.conv',
         as_convolution=('reduce', 'expand'),
     ),
-    # timm/models/resnetv2.py
+    # timm/models/resnetv2.py: pre-activation, and BiT
     'timm_v2': Layout(
-        stem={1: ('stem.conv', None)},
+        stem={
+            1: ('stem.conv', None),
+            3: ('stem.conv1', 'stem.norm1', 'stem.conv2', 'stem.norm2', 'stem.conv3', None),
+        },
         block='stages.{stage}.blocks.{block}',
         norm='norm{i}',
         shortcut=('downsample.conv', None),
+        pooled_shortcut=('downsample.conv', None),
         final_norm='norm',
         head='head.fc',
         stage_from=0,
         raw_first_shortcut=True,
         as_convolution=('head',),
+    ),
+    # google-research/big_transfer, bit_pytorch/models.py: the .npz files of TensorFlow's variables
+    'bit': Layout(
+        stem={1: ('resnet/root_block/standardized_conv2d', None)},
+        block='resnet/block{stage}/unit{block:02}',
+        conv='{letter}/standardized_conv2d',
+        norm='{letter}/group_norm',
+        shortcut=('a/proj/standardized_conv2d', None),
+        final_norm='resnet/group_norm',
+        head='resnet/head/conv2d',
+        block_from=1,
+        as_convolution=('head',),
+        leaves={'kernel': 'kernel', 'bias': 'bias'},
+        norm_leaves={'scale': 'gamma', 'bias': 'beta'},
+        separator='/',
+        outputs_first=False,
     ),
     # transformers/models/resnet/modeling_resnet.py
     'huggingface': Layout(
@@ -112,14 +157,6 @@ LAYOUTS = {
 WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.', 'net.')
 # Counters that the forward pass does not use.
 IGNORED = ('num_batches_tracked', 'n_averaged')
-
-_LEAVES = {
-    'kernel': 'weight',
-    'scale': 'weight',
-    'bias': 'bias',
-    'mean': 'running_mean',
-    'var': 'running_var',
-}
 
 
 @functools.lru_cache(maxsize=128)
@@ -158,13 +195,15 @@ def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path
     names = {}
     for path in paths:
         _, *module, leaf = path
-        name = _module_name(model, LAYOUTS[layout], tuple(module))
-        if name is None or leaf not in _LEAVES:
+        row = LAYOUTS[layout]
+        name = _module_name(model, row, tuple(module))
+        leaves = row.norm_leaves if 'norm' in module[-1] else row.leaves
+        if name is None or leaf not in leaves:
             raise InputError(
                 f'layout {layout} has no name for {"/".join(module)} of this model; write our own '
                 f'layout instead (--layout {OURS})'
             )
-        names[path] = f'{name}.{_LEAVES[leaf]}'
+        names[path] = f'{name}{row.separator}{leaves[leaf]}'
     return names
 
 
@@ -198,11 +237,11 @@ def _body_name(model: ResNet, layout: Layout, module: Path) -> str | None:
         block=_numbered(rest[0])[1] - 1 + layout.block_from,
     )
     inner = _name_in_block(model, layout, rest[1:])
-    return None if inner is None else f'{prefix}.{inner}'
+    return None if inner is None else f'{prefix}{layout.separator}{inner}'
 
 
 def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | None:
-    pooled = model.block.downsample == 'average'
+    pooled = DOWNSAMPLINGS[model.block.downsample][0] is average_pool
     shortcut = layout.pooled_shortcut if pooled else layout.shortcut
     named = {
         'shortcut_conv': shortcut and shortcut[0],
@@ -210,9 +249,12 @@ def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | No
     }
     if layout.squeeze_excite and module[0] == 'se' and model.block.se_place == 'standard':
         return layout.squeeze_excite[('reduce', 'expand').index(module[1])]
+    if module == ['eca', 'conv']:
+        return layout.eca
     kind, number = _numbered(module[0])
     if len(module) == 1 and number and kind in ('conv', 'norm'):
-        return getattr(layout, kind).format(i=number - 1 + layout.conv_from)
+        letter = string.ascii_lowercase[number - 1]
+        return getattr(layout, kind).format(i=number - 1 + layout.conv_from, letter=letter)
     return named.get(module[0]) if len(module) == 1 else None
 
 
@@ -230,15 +272,18 @@ def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, .
     *window, inputs, outputs = shape
     if path[-2] in LAYOUTS[layout].as_convolution:
         window = [1, 1]
-    return (outputs, inputs, *window)
+    if LAYOUTS[layout].outputs_first:
+        return (outputs, inputs, *window)
+    return (*window, inputs, outputs)
 
 
 def to_theirs(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
-    """Converts our array to a layout. PyTorch's order of axes is [outputs, inputs, window]."""
+    """Converts our array to a layout."""
     if layout == OURS or path[-1] != 'kernel':
         return array
     shape = their_shape(path, array.shape, layout)
-    array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
+    if LAYOUTS[layout].outputs_first:
+        array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
     return np.ascontiguousarray(array.reshape(shape))
 
 
@@ -246,21 +291,31 @@ def to_ours(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
     """Inverts `to_theirs`; accepts a fully connected layer as a 1x1 convolution, too."""
     if layout == OURS or path[-1] != 'kernel':
         return array
+    outputs_first = LAYOUTS[layout].outputs_first
     if _is_fully_connected(path):
-        array = array.reshape(array.shape[:2])
-    return np.ascontiguousarray(np.transpose(array, (*range(2, array.ndim), 1, 0)))
+        array = array.reshape(array.shape[:2] if outputs_first else array.shape[-2:])
+    if outputs_first:
+        array = np.transpose(array, (*range(2, array.ndim), 1, 0))
+    return np.ascontiguousarray(array)
 
 
 def _is_fully_connected(path: Path) -> bool:
     return path[-1] == 'kernel' and path[-2] in ('head', 'reduce', 'expand')
 
 
-def same_shape(path: Path, theirs: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Compares shapes; accepts a fully connected layer as a 1x1 convolution, too."""
-    if _is_fully_connected(path):
-        ones = (1,) * (len(theirs) - 2)
+def same_shape(path: Path, theirs: tuple[int, ...], expected: tuple[int, ...], layout: str) -> bool:
+    """Compares shapes in a layout; accepts a fully connected layer as a 1x1 convolution, too."""
+    if not _is_fully_connected(path):
+        return theirs == expected
+    ones = (1,) * (len(theirs) - 2)
+    if layout == OURS or LAYOUTS[layout].outputs_first:
         return theirs[:2] == expected[:2] and theirs[2:] == ones
-    return theirs == expected
+    return theirs[-2:] == expected[-2:] and theirs[:-2] == ones
+
+
+def input_channels(kernel: tuple[int, ...], layout: str) -> int:
+    """The input channels of a convolution with a kernel of this shape in a layout."""
+    return kernel[1] if layout != OURS and LAYOUTS[layout].outputs_first else kernel[-2]
 
 
 def natural_layout(model: ResNet) -> str:

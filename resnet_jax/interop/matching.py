@@ -12,6 +12,7 @@ from resnet_jax.interop.layouts import (
     OURS,
     WRAPPERS,
     Path,
+    input_channels,
     model_shapes,
     same_shape,
     tensor_names,
@@ -101,7 +102,7 @@ def _match(sizes: Sizes, model: ResNet, layout: str, reset_head: bool) -> Match:
         ours = their_shape(path, shapes[path].shape, layout)
         if name not in sizes:
             missing.append(name)
-        elif not same_shape(path, tuple(sizes[name]), ours):
+        elif not same_shape(path, tuple(sizes[name]), ours, layout):
             wrong.append((name, tuple(sizes[name]), ours))
         else:
             names[path] = name
@@ -115,7 +116,7 @@ def _channels(sizes: Sizes, model: ResNet, layout: str) -> int:
     stem = sizes.get(tensor_names(model, [STEM_KERNEL], layout)[STEM_KERNEL])
     if stem is None or len(stem) < 3:
         return 3
-    return stem[-2] if layout == OURS else stem[1]
+    return input_channels(tuple(stem), layout)
 
 
 def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: bool) -> None:
@@ -188,7 +189,7 @@ def fitting_models(sizes: Sizes) -> list[str]:
 def _stage_sizes(names: Iterable[str], layout: str) -> tuple[int, ...] | None:
     """The number of blocks in each stage of a file, from the names of its tensors."""
     block = 'stage{stage}/block{block}' if layout == OURS else LAYOUTS[layout].block
-    pattern = re.escape(block).replace(r'\{stage\}', r'(\d+)').replace(r'\{block\}', r'(\d+)')
+    pattern = re.sub(r'\\\{(?:stage|block)(?::\d+)?\\\}', r'(\\d+)', re.escape(block))
     found = re.compile(rf'(?:^|[./]){pattern}[./]')
     blocks = {(m[1], m[2]) for name in names if (m := found.search(name))}
     counts = collections.Counter(int(stage) for stage, _ in blocks)

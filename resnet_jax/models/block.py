@@ -16,7 +16,14 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, choose
 from resnet_jax.models import layers
 from resnet_jax.models.convolution import MakeConv
-from resnet_jax.models.design import ACTIVATIONS, GATES, PLACEMENTS, SHORTCUTS, BlockDesign
+from resnet_jax.models.design import (
+    ACTIVATIONS,
+    DOWNSAMPLINGS,
+    GATES,
+    PLACEMENTS,
+    SHORTCUTS,
+    BlockDesign,
+)
 from resnet_jax.models.norms import MakeNorm
 
 # A block may hold several of these, each with parameters of its own: conv1, conv2, ...
@@ -68,8 +75,8 @@ def spell_out(
     """
     inner, last, _, after = (cell.split() for cell in PLACEMENTS[design.placement].split('|'))
     kinds = inner * (len(design.kernels) - 1) + last
-    if design.downsample == 'blur':
-        kinds.insert(_blur_position(kinds, design.stride_at), 'blur')
+    if DOWNSAMPLINGS[design.downsample][1] is not None:
+        kinds.insert(_pool_position(kinds, design.stride_at), 'pool')
     first = kinds.index('conv')
     before, branch = kinds[:first], kinds[first:]
     if design.branch_dropout:  # only in the branch, never in `before`, which others share
@@ -81,6 +88,8 @@ def spell_out(
         branch = ['se'] * (design.se_place == 'pre') + branch
         branch = branch + ['se'] * (design.se_place == 'standard')
         after = after + ['se'] * (design.se_place == 'post')  # section 6.5: after the relu
+    if design.eca:
+        branch = [*branch, 'eca']
     counts: collections.Counter[str] = collections.Counter()
     parts = [tuple(_numbered(part, counts)) for part in (before, branch, after)]
     if design.zero_init_last or fixup:
@@ -88,7 +97,7 @@ def spell_out(
     return parts[0], parts[1], parts[2]
 
 
-def _blur_position(kinds: list[str], stride_at: int) -> int:
+def _pool_position(kinds: list[str], stride_at: int) -> int:
     """After the activation that follows the strided convolution, or else after that itself."""
     conv = [i for i, kind in enumerate(kinds) if kind == 'conv'][stride_at]
     later = kinds[conv:]
@@ -130,7 +139,7 @@ class Context:
       conv, norm: make a convolution and a norm.
       train: whether to normalise by the batch's own statistics, and to drop out.
       convs: arguments of each convolution: features, kernel_size, strides, ...
-      stride: of the block, for blurred pooling.
+      stride: of the block, for a pool that takes its place.
       dtype: of the computation.
       prefix: of the names of parameters.
     """
@@ -155,6 +164,11 @@ def _norm(op: Operation, x: Array, context: Context) -> Array:
     return context.norm(context.train, context.prefix + op.name, **zero)(x)
 
 
+def _pool(op: Operation, x: Array, context: Context) -> Array:
+    _, pool = DOWNSAMPLINGS[context.design.downsample]
+    return x if pool is None or context.stride == 1 else pool(x, context.stride)
+
+
 def _dropout(op: Operation, x: Array, context: Context) -> Array:
     return nn.Dropout(context.design.branch_dropout, deterministic=not context.train)(x)
 
@@ -164,10 +178,11 @@ OPERATIONS: dict[str, Callable[[Operation, Array, Context], Array]] = {
     'norm': _norm,
     'act': lambda op, x, context: ACTIVATIONS[context.design.activation](x),
     'dropout': _dropout,
-    'blur': lambda op, x, context: layers.blur_pool(x, context.stride) if context.stride > 1 else x,
+    'pool': _pool,
     'se': lambda op, x, context: layers.SqueezeExcite(
         context.design.se_ratio, context.dtype, name=op.name
     )(x),
+    'eca': lambda op, x, context: layers.EfficientChannelAttention(context.dtype, name=op.name)(x),
     'bias': lambda op, x, context: layers.Bias(name=context.prefix + op.name)(x),
     'scale': lambda op, x, context: layers.Scale(1.0, name=op.name)(x),
 }
@@ -253,7 +268,7 @@ class ResidualBlock(nn.Module):
         design, last, found = self.design, len(self.design.kernels) - 1, []
         inner, outer = design.inner_channels(self.width), self.width * design.expansion
         for i, kernel_size in enumerate(design.kernels):
-            strided = i == design.stride_at and design.downsample != 'blur'
+            strided = i == design.stride_at and DOWNSAMPLINGS[design.downsample][1] is None
             found.append(
                 {
                     'features': outer if i == last else inner,
@@ -270,7 +285,7 @@ class ResidualBlock(nn.Module):
     def _shortcut(self, path: str, x: Array, branch: Operations, train: bool) -> Array:
         design, channels = self.design, self.width * self.design.expansion
         stride = self.stride
-        pool = layers.DOWNSAMPLINGS[design.downsample]
+        pool, _ = DOWNSAMPLINGS[design.downsample]
         if pool is not None and stride > 1 and path != 'identity':
             x, stride = pool(x, stride), 1
         if path == 'zero_pad':

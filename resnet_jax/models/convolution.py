@@ -25,6 +25,14 @@ INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {
 }
 
 
+# Variance that standardised weights get -> the square of what they are divided by, from an output
+# channel's own variance and its fan-in.
+STANDARDIZATIONS: dict[str, Callable[[Array, int], Array]] = {
+    'fan_in': lambda var, fan_in: jnp.maximum(var * fan_in, 1e-4),  # arXiv 2101.08692
+    'one': lambda var, fan_in: var + 1e-10,  # arXiv 1912.11370
+}
+
+
 def he_normal(init: str, scale: float = 1.0) -> nn.initializers.Initializer:
     """He's initialiser for a key of `INITIALISERS`, its standard deviation multiplied by `scale`.
 
@@ -48,7 +56,7 @@ def convolution(
     groups: int = 1,
     init: str = 'he_fan_out',
     kernel_scale: float = 1.0,
-    standardize: bool = False,
+    standardize: str | None = None,
     in_scan: bool = False,
     use_bias: bool = False,
     **kwargs: Any,
@@ -66,14 +74,14 @@ def convolution(
       groups: number of channel groups.
       init: a key of `INITIALISERS`.
       kernel_scale: factor of the initial weights' standard deviation.
-      standardize: weight standardisation (arXiv 1903.10520).
+      standardize: a key of `STANDARDIZATIONS` for weight standardisation (arXiv 1903.10520).
       in_scan: whether the convolution stands in the body of a `lax.scan`.
       use_bias: whether to add a bias.
       **kwargs: of `nn.Conv`.
     """
     general = functools.partial(_convolve, in_scan=in_scan)
-    if standardize:
-        general = functools.partial(_convolve_standardized, general)
+    if standardize is not None:
+        general = functools.partial(_convolve_standardized, general, STANDARDIZATIONS[standardize])
     kwargs.setdefault('kernel_init', he_normal(init, kernel_scale))
     return nn.Conv(
         features,
@@ -110,16 +118,17 @@ def _convolve(
 
 def _convolve_standardized(
     general: Callable[..., Array],
+    squared_divisor: Callable[[Array, int], Array],
     images: Float[Array, 'n *space c'],
     kernel: Float[Array, '*taps c_per_group features'],
     *args: Any,
     **kwargs: Any,
 ) -> Float[Array, 'n *out features']:
-    """The convolution with each output channel's weights at mean 0 and variance 1 / fan-in."""
+    """The convolution with each output channel's weights at mean 0 and a fixed variance."""
     axes = tuple(range(kernel.ndim - 1))
     exact = kernel.astype(np.promote_types(np.float32, kernel.dtype))
     fan_in = exact.size // exact.shape[-1]
     mean = jnp.mean(exact, axes, keepdims=True)
     var = jnp.var(exact, axes, keepdims=True)
-    exact = (exact - mean) * lax.rsqrt(jnp.maximum(var * fan_in, 1e-4))
+    exact = (exact - mean) * lax.rsqrt(squared_divisor(var, fan_in))
     return general(images, exact.astype(kernel.dtype), *args, **kwargs)

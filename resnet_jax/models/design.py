@@ -40,6 +40,18 @@ SHORTCUTS = {
     'none':           (None,          None),            # plain net: no shortcut, no addition
 }  # fmt: skip
 
+Pool = Callable[[Array, int], Array]  # (x [N, ..., C], stride) -> [N, ..., C]
+
+# What takes the place of a stride in each path; None: the convolution strides.
+DOWNSAMPLINGS: dict[str, tuple[Pool | None, Pool | None]] = {
+    #                  shortcut             branch
+    'stride':         (None,                None),
+    'average':        (layers.average_pool, None),                 # ResNet-D, arXiv 1812.01187
+    'blur':           (layers.blur_pool,    layers.blur_pool),     # arXiv 1904.11486
+    'blur_branch':    (None,                layers.blur_pool),     # timm's resnetblur50
+    'average_both':   (layers.average_pool, layers.average_pool),  # timm's resnetaa50d
+}  # fmt: skip
+
 # How shortcut and branch are weighted, with g = sigmoid(conv1x1(x) + gate_bias): he2016, figure 2.
 GATES: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]] | None] = {
     'none': None,
@@ -85,8 +97,9 @@ class BlockDesign:
       branch_dropout: rate of dropout before the last convolution (arXiv 1605.07146, figure 1d).
       se_ratio, se_place: the ratio of hidden to all channels in squeeze-and-excitation (0: none),
         and one of `SE_PLACES`.
-      downsample: 'stride'; 'average': an average pool precedes the shortcut's projection (ResNet-D,
-        arXiv 1812.01187); 'blur': blurred pooling replaces strides (arXiv 1904.11486).
+      eca: whether efficient channel attention ends the branch (arXiv 1910.03151).
+      downsample: a key of `DOWNSAMPLINGS`. A pool precedes the shortcut's projection; in the branch
+        it follows the activation behind the convolution at `stride_at`.
       activation: a key of `ACTIVATIONS`.
       zero_init_last: whether every branch starts at zero, so that a block with an identity shortcut
         starts as the identity (arXiv 1706.02677, section 5.1): the scale of the norm that ends the
@@ -111,6 +124,7 @@ class BlockDesign:
     branch_dropout: float = 0.0
     se_ratio: float = 0.0
     se_place: str = 'standard'
+    eca: bool = False
     downsample: str = 'stride'
     activation: str = 'relu'
     zero_init_last: bool = False
@@ -144,7 +158,7 @@ _CHOICES: dict[str, Any] = {
     'gate': GATES,
     'activation': ACTIVATIONS,
     'se_place': SE_PLACES,
-    'downsample': layers.DOWNSAMPLINGS,
+    'downsample': DOWNSAMPLINGS,
 }
 
 BASIC = BlockDesign()  # he2015, figure 5 left

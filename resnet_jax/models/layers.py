@@ -1,6 +1,7 @@
 """The small parts that block designs may add, for any number of spatial dimensions."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -63,8 +64,15 @@ def blur_pool(x: Float[Array, 'n *space c'], stride: int) -> Float[Array, 'n *ou
     )
 
 
-# What replaces a stride; in 'stride', nothing.
-DOWNSAMPLINGS = {'stride': None, 'average': average_pool, 'blur': blur_pool}
+def max_pool(
+    x: Float[Array, 'n *space c'], stride: int = 2, border: float = -math.inf
+) -> Float[Array, 'n *out c']:
+    """The largest of the 3x3 pixels around every stride-th one; those outside are `border`."""
+    # An explicit pad, because converters drop the padding argument of a pooling; -inf, because x is
+    # not activated in pre-activation nets.
+    dims = x.ndim - 2
+    x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), constant_values=border)
+    return nn.max_pool(x, window_shape=(3,) * dims, strides=(stride,) * dims, padding='VALID')
 
 
 class SqueezeExcite(nn.Module):
@@ -90,6 +98,30 @@ class SqueezeExcite(nn.Module):
         squeezed = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
         gate = dense(channels, name='expand')(nn.relu(dense(hidden, name='reduce')(squeezed)))
         return x * nn.sigmoid(gate)
+
+
+class EfficientChannelAttention(nn.Module):
+    """Scales each channel by a gate computed from its neighbours' means (ECA, arXiv 1910.03151).
+
+    The gate is a convolution over the channels, of |log2(C) + 1| / 2 channels, the nearest odd
+    number above (at least 3; the paper's equation 12 as its authors and timm round it). Path:
+    `conv`.
+
+    Attributes:
+      dtype: of the computation.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Gates the channels."""
+        size = int((math.log2(x.shape[-1]) + 1) / 2)
+        size = max(size + 1 - size % 2, 3)
+        conv = nn.Conv(1, (size,), padding=size // 2, use_bias=False, dtype=self.dtype, name='conv')
+        means = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
+        gate = nn.sigmoid(conv(means[..., None])[..., 0])
+        return x * jnp.expand_dims(gate, tuple(range(1, x.ndim - 1)))
 
 
 class Scale(nn.Module):

@@ -1,7 +1,8 @@
 """The registered models: a row of plain values for each, with its source.
 
 Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
-1709.01507, bagoftricks 1812.01187.
+1709.01507, groupnorm 1803.08494, bagoftricks 1812.01187, eca 1910.03151, antialias 1904.11486,
+bit 1912.11370.
 """
 
 import dataclasses
@@ -34,7 +35,11 @@ class ModelRow:
 
 
 def _imagenet(
-    depth: int, paper: str, block: BlockDesign | None = None, stem: str = 'imagenet'
+    depth: int,
+    paper: str,
+    block: BlockDesign | None = None,
+    stem: str = 'imagenet',
+    **others: Any,
 ) -> ModelRow:
     stage_sizes, usual = _STAGES[depth]
     settings = {
@@ -42,6 +47,7 @@ def _imagenet(
         'block': block or usual,
         'num_classes': 1000,
         'stem': stem,
+        **others,
     }
     return ModelRow(settings, paper, 224)
 
@@ -70,9 +76,10 @@ def _cifar(
     return ModelRow(settings, paper, 32)
 
 
-# he2015, table 1; 200 from he2016, section 4.
+# he2015, table 1; 200 from he2016, section 4; 26 is timm's.
 _STAGES = {
     18: ((2, 2, 2, 2), BASIC),
+    26: ((2, 2, 2, 2), BOTTLENECK),
     34: ((3, 4, 6, 3), BASIC),
     50: ((3, 4, 6, 3), BOTTLENECK),
     101: ((3, 4, 23, 3), BOTTLENECK),
@@ -83,8 +90,20 @@ _PLAIN = dataclasses.replace(BASIC, shortcut='none')
 _OPTION_A = dataclasses.replace(BASIC, shortcut='zero_pad')
 
 
-def _preact(block: BlockDesign) -> BlockDesign:
-    return dataclasses.replace(block, placement='full_preact')
+def _preact(block: BlockDesign, **fields: Any) -> BlockDesign:
+    return dataclasses.replace(block, placement='full_preact', **fields)
+
+
+def _pooled(depth: int, downsample: str = 'average') -> BlockDesign:
+    return dataclasses.replace(_STAGES[depth][1], downsample=downsample)
+
+
+def _bit(depth: int, factor: int) -> ModelRow:
+    # google-research/big_transfer, bit_pytorch/models.py.
+    settings = {'norm': 'group', 'norm_groups': 32, 'weight_standardization': True}
+    settings |= {'standardized_to': 'one', 'zero_init_head': True}
+    settings |= {'width': 64 * factor, 'stem_width': 64 * factor}
+    return _imagenet(depth, 'bit', _preact(BOTTLENECK), 'bit', **settings)
 
 
 def _se(block: BlockDesign) -> BlockDesign:
@@ -97,23 +116,37 @@ def _resnext(groups: int, base_width: int) -> BlockDesign:
 
 MODELS: dict[str, ModelRow] = {
     # The stride of a bottleneck on its 3x3, as in torchvision ("v1.5") ...
-    **{f'resnet{d}': _imagenet(d, 'he2015') for d in (18, 34, 50, 101, 152)},
+    **{f'resnet{d}': _imagenet(d, 'he2015') for d in (18, 26, 34, 50, 101, 152)},
     'resnet200': _imagenet(200, 'he2016'),
     # ... and on the first 1x1, as in the paper.
     **{f'resnet{d}_v1': _imagenet(d, 'he2015', BOTTLENECK_V1) for d in (50, 101, 152)},
     **{f'plain{d}': _imagenet(d, 'he2015', _PLAIN) for d in (18, 34)},
     **{
-        f'preact_resnet{d}': _imagenet(d, 'he2016', _preact(block))
-        for d, (_, block) in _STAGES.items()
+        f'preact_resnet{d}': _imagenet(d, 'he2016', _preact(_STAGES[d][1]))
+        for d in (18, 34, 50, 101, 152, 200)
     },
-    # timm's names for the same nets as preact_resnet50 and 101.
-    **{f'resnetv2_{d}': _imagenet(d, 'he2016', _preact(BOTTLENECK)) for d in (50, 101)},
+    # timm's: of basic blocks with another first shortcut, else the same nets as preact_resnet.
     **{
-        f'resnet{d}d': _imagenet(
-            d, 'bagoftricks', dataclasses.replace(BOTTLENECK, downsample='average'), 'imagenet_deep'
-        )
-        for d in (50, 101)
+        f'resnetv2_{d}': _imagenet(d, 'he2016', _preact(BASIC, raw_first_shortcut=True))
+        for d in (18, 34)
     },
+    **{f'resnetv2_{d}': _imagenet(d, 'he2016', _preact(BOTTLENECK)) for d in (50, 101)},
+    # timm's letters: c has the stem of ResNet-C, d averages in the shortcut too, and t has fewer
+    # channels in the stem.
+    'resnet50c': _imagenet(50, 'bagoftricks', stem='imagenet_deep'),
+    **{
+        f'resnet{d}d': _imagenet(d, 'bagoftricks', _pooled(d), 'imagenet_deep')
+        for d in (18, 26, 34, 50, 101, 152, 200)
+    },
+    'resnet50t': _imagenet(50, 'bagoftricks', _pooled(50), 'imagenet_tiered'),
+    'resnetv2_50d': _imagenet(50, 'bagoftricks', _preact(_pooled(50)), 'imagenet_deep'),
+    'resnet50_gn': _imagenet(50, 'groupnorm', norm='group', norm_groups=32),
+    'resnetblur50': _imagenet(50, 'antialias', _pooled(50, 'blur_branch'), 'imagenet_blur'),
+    'resnetaa50d': _imagenet(50, 'antialias', _pooled(50, 'average_both'), 'imagenet_deep_average'),
+    'ecaresnet50d': _imagenet(
+        50, 'eca', dataclasses.replace(_pooled(50), eca=True), 'imagenet_deep'
+    ),
+    **{f'bit_resnet{d}x{k}': _bit(d, k) for d, k in ((50, 1), (50, 3), (101, 1))},
     'resnext50_32x4d': _imagenet(50, 'resnext', _resnext(32, 4)),
     'resnext101_32x4d': _imagenet(101, 'resnext', _resnext(32, 4)),
     'resnext101_32x8d': _imagenet(101, 'resnext', _resnext(32, 8)),

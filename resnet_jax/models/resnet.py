@@ -7,6 +7,7 @@ A model is a pure function of (variables, images); see `ResNet`. Sources: he2015
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
 from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
-from resnet_jax.models.convolution import INITIALISERS, MakeConv, convolution
+from resnet_jax.models.convolution import INITIALISERS, STANDARDIZATIONS, MakeConv, convolution
 from resnet_jax.models.design import BASIC, BlockDesign
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
 from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_stages
@@ -28,16 +29,16 @@ class StemDesign:
 
     Attributes:
       convolutions: (kernel size, stride, output channels as a share of the stem's width) of each.
-      max_pool: whether a 3x3 max-pool with stride 2 follows.
+      pool: a key of `STEM_POOLS`, each with stride 2.
     """
 
     convolutions: tuple[tuple[int, int, float], ...]
-    max_pool: bool
+    pool: str = 'none'
 
     @property
     def strides(self) -> tuple[int, ...]:
         """All strides, in order."""
-        return (*(stride for _, stride, _ in self.convolutions), 2 if self.max_pool else 1)
+        return (*(stride for _, stride, _ in self.convolutions), 1 if self.pool == 'none' else 2)
 
     @property
     def reduction(self) -> int:
@@ -45,11 +46,23 @@ class StemDesign:
         return math.prod(self.strides)
 
 
+STEM_POOLS: dict[str, Callable[[Array], Array]] = {
+    'none': lambda x: x,
+    'max': layers.max_pool,
+    'max_zero': lambda x: layers.max_pool(x, border=0.0),  # of raw pixels: not the same
+    'max_blur': lambda x: layers.blur_pool(layers.max_pool(x, stride=1), 2),  # arXiv 1904.11486
+    'average': lambda x: layers.average_pool(x, 2),
+}
+
+_DEEP = ((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0))  # ResNet-C, arXiv 1812.01187
 STEMS = {
-    'imagenet': StemDesign(((7, 2, 1.0),), max_pool=True),  # he2015, table 1
-    # ResNet-C, arXiv 1812.01187
-    'imagenet_deep': StemDesign(((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0)), max_pool=True),
-    'cifar': StemDesign(((3, 1, 1.0),), max_pool=False),  # he2015, section 4.2
+    'imagenet': StemDesign(((7, 2, 1.0),), 'max'),  # he2015, table 1
+    'imagenet_deep': StemDesign(_DEEP, 'max'),
+    'imagenet_tiered': StemDesign(((3, 2, 0.375), (3, 1, 0.5), (3, 1, 1.0)), 'max'),  # timm's -T
+    'imagenet_blur': StemDesign(((7, 2, 1.0),), 'max_blur'),  # timm's resnetblur50
+    'imagenet_deep_average': StemDesign(_DEEP, 'average'),  # timm's resnetaa50d
+    'bit': StemDesign(((7, 2, 1.0),), 'max_zero'),  # google-research/big_transfer
+    'cifar': StemDesign(((3, 1, 1.0),)),  # he2015, section 4.2
 }
 
 
@@ -68,7 +81,7 @@ class Feature(NamedTuple):
 
 
 class Stem(nn.Module):
-    """The first convolutions, and for ImageNet a max-pool. Parameter paths: `conv1`, `norm1`, ...
+    """The first convolutions, and for ImageNet a pool. Parameter paths: `conv1`, `norm1`, ...
 
     Attributes:
       design: of the stem.
@@ -98,16 +111,7 @@ class Stem(nn.Module):
         for i in range(1, len(convs) + 1):
             kinds = ('conv', *(self.ops if i == len(convs) else self.inner_ops))
             x = apply_operations([Operation(kind, i) for kind in kinds], x, context)
-        return _max_pool(x) if self.design.max_pool else x
-
-
-def _max_pool(x: Array) -> Array:
-    """A max-pool over 3x3 pixels with stride 2."""
-    # An explicit pad, because converters drop the padding argument of a pooling; -inf, because x is
-    # not activated in pre-activation nets.
-    dims = x.ndim - 2
-    x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), constant_values=-jnp.inf)
-    return nn.max_pool(x, window_shape=(3,) * dims, strides=(2,) * dims, padding='VALID')
+        return STEM_POOLS[self.design.pool](x)
 
 
 class ResNet(nn.Module):
@@ -137,6 +141,9 @@ class ResNet(nn.Module):
         PyTorch's momentum 0.1 is 0.9 here. Running variances use the biased batch variance.
       bn_epsilon: added to the variance in norms of every kind.
       weight_standardization: whether to standardise the convolutions' weights (arXiv 1903.10520).
+      standardized_to: a key of `STANDARDIZATIONS`: the variance that it gives them.
+      zero_init_head: whether the head starts at zero, so that all classes begin equally likely
+        (arXiv 1912.11370, for fine-tuning).
       init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv
         1901.09321; with norm='none').
       dropout: rate of dropout before the head.
@@ -167,6 +174,8 @@ class ResNet(nn.Module):
     bn_momentum: float = 0.9
     bn_epsilon: float = 1e-5
     weight_standardization: bool = False
+    standardized_to: str = 'fan_in'
+    zero_init_head: bool = False
     init_scheme: str = 'he_fan_out'
     dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -186,6 +195,7 @@ class ResNet(nn.Module):
                 raise InputError(f'{field} must be in [0, 1), got {getattr(self, field)}')
         check_choice('norm', self.norm, NORMS)
         check_choice('init_scheme', self.init_scheme, INITIALISERS)
+        check_choice('standardized_to', self.standardized_to, STANDARDIZATIONS)
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise InputError(f'stage_sizes must be numbers from 1, got {self.stage_sizes}')
         if self.fixup and self.norm != 'none':
@@ -345,7 +355,7 @@ class ResNet(nn.Module):
             convolution,
             dimensions=self.dimensions,
             init=self.init_scheme,
-            standardize=self.weight_standardization,
+            standardize=self.standardized_to if self.weight_standardization else None,
             dtype=self.dtype,
         )
         norm = make_norm(
@@ -362,8 +372,10 @@ class ResNet(nn.Module):
     @nn.nowrap
     def _head(self, x: Array) -> Array:
         init: dict[str, Any] = {}
+        if self.fixup or self.zero_init_head:
+            init = {'kernel_init': nn.initializers.zeros}
         if self.fixup:
-            x, init = layers.Bias(name='head_bias')(x), {'kernel_init': nn.initializers.zeros}
+            x = layers.Bias(name='head_bias')(x)
         return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
 
     def _fixup_factor(self) -> float:

@@ -33,7 +33,7 @@ RANGES: dict[str, Range] = {
     'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
     **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
     **dict.fromkeys(('data.image_size', 'data.resize'), _PIXELS),
-    'data.channels': Range(1, 3, whole=True),
+    'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),
     'data.validation': _FRACTION,
@@ -119,6 +119,7 @@ NEEDS: dict[str, _Needs] = {
     'model.ghost_batch': _one_of('model.norm', 'batch'),
     'model.bn_momentum': _one_of('model.norm', 'batch'),
     'model.bn_epsilon': _one_of('model.norm', 'batch', 'group', 'layer'),
+    'model.standardized_to': _set('model.weight_standardization', 'True'),
     'model.gate_bias': _one_of('model.gate', 'exclusive', 'shortcut_only'),
     'model.se_place': _set('model.se_ratio', '0.0625'),
     'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
@@ -235,8 +236,6 @@ def _check_together(config: ConfigDict) -> None:
     settings, boundaries = config.data, config.optim.boundaries
     if any(a >= b for a, b in itertools.pairwise(boundaries)):
         raise InputError(f'config field optim.boundaries must ascend, got {shown(boundaries)}')
-    if settings.channels not in (1, 3):
-        raise InputError(f'config field data.channels must be 1 or 3, got {settings.channels}')
     for field in ('mean', 'std'):
         value = settings[field]
         if value is not None and len(value) != settings.channels:

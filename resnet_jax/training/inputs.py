@@ -145,7 +145,8 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     """
     settings = config.data
     train, evaluation = open_splits(config)
-    data.check_files(evaluation)  # a bad image would show only after all steps until then
+    # A bad image would show only after all steps until then.
+    data.check_files(evaluation, settings.channels)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
     draft = Preprocessing(
         image_size=settings.image_size,
