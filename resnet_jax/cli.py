@@ -31,7 +31,7 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 # that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
     *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
-    *('eval', 'predict', 'features', 'models', 'convert'),
+    *('eval', 'predict', 'features', 'probe', 'models', 'convert'),
 )
 PREFIXES = {
     **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
