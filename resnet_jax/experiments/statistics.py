@@ -205,4 +205,6 @@ def proportion(successes: int, n: int) -> tuple[float, float]:
     share = successes / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At 0 and at 1 an end is the share itself, but for rounding.
+    low = middle - half if successes else 0.0
+    return low, middle + half if successes < n else 1.0
