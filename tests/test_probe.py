@@ -120,14 +120,14 @@ def test_few_shot_curves(ask, tmp_path):
     for one in found['few_shot']:
         curves.setdefault((one['layer'], one['classifier']), {})[one['shots']] = one
     assert len(curves) == 4
-    for (layer, _), by_shots in curves.items():
+    for which, by_shots in curves.items():
         assert list(by_shots) == [1, 2, 5, 10]
         for one in by_shots.values():
             estimate, values = one['estimate'], one['accuracies']
             assert len(values) == estimate['n'] == 3
             assert estimate['mean'] == pytest.approx(np.mean(values))
             assert 0 <= estimate['low'] <= estimate['mean'] <= estimate['high'] <= 1
-            if layer == 'good':
+            if which == ('good', 'k-NN'):  # standardised, the noise of a draw counts more
                 assert values == [1, 1, 1]
     fair = curves['fair', 'logistic']
     assert fair[1]['estimate']['mean'] < fair[10]['estimate']['mean']
