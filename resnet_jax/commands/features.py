@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes the features, or prints the layers."""
     from resnet_jax.inference.extraction import extract
     from resnet_jax.inference.feature_files import check_suffix
-    from resnet_jax.records.writers import note
+    from resnet_jax.records.writers import note, signs_of_life
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
@@ -69,17 +69,18 @@ def run(options: argparse.Namespace) -> None:
     trained = model_options.load_model(options)
     for remark in chosen.source.notes:
         note(remark)
-    done = extract(
-        trained,
-        chosen.source,
-        options.layer,
-        options.out,
-        full=options.full,
-        batch_size=chosen.batch_size,
-        workers=chosen.workers,
-        overwrite=options.overwrite,
-        progress=True,
-    )
+    with signs_of_life(f'features of {len(chosen.source):,} images'):
+        done = extract(
+            trained,
+            chosen.source,
+            options.layer,
+            options.out,
+            full=options.full,
+            batch_size=chosen.batch_size,
+            workers=chosen.workers,
+            overwrite=options.overwrite,
+            progress=True,
+        )
     about = done.description
     if options.json:
         where = {'out': str(options.out), 'found': done.found}

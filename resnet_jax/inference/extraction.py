@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,49 +98,55 @@ def extract(
       InputError: for an unknown layer, a file that cannot be written, a file or parts of other
         settings.
     """
-    feature_files.check_suffix(out, f'--out {out}')
-    if out.is_dir() or not out.parent.is_dir():
-        what = 'is a folder' if out.is_dir() else f'has no folder {out.parent} to lie in'
-        raise InputError(f'--out {out} {what}; name a file in a folder that exists')
+    _check_target(out)
     names = tuple(dict.fromkeys(names))
     shapes = layer_shapes(trained, names, full)
     description = _describe(trained, source, shapes, full)
     parts = Parts(out)
     if out.exists() and not overwrite:
-        changes = _differences(feature_files.read_description(out), description)
-        if changes:
-            raise InputError(
-                f'{out} exists, with other settings ({"; ".join(changes[:4])}); give another '
-                '--out, or --overwrite to replace it'
-            )
+        _check_finished(out, description)
         parts.remove()
         return Extraction(description, len(source))
-
     with parts.opened(description, lambda old: _differences(old, description), overwrite):
         size = _examples_of_a_part(shapes)
         found = min(parts.count * size, len(source))
-        step = _make_step(trained, names, full)
         rest = source.select(np.arange(found, len(source)), source.split)
         workers = data.default_workers() if workers is None else workers
-        bar = tqdm(
-            total=len(source),
-            initial=found,
-            unit='image',
-            delay=1,
-            file=sys.stderr,
-            disable=None if progress else True,
-        )
-        with bar, matmul_precision(trained.matmul_precision):
-            batches = _stream(trained, rest, step, batch_size, workers)
-            every_name = _names_of(source)
+        batches = _stream(trained, rest, _make_step(trained, names, full), batch_size, workers)
+        names_of = _names_of(source)
+        with matmul_precision(trained.matmul_precision), _bar(found, len(source), progress) as bar:
             for rows in _in_parts(batches, size):
                 first = parts.count * size
-                here = every_name[first : first + len(rows[LABELS])]
+                here = names_of[first : first + len(rows[LABELS])]
                 parts.add({**rows, NAMES: np.asarray(here, np.str_)})
                 bar.update(len(here))
         parts.join(source.class_names, description)
     parts.remove()
     return Extraction(description, found)
+
+
+def _check_target(out: Path) -> None:
+    feature_files.check_suffix(out, f'--out {out}')
+    if out.is_dir() or not out.parent.is_dir():
+        what = 'is a folder' if out.is_dir() else f'has no folder {out.parent} to lie in'
+        raise InputError(f'--out {out} {what}; name a file in a folder that exists')
+
+
+def _check_finished(out: Path, description: dict[str, Any]) -> None:
+    """Refuses a file that is there and has other settings."""
+    changes = _differences(feature_files.read_description(out), description)
+    if changes:
+        raise InputError(
+            f'{out} exists, with other settings ({"; ".join(changes[:4])}); give another --out, or '
+            '--overwrite to replace it'
+        )
+
+
+def _bar(done: int, total: int, progress: bool) -> 'tqdm[Any]':
+    """A bar on standard error, if that is a terminal."""
+    return tqdm(
+        total=total, initial=done, unit='image', delay=1, disable=None if progress else True
+    )
 
 
 def _make_step(trained: TrainedModel, names: Sequence[str], full: bool) -> Any:
