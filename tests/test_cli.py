@@ -14,7 +14,7 @@ from resnet_jax import create_model, data, list_models
 from resnet_jax.cli import main
 from resnet_jax.models.counting import count
 
-COMMANDS = ('train', 'eval', 'predict', 'models')
+COMMANDS = ('train', 'eval', 'predict', 'features', 'probe', 'models')
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +81,16 @@ def test_eval_of_another_split_and_checkpoint(ask, trained):
     earlier = ask('eval', '--workdir', trained, '--checkpoint', 4)
     assert earlier['step'] == 4
     assert earlier['loss'] != ask('eval', '--workdir', trained)['loss']
+
+
+def test_eval_of_the_first_examples(ask, trained):
+    """As the slice that takes them."""
+    found, sliced = (
+        ask('eval', '--workdir', trained, *options)
+        for options in (('--limit', 50), ('--split', 'test[:50]'))
+    )
+    assert (found['n'], found['loss']) == (50, sliced['loss'])
+    assert ask('eval', '--workdir', trained, '--limit', 1000)['n'] == 360
 
 
 def test_best_checkpoint(ask, trained):

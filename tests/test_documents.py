@@ -6,6 +6,7 @@ CONTRIBUTING.md run in a copy of the code to which its `diff` blocks have been a
 links in the text of notebooks are held to the same; pytest runs their code (nbmake).
 """
 
+import json
 import os
 import pathlib
 import re
@@ -197,6 +198,19 @@ def test_commands_parse(path, arguments, capsys):
             override(read_config_file(file), options.overrides)
         else:
             load_config(file, options.overrides)
+
+
+@pytest.mark.slow
+def test_the_commands_of_features_run(tmp_path, monkeypatch, capsys):
+    """In a folder of their own, one after another."""
+    monkeypatch.chdir(tmp_path)
+    ((_, _, text), *_) = blocks(ROOT / 'docs' / 'features.md', 'bash')
+    for arguments in commands(text):
+        assert cli.main(arguments) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {one['shots'] for one in found['few_shot']} == {1, 2, 5, 10}
+    assert (tmp_path / 'runs' / 'probe' / 'few_shot.png').is_file()
+    assert not list(tmp_path.glob('*.parts'))
 
 
 def spec(config):

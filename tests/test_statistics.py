@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from resnet_jax.experiments.statistics import (
     MOST_SEEDS,
@@ -11,6 +12,7 @@ from resnet_jax.experiments.statistics import (
     estimate,
     holm,
     power,
+    proportion,
     seeds_needed,
 )
 
@@ -173,3 +175,10 @@ def test_missing_seeds():
     assert found['one'].estimate.n == 1 and found['one'].p is None
     assert found['none'] is None and found['empty'] is None
     assert compare({'base': {}, 'arm': {0: 1.0}}, 'base') == {'arm': None}
+
+
+@pytest.mark.parametrize(('successes', 'n'), [(0, 10), (7, 10), (10, 10), (1941, 2000)])
+def test_interval_of_a_share(successes, n):
+    """SciPy's interval of Wilson."""
+    expected = stats.binomtest(successes, n).proportion_ci(method='wilson')
+    assert proportion(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands import model_options
+from resnet_jax.commands import data_options, model_options
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.json_files import json_text
 
@@ -26,25 +26,8 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the command."""
     model_options.add_model_options(parser)
-    data = parser.add_argument_group('the data')
-    data.add_argument(
-        '--data', metavar='SPEC', help="tfds:NAME, folder:PATH or digits; default: the run's"
-    )
-    data.add_argument('--data-dir', metavar='DIR', help="of tfds:NAME; default: the run's data.dir")
-    data.add_argument(
-        '--split',
-        metavar='NAME',
-        help="default: the run's; with --model test or validation, else the first",
-    )
-    data.add_argument(
-        '--batch-size', type=int, metavar='N', help="default: the run's; with --model 100"
-    )
-    data.add_argument(
-        '--labels',
-        metavar='FILE',
-        help='of folder:PATH: a CSV of file names and classes, for splits without class folders',
-    )
-    data.add_argument(
+    group = data_options.add_data_options(parser)
+    group.add_argument(
         '--over',
         choices=('all', 'subset'),
         default='all',
@@ -76,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
     compilation.keep_compiled()
     _check_confusion(options)
-    source, batch_size, workers = _choose_data(options)
+    chosen = data_options.choose_data(options)
+    source = chosen.source
     trained = model_options.load_model(options)
     model_names = trained.preprocessing.class_names
     matched, how = match_classes(model_names, source.class_names)
@@ -90,7 +74,9 @@ def run(options: argparse.Namespace) -> None:
     for remark in notes:
         note(remark)
     with signs_of_life(f'evaluating {len(source):,} images'):
-        figures, sums = evaluate_trained(trained, source, batch_size, workers, classes)
+        figures, sums = evaluate_trained(
+            trained, source, chosen.batch_size, chosen.workers, classes
+        )
     about = {'data': source.name, 'split': source.split, 'over': options.over}
     result: dict[str, Any] = {**trained.origin, **about, **figures}
     failed = None
@@ -133,36 +119,6 @@ def _print_figures(title: str, result: dict[str, Any], classes: int) -> None:
         print(f'\n{_class_table(result["classes"], width)}')
     if result.get('confusion_png'):
         print(f'\nconfusion matrix: {result["confusion_png"]}')
-
-
-def _choose_data(options: argparse.Namespace) -> tuple['Source', int, int | None]:
-    """Examples, batch size and worker processes: the options', else the run's."""
-    from resnet_jax import data
-    from resnet_jax.training import inputs, workdir
-
-    if options.batch_size is not None and options.batch_size < 1:
-        raise InputError(f'--batch-size must be at least 1, got {options.batch_size}')
-    if options.workdir is not None:
-        config = workdir.read_config(options.workdir)
-        size, workers = options.batch_size or config.train.eval_batch_size, config.data.workers
-        if not any((options.data, options.split, options.data_dir, options.labels)):
-            return inputs.open_splits(config)[1], size, workers
-        own = options.data is None
-        source = data.open_source(
-            options.data or config.data.name,
-            options.split or config.data.eval_split,
-            options.data_dir or config.data.dir,
-            options.labels or (config.data.labels if own else None),
-            config.data.slice_order if own else 'stratified',
-        )
-        return source, size, workers
-    if options.data is None:
-        raise InputError('choose what to evaluate on: give --data SPEC, or --workdir DIR of a run')
-    sizes = data.split_sizes(options.data, options.data_dir, options.labels)
-    usual = [name for name in ('test', 'validation', 'val') if name in sizes]
-    split = options.split or next(iter([*usual, *sizes]))
-    source = data.open_source(options.data, split, options.data_dir, options.labels)
-    return source, options.batch_size or 100, None
 
 
 def _by_class(

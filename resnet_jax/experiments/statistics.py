@@ -190,3 +190,21 @@ def seeds_needed(mean: float, sd: float, level: float = LEVEL) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if power(mean, sd, middle, level) >= POWER else (middle, high)
     return high
+
+
+def proportion(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share: Wilson's (1927), which stays within 0 and 1.
+
+    Args:
+      successes: how many of the examples are right.
+      n: number of examples, at least 1.
+    """
+    from scipy import stats
+
+    z = float(stats.norm.ppf(1 - LEVEL / 2))
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # At 0 and at 1 an end is the share itself, but for rounding.
+    low = middle - half if successes else 0.0
+    return low, middle + half if successes < n else 1.0

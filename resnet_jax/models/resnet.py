@@ -323,6 +323,8 @@ class ResNet(nn.Module):
         x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
         x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
         features['pooled'] = x
+        # Not a module's output, so capture_intermediates would miss it. Nothing happens without.
+        self.sow('intermediates', 'pooled', x)
         if with_head:
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             features['logits'] = self._head(x)
