@@ -58,9 +58,7 @@ def get_config() -> ConfigDict:
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
     config.model.bn_epsilon = placeholder(float)  # of every norm
     config.model.weight_standardization = placeholder(bool)
-    config.model.standardized_to = placeholder(
-        str
-    )  # of its weights' variance: fan_in (1 / it), one
+    config.model.standardized_to = placeholder(str)  # their variance: fan_in (1 / it) or one
     config.model.zero_init_head = placeholder(bool)  # all classes start equally likely
     config.model.init_scheme = placeholder(str)  # he_fan_out, he_fan_in, fixup (with norm=none)
     config.model.dropout = placeholder(float)  # rate, before the head
