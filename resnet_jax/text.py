@@ -1,4 +1,4 @@
-"""Tables of text: aligned for people, within a terminal's width; Markdown; and CSV."""
+"""Text for people: tables within a terminal's width, Markdown and CSV; notes as they come."""
 
 import csv
 import dataclasses
@@ -10,6 +10,8 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 NOTHING = '-'  # in a cell without a value
 ELLIPSIS = '…'
@@ -279,3 +281,13 @@ def printable(text: str, keep: str = '') -> str:
       keep: characters that stay although they do not print.
     """
     return ''.join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
+def print_line(line: str) -> None:
+    """Prints a line on standard error, above a bar where there is one."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def note(remark: str) -> None:
+    """Prints a remark on standard error, told from an error by its first word."""
+    print_line(paragraph(f'note: {remark}', terminal_width(sys.stderr), '  '))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from resnet_jax.commands import model_options
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range, check_number
 
 TEXT = 'Convert weights between PyTorch and this package.'
 EPILOG = (
@@ -13,6 +13,7 @@ EPILOG = (
     "one of the model's usual publisher if SRC has ours or DST is a .pth, ours otherwise; --layout "
     'overrides this. The preprocessing that SRC stores or the options give is stored in DST.'
 )
+CHANNELS = Range(1, 2**16, whole=True)  # of images
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--layout', metavar='NAME', help='ours, torchvision, timm, timm_v2, huggingface or cifar'
     )
     parser.add_argument('--dtype', metavar='NAME', help="float32, bfloat16, ...; default: SRC's")
+    parser.add_argument('--weights-key', metavar='NAME', help=model_options.KEY_HELP)
+    parser.add_argument(
+        '--adapt-stem',
+        type=int,
+        metavar='CHANNELS',
+        help="sum or spread the weights of the stem, for images of so many channels, as timm's "
+        'in_chans',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace DST if it exists')
     model_options.add_preprocessing_options(parser)
 
@@ -33,17 +42,19 @@ def run(options: argparse.Namespace) -> None:
     from resnet_jax.inference import published
     from resnet_jax.interop import layouts, weights
 
+    channels = options.adapt_stem
+    if channels is not None:
+        check_number('--adapt-stem', channels, CHANNELS)
     if options.target.exists() and not options.overwrite:
         raise InputError(f'{options.target} exists; give --overwrite to replace it')
     settings = model_options.preprocessing_settings(options)
     found = published.read_published(options.model, options.source, **settings)
-    variables = weights.variables_from_tensors(
-        found.tensors.arrays, found.model, where=options.source
-    )
+    variables = found.variables(channels=channels, adapt_stem=channels is not None)
     theirs = layouts.natural_layout(found.model)
     layout = options.layout or _default_layout(options.target.suffix, found.layout, theirs)
     metadata = {'model': options.model}
-    if not found.assumed or options.class_names:
+    known = not found.assumed or options.class_names
+    if known and channels in (None, found.preprocessing.channels):
         metadata['preprocessing'] = found.preprocessing.to_json()
     weights.save_weights(
         options.target,

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     """Evaluates the model and prints the figures."""
     from resnet_jax.inference.class_matching import match_classes
     from resnet_jax.inference.trained import evaluate_trained
-    from resnet_jax.records.writers import note, signs_of_life
+    from resnet_jax.records.writers import signs_of_life
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         of = of or 'the classes of the data alone'
         notes.append(f'scored over {of}; the data has {len(matched):,} of {len(model_names):,}')
     for remark in notes:
-        note(remark)
+        text.note(remark)
     with signs_of_life(f'evaluating {len(source):,} images'):
         figures, sums = evaluate_trained(
             trained, source, chosen.batch_size, chosen.workers, classes

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes the features, or prints the layers."""
     from resnet_jax.inference.extraction import extract
     from resnet_jax.inference.feature_files import check_suffix
-    from resnet_jax.records.writers import note, signs_of_life
+    from resnet_jax.records.writers import signs_of_life
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     chosen = data_options.choose_data(options)
     trained = model_options.load_model(options)
     for remark in chosen.source.notes:
-        note(remark)
+        text.note(remark)
     with signs_of_life(f'features of {len(chosen.source):,} images'):
         done = extract(
             trained,

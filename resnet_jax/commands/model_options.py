@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax import text
 from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
 
 MODEL_HELP = 'a name from `resnet-jax models`; change its fields with --model.FIELD=VALUE'
 WEIGHTS_HELP = 'a file, the workdir of a run, hf:OWNER/REPO[/FILE] or torchvision:NAME'
+KEY_HELP = 'which weights of several in the file, such as state_dict_ema or student'
 
 _FIELDS = ('image_size', 'resize', 'mean', 'std', 'interpolation')
-_PUBLISHED_ONLY = ('model', 'weights', 'preprocessing', *_FIELDS, 'class_names')
+_PUBLISHED_ONLY = ('model', 'weights', 'weights_key', 'preprocessing', *_FIELDS, 'class_names')
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     published = parser.add_argument_group('or a published model')
     published.add_argument('--model', metavar='NAME', help=MODEL_HELP)
     published.add_argument('--weights', metavar='FILE', help=WEIGHTS_HELP)
+    published.add_argument('--weights-key', metavar='NAME', help=KEY_HELP)
     add_preprocessing_options(parser)
 
 
@@ -48,11 +51,11 @@ def add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _parse_numbers(field: str, text: str) -> tuple[float, ...]:
+def _parse_numbers(field: str, given: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(','))
+        return tuple(float(part) for part in given.split(','))
     except ValueError as error:
-        raise InputError(f'--{field} takes numbers like 0.5,0.5,0.5, got {text!r}') from error
+        raise InputError(f'--{field} takes numbers like 0.5,0.5,0.5, got {given!r}') from error
 
 
 def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -64,7 +67,8 @@ def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
         if field in changes:
             changes[field] = _parse_numbers(field, changes[field])
     return {
-        'overrides': {field: parse_value(text) for field, text in options.overrides},
+        'overrides': {field: parse_value(value) for field, value in options.overrides},
+        'weights_key': options.weights_key,
         'known': options.preprocessing,
         'changes': changes,
         'class_names': _read_names(options.class_names) if options.class_names else (),
@@ -89,7 +93,6 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     """
     from resnet_jax.inference import published
     from resnet_jax.inference.trained import load_trained
-    from resnet_jax.records.writers import note
 
     if options.workdir is not None:
         extra = [name for name in _PUBLISHED_ONLY if getattr(options, name) is not None]
@@ -106,7 +109,7 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     trained, assumed = published.load_published(options.model, options.weights, **settings)
     if assumed:
         p = trained.preprocessing
-        note(
+        text.note(
             f'{options.weights} does not store its preprocessing; assumed: '
             f'{p.image_size} pixels, shorter side {p.resize or p.image_size}, {p.interpolation}, '
             f'mean {_format_numbers(p.mean)}, std {_format_numbers(p.std)} (to change it, give '

@@ -81,7 +81,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from resnet_jax import data
     from resnet_jax.inference import plots, predict, sheet
     from resnet_jax.inference.class_matching import class_finder
-    from resnet_jax.records.writers import note, signs_of_life
+    from resnet_jax.records.writers import signs_of_life
 
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
@@ -91,7 +91,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     if labels:
         find = class_finder(trained.preprocessing.class_names)
         if unknown := [name for name in sorted(set(labels.values())) if find(name) is None]:
-            note(
+            text.note(
                 f'the model has no class {data.printable(data.listed(unknown))} of '
                 f'{options.labels}; such images are shown as neither right nor wrong'
             )

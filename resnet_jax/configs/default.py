@@ -69,6 +69,8 @@ def get_config() -> ConfigDict:
 
     config.init = ConfigDict()  # where the parameters start, if not at random
     config.init.weights = placeholder(str)  # a file or run; hf:OWNER/REPO, torchvision:NAME
+    config.init.weights_key = placeholder(str)  # which weights of several in it: state_dict_ema
+    config.init.adapt_stem = False  # sum or spread its stem's weights over data.channels
     config.init.reset_head = False  # leave the file's head out and start it at random
 
     config.data = ConfigDict()

@@ -7,12 +7,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from resnet_jax import data, models
+from resnet_jax import data, models, text
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import TrainedModel
-from resnet_jax.interop import files, hub, weights
+from resnet_jax.interop import files, hub
+from resnet_jax.interop.weights import (
+    describe,
+    fields_for,
+    finished,
+    variables_from_tensors,
+)
 from resnet_jax.models.registry import model_row
 
 
@@ -22,7 +29,10 @@ class PublishedModel:
 
     Attributes:
       model: with as many classes as the file has.
+      source: where the file comes from.
       tensors: the contents of the file.
+      weights_key: which of them, see `interop.load_weights`.
+      classes: the number of classes of the file's head, None without a head.
       layout: a key of `LAYOUTS`, or 'ours'.
       preprocessing: of the training.
       assumed: whether the preprocessing is a guess, because neither the file nor the caller gives
@@ -30,10 +40,31 @@ class PublishedModel:
     """
 
     model: models.ResNet
+    source: str
     tensors: files.Tensors
+    weights_key: str | None
+    classes: int | None
     layout: str
     preprocessing: Preprocessing
     assumed: bool
+
+    def variables(self, **settings: Any) -> dict[str, Any]:
+        """The variables of the model, on the host; notes go to standard error.
+
+        Args:
+          **settings: `reset_head`, `channels`, `adapt_stem`, as for `interop.load_weights`.
+
+        Raises:
+          InputError: if the tensors do not fit.
+        """
+        return variables_from_tensors(
+            self.tensors.arrays,
+            self.model,
+            where=self.source,
+            weights_key=self.weights_key,
+            say=text.note,
+            **settings,
+        )
 
 
 def read_published(
@@ -41,22 +72,28 @@ def read_published(
     source: str | os.PathLike[str],
     *,
     overrides: Mapping[str, Any] | None = None,
+    weights_key: str | None = None,
     known: str | None = None,
     changes: Mapping[str, Any] | None = None,
     class_names: Sequence[str] = (),
     data_names: Sequence[str] = (),
+    adopt_layout: bool = False,
 ) -> PublishedModel:
     """Reads a file of weights.
 
     Args:
       name: of a registered model.
-      source: a path, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
+      source: a path, `hf:OWNER/REPO[/FILE]`, `torchvision:NAME[:VARIANT]`, or `torchvision:VARIANT`
+        for the same name.
       overrides: fields of the model, as for `create_model`.
+      weights_key: which weights of several in the file, see `interop.load_weights`.
       known: a key of `data.PREPROCESSINGS`, which replaces the preprocessing stored in the file.
       changes: fields of `Preprocessing` to change.
       class_names: replace those stored in the file.
       data_names: class names of the data, used if neither of these gives names; the fallback is
         numbers.
+      adopt_layout: set the fields of the model that the file's layout needs and `overrides` leaves
+        open; else such a file is refused when its variables are made.
 
     Raises:
       InputError: if the file cannot be read, does not fit the model, or has another number of
@@ -64,14 +101,14 @@ def read_published(
     """
     row, changes, overrides = model_row(name), dict(changes or {}), dict(overrides or {})
     model = models.create_model(name, **overrides)  # fails on bad fields before fetching anything
+    source = hub.completed(source, name)
     tensors = files.read_tensors(hub.fetch(source))
-    layout, classes = weights.describe(tensors.arrays, model)
+    if adopt_layout:
+        overrides = {**fields_for(tensors.arrays, model, weights_key), **overrides}
+        model = models.create_model(name, **overrides)
+    layout, classes = describe(tensors.arrays, model, weights_key)
     model = models.create_model(name, classes, **overrides)
-    stored = tensors.metadata.get('preprocessing')
-    try:
-        base = Preprocessing.from_json(stored) if stored else None
-    except InputError as error:
-        raise InputError(f'{source}: {error}; restore it from a copy') from error
+    base = _stored_preprocessing(tensors, source)
     known = known or (None if base else hub.preprocessing_of(source))
     names = (
         tuple(class_names)
@@ -92,7 +129,19 @@ def read_published(
     if 'image_size' in changes and 'resize' not in changes:
         changes['resize'] = None
     base = dataclasses.replace(base, class_names=names, **changes)
-    return PublishedModel(model, tensors, layout, base, assumed)
+    return PublishedModel(
+        model, os.fspath(source), tensors, weights_key, classes, layout, base, assumed
+    )
+
+
+def _stored_preprocessing(
+    tensors: files.Tensors, source: str | os.PathLike[str]
+) -> Preprocessing | None:
+    stored = tensors.metadata.get('preprocessing')
+    try:
+        return Preprocessing.from_json(stored) if stored else None
+    except InputError as error:
+        raise InputError(f'{source}: {error}; restore it from a copy') from error
 
 
 def load_published(
@@ -112,14 +161,86 @@ def load_published(
       InputError: if the file cannot be read or does not fit the model.
     """
     found = read_published(name, source, **settings)
-    variables = weights.variables_from_tensors(
-        found.tensors.arrays, found.model, where=os.fspath(source)
-    )
     trained = TrainedModel(
         found.model,
-        jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), variables),
+        finished(found.variables(), found.model),
         found.preprocessing,
         {'model': name, 'weights': os.fspath(source)},
         f'{name}, {os.fspath(source)}',
     )
     return trained, found.assumed
+
+
+def from_pretrained(
+    name: str,
+    weights: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    key: jax.Array | None = None,
+    dtype: DTypeLike = jnp.float32,
+    weights_key: str | None = None,
+    channels: int | None = None,
+    adapt_stem: bool = False,
+    **overrides: Any,
+) -> tuple[models.ResNet, dict[str, Any]]:
+    """Creates a model and loads its weights.
+
+        model, variables = from_pretrained('resnet50', 'torchvision:v2')
+        logits = model.apply(variables, images, train=False)
+
+    Args:
+      name: of a registered model.
+      weights: a path, `hf:OWNER/REPO[/FILE]`, `torchvision:NAME[:VARIANT]`, or
+        `torchvision:VARIANT` for the same name.
+      num_classes: by default, and if it is the same, the file's head is taken with its number of
+        classes; else a new head is initialised.
+      key: for a new head; `jax.random.key(0)` by default.
+      dtype: of the computation; the variables are float32.
+      weights_key: which weights of several in the file, as for `load_weights`.
+      channels: of the images, as for `load_weights`.
+      adapt_stem: whether to convert the stem for them, as for `load_weights`.
+      **overrides: fields of the model, as for `create_model`. What the file's layout needs, such as
+        raw_first_shortcut, is set unless it is given here.
+
+    Returns:
+      The model and {'params': ..., 'batch_stats': ...}.
+
+    Raises:
+      InputError: if the file cannot be read or does not fit the model, or has no head and
+        `num_classes` is not given.
+    """
+    found = read_published(
+        name, weights, overrides=overrides, weights_key=weights_key, adopt_layout=True
+    )
+    if found.classes is None and num_classes is None:
+        raise InputError(
+            f'{found.source} has no head, so its number of classes is not known; give num_classes '
+            'for a new head'
+        )
+    classes = found.classes if num_classes is None else num_classes
+    found = dataclasses.replace(found, model=found.model.clone(num_classes=classes))
+    variables = found.variables(
+        reset_head=classes != found.classes, channels=channels, adapt_stem=adapt_stem
+    )
+    return found.model.clone(dtype=dtype), finished(variables, found.model, key)
+
+
+def pretrained_preprocessing(
+    name: str, weights: str | os.PathLike[str], **settings: Any
+) -> tuple[Preprocessing, bool]:
+    """The preprocessing that weights were trained with.
+
+    Args:
+      name: of a registered model.
+      weights: as for `from_pretrained`.
+      **settings: as for `read_published`.
+
+    Returns:
+      `prepare` and `normalize` make a model's input of an image; and whether it is the most common
+      one for this model instead, because neither the file nor the caller gives it.
+
+    Raises:
+      InputError: if the file cannot be read or does not fit the model.
+    """
+    found = read_published(name, weights, adopt_layout=True, **settings)
+    return found.preprocessing, found.assumed

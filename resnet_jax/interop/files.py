@@ -1,6 +1,6 @@
-"""Read and write files of tensors: .safetensors, .pth, .npz and our own folders.
+"""Read and write files of tensors: safetensors, PyTorch's, .npz and our own folders.
 
-No code in a file is ever run.
+A file is recognised by its content, whatever its name. No code in a file is ever run.
 """
 
 import contextlib
@@ -8,12 +8,10 @@ import dataclasses
 import json
 import math
 import os
-import pickle
 import tempfile
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +21,13 @@ import ml_dtypes
 import numpy as np
 
 from resnet_jax import json_files
-from resnet_jax.errors import InputError, Unreadable, first_line, shown
+from resnet_jax.errors import InputError, Unreadable, first_line
 from resnet_jax.interop import checksums
+from resnet_jax.interop.torch_files import read_torch, require_torch
 from resnet_jax.models.stages import unstack_blocks
 
 if TYPE_CHECKING:
     import torch
-
-# Keys under which training scripts save a state dict, best first: their own evaluation uses the
-# averaged weights.
-WRAPPED_IN = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +43,27 @@ class Tensors:
     metadata: dict[str, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format of files that weights are read from.
+
+    Attributes:
+      name: for messages.
+      fits: (first bytes, size of the file, names of its members if it is a zip archive) -> whether
+        it is one.
+      read: (path) -> its contents.
+    """
+
+    name: str
+    fits: Callable[[bytes, int, Sequence[str]], bool]
+    read: Callable[[Path], Tensors]
+
+
 def read_tensors(path: Path) -> Tensors:
     """Reads a file of weights, or the folder of a run or checkpoint.
 
     Args:
-      path: .safetensors, .pth, .pt, .bin, .npz, or a folder.
+      path: a file of one of the `FORMATS`, of any name, or a folder.
 
     Raises:
       InputError: if it cannot be read, or contains anything but tensors.
@@ -61,15 +72,51 @@ def read_tensors(path: Path) -> Tensors:
         return _read_checkpoint(path)
     if not path.is_file():
         raise InputError(f'no file of weights {path}')
-    reader = READERS.get(path.suffix)
-    if reader is None:
-        raise InputError(
-            f'{path}: weights are read from {", ".join(READERS)} and the folder of a run'
-        )
-    tensors = reader(path)
+    tensors = _format_of(path).read(path)
     if not tensors.arrays:
         raise InputError(f'{path} holds no tensors')
     return tensors
+
+
+def _format_of(path: Path) -> Format:
+    """The format of a file, by its content."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(_HEAD)
+        size = path.stat().st_size
+        members: list[str] = []
+        if head.startswith(_ZIP):
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+    except (*_NOT_NPZ, zipfile.BadZipFile) as error:
+        raise InputError(
+            f'{path} cannot be read: {first_line(error)}; copy or fetch it again'
+        ) from error
+    for one in FORMATS:
+        if one.fits(head, size, members):
+            return one
+    is_what = next((words for start, words in _NO_WEIGHTS.items() if head.startswith(start)), '')
+    is_what = is_what if size else 'it is empty'
+    raise InputError(
+        f'{path} cannot be read: {is_what or "its content is none that is known"}; weights are '
+        f'read from {", ".join(one.name for one in FORMATS)} and the folder of a run'
+    )
+
+
+_HEAD = 64  # bytes that are looked at
+_ZIP = b'PK\x03\x04'
+# What often lies where weights should be: the first bytes of the file -> what it is.
+_NO_WEIGHTS = {
+    b'version https://git-lfs': 'it is a pointer of Git LFS, fetch the file itself with git lfs '
+    'pull',
+    b'<': 'it is a page of the web, fetch the file itself',
+    b'\x89HDF': "it is an HDF5 file, such as Keras'",
+}
+
+
+def _is_safetensors(head: bytes, size: int, members: Sequence[str]) -> bool:
+    """Eight bytes of the length of a JSON object, and that object."""
+    return head[8:9] == b'{' and int.from_bytes(head[:8], 'little') <= size - 8
 
 
 def _read_safetensors(path: Path) -> Tensors:
@@ -119,74 +166,25 @@ def _check_declared_sizes(path: Path) -> None:
 
 
 def _read_torch(path: Path) -> Tensors:
-    _require_torch(f'reading {path.name}')
-    import torch
-
-    try:
-        # weights_only: never unpickle code. mmap: read a tensor when it is converted.
-        zipped = zipfile.is_zipfile(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', UserWarning)  # of tensors that are refused below
-            found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f'{path} holds more than tensors (a pickled model?); it is not opened, because that '
-            'could run code from the file; save its state_dict() instead'
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f'{path} cannot be read by PyTorch: {first_line(error)}') from error
-    texts: dict[str, str] = {}
-    if isinstance(found, Mapping):
-        texts = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, str)}
-        for key in WRAPPED_IN:
-            if isinstance(found.get(key), Mapping):
-                found = found[key]
-                break
-    if not isinstance(found, Mapping):
-        raise InputError(f'{path} holds a {type(found).__name__} instead of a state dict')
-    tensors = {name: t for name, t in found.items() if isinstance(t, torch.Tensor)}
-    if unnamed := [name for name in tensors if not isinstance(name, str)]:
-        raise InputError(
-            f'{path} holds a tensor under {shown(unnamed[0])}, which is no name; save the '
-            "state_dict() of a model, whose keys are its tensors' names"
-        )
-    return Tensors({name: _as_numpy(t, f'{path}: {name}') for name, t in tensors.items()}, texts)
+    return Tensors(*read_torch(path))
 
 
-def _as_numpy(tensor: 'torch.Tensor', where: str) -> np.ndarray:
-    import torch
-
-    special = tensor.is_quantized or tensor.is_nested or tensor.is_meta
-    if special or tensor.layout is not torch.strided:
-        raise InputError(
-            f'{where} is a sparse, quantised, nested or empty tensor; save an ordinary one, as '
-            'to_dense() and dequantize() make it'
-        )
-    tensor = tensor.detach().contiguous()
-    if tensor.dtype == torch.bfloat16:  # NumPy itself has no bfloat16
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    try:
-        return tensor.numpy()
-    except TypeError as error:
-        raise InputError(f'{where} holds {tensor.dtype}; save it as float32') from error
-
-
-def _require_torch(purpose: str) -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f'{purpose} needs PyTorch: pip install "resnet-jax[torch]", or use .safetensors'
-        ) from error
-
-
-READERS: dict[str, Callable[[Path], Tensors]] = {
-    '.safetensors': _read_safetensors,
-    '.pth': _read_torch,
-    '.pt': _read_torch,
-    '.bin': _read_torch,
-    '.npz': _read_npz,
-}
+FORMATS = (
+    Format('safetensors', _is_safetensors, _read_safetensors),
+    Format(
+        "PyTorch's files",
+        # The second is the format before PyTorch 1.6, and any other pickle.
+        lambda head, _, members: (
+            any(name.endswith('/data.pkl') for name in members) or head[:1] == b'\x80'
+        ),
+        _read_torch,
+    ),
+    Format(
+        '.npz',
+        lambda head, _, members: any(name.endswith('.npy') for name in members),
+        _read_npz,
+    ),
+)
 
 
 def _read_checkpoint(path: Path) -> Tensors:
@@ -312,7 +310,7 @@ def _write_npz(path: Path, tensors: Tensors) -> None:
 
 
 def _write_torch(path: Path, tensors: Tensors) -> None:
-    _require_torch(f'writing {path.name}')
+    require_torch(f'writing {path.name}')
     import torch
 
     def as_tensor(array: np.ndarray) -> 'torch.Tensor':

@@ -88,6 +88,18 @@ def fetch(spec: str | os.PathLike[str]) -> Path:
     return _local(spec)
 
 
+def completed(spec: str | os.PathLike[str], name: str) -> str | os.PathLike[str]:
+    """The same, with the model's name where only torchvision's variant is given.
+
+    Args:
+      spec: as for `fetch`, or 'torchvision:v2'.
+      name: of the model.
+    """
+    if isinstance(spec, str) and re.fullmatch(r'torchvision:v\d+', spec):
+        return f'torchvision:{name}:{spec.removeprefix("torchvision:")}'
+    return spec
+
+
 def preprocessing_of(spec: str | os.PathLike[str]) -> str | None:
     """Finds the name of the preprocessing that weights were published with.
 

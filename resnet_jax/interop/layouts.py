@@ -153,16 +153,14 @@ LAYOUTS = {
     ),
 }
 
-# Prefixes of all names that come from wrapping a model: data parallelism, torch.compile, lightning.
-WRAPPERS = ('module.', '_orig_mod.', 'model.', 'backbone.', 'net.')
 # Counters that the forward pass does not use.
 IGNORED = ('num_batches_tracked', 'n_averaged')
 
 
 @functools.lru_cache(maxsize=128)
-def model_shapes(model: ResNet, channels: int = 3) -> Shapes:
-    """Finds the shapes of a model's variables by path, blocks unrolled; computes nothing."""
-    images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)
+def model_shapes(model: ResNet) -> Shapes:
+    """Finds the shapes of a model's variables for RGB images by path, blocks unrolled."""
+    images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, 3), jnp.float32)
     unrolled = model.clone(scan_blocks=False)
     variables = jax.eval_shape(lambda x: unrolled.init(jax.random.key(0), x, train=False), images)
     return flax.traverse_util.flatten_dict(variables)

@@ -4,13 +4,14 @@ import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from resnet_jax.errors import InputError
+from resnet_jax.interop import branches
 from resnet_jax.interop.layouts import (
     IGNORED,
     LAYOUTS,
     OURS,
-    WRAPPERS,
     Path,
     input_channels,
     model_shapes,
@@ -23,7 +24,11 @@ from resnet_jax.models.resnet import ResNet
 
 Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name
 STEM_KERNEL = ('params', 'stem', 'conv1', 'kernel')
+# Every net has this tensor, and its name in a layout stands in no other place of a net.
+ANCHOR = ('params', 'stage1', 'block1', 'conv1', 'kernel')
 GROUPS_SHOWN = 3
+# What classifiers are called, in layouts and in the training scripts around them.
+HEADS = ('fc', 'head.fc', 'linear', 'classifier.1', 'classifier', 'head', 'last_linear')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,94 +37,148 @@ class Match:
 
     Attributes:
       layout: a key of `LAYOUTS`, or `OURS`.
+      branch: what precedes the body's names in the file, see `branches`.
       names: path in the model -> name in the file, of the tensors that fit.
-      head: names of the head's tensors in this layout.
-      missing: names that the file lacks.
-      left_over: names that the model does not use.
+      head: names in the file of the head's tensors; empty if it has none.
+      missing: names that the branch lacks.
+      foreign: names in the branch that belong to another body than the model's.
       wrong: (name, shape in the file, shape in the model).
+      left_over: names in the file that the model does not use and that are no fault: projections,
+        queues, losses, other branches.
     """
 
     layout: str
+    branch: str
     names: dict[Path, str]
     head: list[str]
     missing: list[str]
-    left_over: list[str]
+    foreign: list[str]
     wrong: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    left_over: list[str]
 
     @property
     def faults(self) -> int:
         """The number of tensors that do not fit."""
-        return len(self.missing) + len(self.left_over) + len(self.wrong)
+        return len(self.missing) + len(self.foreign) + len(self.wrong)
 
 
-def match(sizes: Sizes, model: ResNet, reset_head: bool = False) -> Match:
-    """Finds the layout of a file: the one in which most tensors fit the model.
+def match(
+    sizes: Sizes, model: ResNet, reset_head: bool = False, weights_key: str | None = None
+) -> Match:
+    """Finds the layout and the branch of a file: those in which most tensors fit the model.
 
     Args:
       sizes: shapes of the file's tensors.
       model: the model.
       reset_head: leave out the head on both sides.
+      weights_key: of the branch; None: of those that fit, the one of the lowest `branches.rank`.
+
+    Raises:
+      InputError: if the file has no such branch.
     """
-    wrapper = _wrapper([name for name in sizes if not name.endswith(IGNORED)])
-    bare = {name.removeprefix(wrapper): shape for name, shape in sizes.items()}
-    matches = []
+    expected = {}
     for layout in (OURS, *LAYOUTS):
         try:
-            matches.append(_match(bare, model, layout, reset_head))
+            expected[layout] = tensor_names(model, model_shapes(model), layout)
         except InputError:  # the layout has no names for such a model
             continue
-    best = min(matches, key=lambda m: (m.faults, -len(m.names)))
-    return dataclasses.replace(
-        best,
-        names={path: wrapper + name for path, name in best.names.items()},
-        head=[wrapper + name for name in best.head],
+    found = {
+        layout: branches.find(sizes, _bare(names[ANCHOR], layout))
+        for layout, names in expected.items()
+    }
+    if weights_key is not None:
+        known = branches.choose([b for one in found.values() for b in one], weights_key)
+        found = {layout: [b for b in one if b in known] for layout, one in found.items()}
+    elif not any(found.values()):
+        found = {layout: [''] for layout in found}
+    matches = [
+        _compare(sizes, model, layout, expected[layout], branch, reset_head)
+        for layout, one in found.items()
+        for branch in one
+    ]
+    return min(matches, key=lambda m: (m.faults, branches.rank(m.branch), -len(m.names)))
+
+
+def _bare(name: str, layout: str) -> str:
+    """The name of a part of the body, without what the publisher puts before it."""
+    return name if layout == OURS else name.removeprefix(LAYOUTS[layout].body_prefix)
+
+
+def _compare(
+    sizes: Sizes,
+    model: ResNet,
+    layout: str,
+    expected: Mapping[Path, str],
+    branch: str,
+    reset_head: bool,
+) -> Match:
+    shapes = model_shapes(model)
+    own = 'params/head' if layout == OURS else LAYOUTS[layout].head
+    leaves = {p: name.removeprefix(own) for p, name in expected.items() if p[1] == 'head'}
+    module = _find_head(sizes, layout, own, leaves.values(), branch)
+    head = {path: (module or branch + own) + leaf for path, leaf in leaves.items()}
+    body = {p: branch + _bare(name, layout) for p, name in expected.items() if p not in head}
+    names: dict[Path, str] = {}
+    missing, wrong = [], []
+    for path, name in (body if reset_head else body | head).items():
+        shape = shapes[path].shape
+        if path == STEM_KERNEL:  # images may have any number of channels
+            shape = (*shape[:-2], _channels(sizes, name, layout) or shape[-2], shape[-1])
+        ours = their_shape(path, shape, layout)
+        if name not in sizes or (path in head and module is None):
+            missing.append(name.removeprefix(branch))
+        elif not same_shape(path, tuple(sizes[name]), ours, layout):
+            wrong.append((name.removeprefix(branch), tuple(sizes[name]), ours))
+        else:
+            names[path] = name
+    stored = [] if module is None else sorted(head.values())
+    known = {*body.values(), *stored}
+    unused = [name for name in sizes if name not in known and not name.endswith(IGNORED)]
+    kinds = {_kind(name, branch) for name in body.values()}
+    foreign = {n for n in unused if n.startswith(branch) and _kind(n, branch) in kinds}
+    return Match(
+        layout,
+        branch,
+        names,
+        stored,
+        missing,
+        [name.removeprefix(branch) for name in unused if name in foreign],
+        wrong,
+        [name for name in unused if name not in foreign],
     )
 
 
-def _wrapper(names: Iterable[str]) -> str:
-    """The prefix of all names that comes from wrapping the model: 'module.', 'model.module.'."""
-    names, wrapper = list(names), ''
-    while found := next((w for w in WRAPPERS if all(n.startswith(w) for n in names)), ''):
-        names, wrapper = [name.removeprefix(found) for name in names], wrapper + found
-        if not names:
-            break
-    return wrapper
+def _kind(name: str, branch: str) -> str:
+    """The first segment of a name in a branch, without its number: 'layer' of 'layer3.0.conv1'."""
+    return branches.segments(name.removeprefix(branch))[0].rstrip('0123456789')
 
 
-def _match(sizes: Sizes, model: ResNet, layout: str, reset_head: bool) -> Match:
-    shapes = model_shapes(model, _channels(sizes, model, layout))
-    expected = tensor_names(model, shapes, layout)
-    if layout != OURS:
-        prefix = LAYOUTS[layout].body_prefix
-        if not any(name.startswith(prefix) for name in sizes):  # a file of the body alone
-            expected = {path: name.removeprefix(prefix) for path, name in expected.items()}
-    head = {name for path, name in expected.items() if path[1] == 'head'}
-    if reset_head:
-        expected = {path: name for path, name in expected.items() if name not in head}
-    names: dict[Path, str] = {}
-    missing, wrong = [], []
-    for path, name in expected.items():
-        ours = their_shape(path, shapes[path].shape, layout)
-        if name not in sizes:
-            missing.append(name)
-        elif not same_shape(path, tuple(sizes[name]), ours, layout):
-            wrong.append((name, tuple(sizes[name]), ours))
-        else:
-            names[path] = name
-    known = head | set(expected.values())
-    left_over = [n for n in sizes if n not in known and not n.endswith(IGNORED)]
-    return Match(layout, names, sorted(head), missing, left_over, wrong)
+def _find_head(
+    sizes: Sizes, layout: str, own: str, leaves: Iterable[str], branch: str
+) -> str | None:
+    """The name of the classifier: in the branch or, as around a backbone, beside it; None: none.
+
+    In a file with MoCo's queue, a layer of such a name is a projection.
+    """
+    parents, leaves = branches.parents(branch), list(leaves)
+    if layout == OURS:
+        parents = [branch]
+    elif any(f'{parent}queue' in sizes for parent in parents):
+        return None
+    kinds = (own,) if layout == OURS else (own, *HEADS)
+    modules = (parent + kind for parent in parents for kind in kinds)
+    return next((m for m in modules if all(m + leaf in sizes for leaf in leaves)), None)
 
 
-def _channels(sizes: Sizes, model: ResNet, layout: str) -> int:
-    """The number of channels of the images that the file's stem takes."""
-    stem = sizes.get(tensor_names(model, [STEM_KERNEL], layout)[STEM_KERNEL])
-    if stem is None or len(stem) < 3:
-        return 3
-    return input_channels(tuple(stem), layout)
+def _channels(sizes: Sizes, stem: str, layout: str) -> int | None:
+    """The number of channels of the images that the file's stem takes, None without a stem."""
+    shape = sizes.get(stem)
+    if shape is None or len(shape) < 3:
+        return None
+    return input_channels(tuple(shape), layout)
 
 
-def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: bool) -> None:
+def check(found: Match, sizes: Sizes, where: str, model: ResNet) -> None:
     """Raises an error for a file that does not fit.
 
     Args:
@@ -127,7 +186,6 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
       sizes: shapes of the file's tensors.
       where: the file, for messages.
       model: the model.
-      reset_head: as for `match`.
 
     Raises:
       InputError: listing, in groups, what is missing, left over or of another shape, and the
@@ -135,14 +193,13 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
     """
     if not found.faults:
         return
-    raw = dataclasses.replace(model.block, raw_first_shortcut=True)
-    if raw != model.block and not match(sizes, model.clone(block=raw), reset_head).faults:
+    if needed_fields(sizes, model):
         raise InputError(
             f'{where} has the names and shapes of the model, but in nets of that layout the first '
             'block activates only its branch, in this model its shortcut too (he2016): set '
             'raw_first_shortcut=True'
         )
-    head = [w for w in found.wrong if re.search(r'(^|[./])(head|fc|linear|classifier)\b', w[0])]
+    head = [w for w in found.wrong if {w[0], found.branch + w[0]} & set(found.head)]
     if found.faults == len(head):
         theirs, ours = head[0][1:]
         raise InputError(
@@ -150,11 +207,16 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
             f'{list(ours)}; make the model with as many classes as the file has, or set '
             'reset_head to initialise a new head'
         )
+    if found.faults == len(found.missing) and not found.head and _is_body(found, model):
+        raise InputError(
+            f'{where} holds the body of the model and no head: {len(found.missing)} tensors are '
+            f'missing ({_grouped(found.missing)}); set reset_head to initialise a new head'
+        )
     parts = []
     if found.missing:
         parts.append(f'{len(found.missing)} tensors are missing ({_grouped(found.missing)})')
-    if found.left_over:
-        parts.append(f'{len(found.left_over)} are left over ({_grouped(found.left_over)})')
+    if unused := [*found.foreign, *found.left_over]:
+        parts.append(f'{len(unused)} are left over ({_grouped(unused)})')
     if found.wrong:
         name, theirs, ours = found.wrong[0]
         parts.append(
@@ -164,6 +226,40 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet, reset_head: boo
     fits = fitting_models(sizes)
     hint = f'it fits {" or ".join(fits)}' if fits else 'it fits no registered model'
     raise InputError(f'{where} does not fit the model: {"; ".join(parts)}; {hint}')
+
+
+def _is_body(found: Match, model: ResNet) -> bool:
+    """Whether all but the head fits."""
+    return all(path[1] == 'head' or path in found.names for path in model_shapes(model))
+
+
+def needed_fields(sizes: Sizes, model: ResNet, weights_key: str | None = None) -> dict[str, Any]:
+    """The fields of a model without which the tensors of a file would compute another function.
+
+    Args:
+      sizes: shapes of the file's tensors.
+      model: the model; its number of classes does not matter.
+      weights_key: as for `match`.
+
+    Returns:
+      The fields and their values; none if the model is right as it is, or does not fit anyway.
+    """
+    raw = dataclasses.replace(model.block, raw_first_shortcut=True)
+    if raw == model.block or not match(sizes, model, True, weights_key).faults:
+        return {}
+    fits = not match(sizes, model.clone(block=raw), True, weights_key).faults
+    return {'raw_first_shortcut': True} if fits else {}
+
+
+def choice_note(found: Match) -> str:
+    """Which branch of a file was taken and what is left over; empty if nothing is."""
+    if not found.left_over:
+        return ''
+    groups = branches.left_over_groups(found.left_over, found.branch)
+    return (
+        f'took {branches.label(found.branch)}, {len(found.names)} tensors; left over: {groups} '
+        '(weights_key chooses another branch)'
+    )
 
 
 def _grouped(names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Convert between files of weights, PyTorch's or our own, and the variables of a model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from resnet_jax import text
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
@@ -29,19 +30,30 @@ def load_weights(
     reset_head: bool = False,
     key: jax.Array | None = None,
     dtype: DTypeLike | None = jnp.float32,
+    weights_key: str | None = None,
+    channels: int | None = None,
+    adapt_stem: bool = False,
 ) -> dict[str, Any]:
     """Loads the variables of a model from a file of weights.
 
-    Reads files from torchvision, timm, Hugging Face, the CIFAR ports and this package; recognises
-    the layout by the names of the tensors. No code in a file is ever run.
+    Reads files from torchvision, timm, Hugging Face, the CIFAR ports and this package, and the
+    checkpoints of training scripts around such nets; recognises format and layout by the content.
+    No code in a file is ever run. If something in the file is not used, a line on standard error
+    says what was taken and what is left over.
 
     Args:
-      path: a .safetensors, .pth, .pt, .bin (the last three need PyTorch) or .npz file, the folder
-        of a run or checkpoint, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
+      path: a safetensors, PyTorch (needs PyTorch) or .npz file of any name, the folder of a run or
+        checkpoint, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
       model: from `create_model`.
       reset_head: load everything but the head, and initialise the head.
       key: for the head; `jax.random.key(0)` by default.
       dtype: of the result; None keeps the file's.
+      weights_key: which weights of several in a file, such as 'state_dict_ema' or 'student': part
+        of what precedes their names. By default, of those that fit the averaged ones, the
+        teacher's, the online or query encoder's, then any other (`interop.branches.RANKS`).
+      channels: of the images that the model is to take; None: as many as the file's stem takes.
+      adapt_stem: whether to convert the stem of a file for images of another number of channels,
+        see `adapt_kernel`; else they are refused.
 
     Returns:
       {'params': ..., 'batch_stats': ...}, for `model.apply`.
@@ -53,10 +65,34 @@ def load_weights(
     file = fetch(path)
     tensors = read_tensors(file)
     variables = variables_from_tensors(
-        tensors.arrays, model, reset_head=reset_head, where=file.name
+        tensors.arrays,
+        model,
+        reset_head=reset_head,
+        where=file.name,
+        weights_key=weights_key,
+        channels=channels,
+        adapt_stem=adapt_stem,
+        say=text.note,
     )
+    return finished(variables, model, key, dtype)
+
+
+def finished(
+    variables: dict[str, Any],
+    model: ResNet,
+    key: jax.Array | None = None,
+    dtype: DTypeLike | None = jnp.float32,
+) -> dict[str, Any]:
+    """The variables on the device, with a new head where they have none.
+
+    Args:
+      variables: from `variables_from_tensors`.
+      model: the model.
+      key: for the head; `jax.random.key(0)` by default.
+      dtype: of the result; None keeps that of the variables.
+    """
     variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
-    if reset_head:
+    if 'head' not in variables['params']:
         channels = variables['params']['stem']['conv1']['kernel'].shape[-2]
         head = _new_head(model, channels, jax.random.key(0) if key is None else key)
         variables['params']['head'] = jax.tree.map(lambda x: x.astype(dtype or x.dtype), head)
@@ -75,6 +111,10 @@ def variables_from_tensors(
     *,
     reset_head: bool = False,
     where: str = 'the file',
+    weights_key: str | None = None,
+    channels: int | None = None,
+    adapt_stem: bool = False,
+    say: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Converts named arrays to the variables of a model, in the arrays' dtypes.
 
@@ -83,6 +123,10 @@ def variables_from_tensors(
       model: the model.
       reset_head: leave out the head.
       where: the source of the tensors, for messages.
+      weights_key: as for `load_weights`.
+      channels: as for `load_weights`.
+      adapt_stem: as for `load_weights`.
+      say: called with a line about what is left over, and one about an adapted stem.
 
     Returns:
       {'params': ..., 'batch_stats': ...}.
@@ -91,16 +135,50 @@ def variables_from_tensors(
       InputError: if they do not fit.
     """
     sizes = {name: tuple(array.shape) for name, array in tensors.items()}
-    found = matching.match(sizes, model, reset_head)
-    matching.check(found, sizes, where, model, reset_head)
+    found = matching.match(sizes, model, reset_head, weights_key)
+    matching.check(found, sizes, where, model)
+    if say and (note := matching.choice_note(found)):
+        say(f'{where}: {note}')
     flat = {
         path: layouts.to_ours(path, tensors[name], found.layout)
         for path, name in found.names.items()
     }
     for path, name in found.names.items():
         _check_numbers(flat[path], name, where)
+    theirs = flat[matching.STEM_KERNEL].shape[-2]
+    if channels is not None and channels != theirs:
+        if not adapt_stem:
+            raise InputError(
+                f'{where} takes images of {theirs} channels, the model is to take {channels}; set '
+                f'adapt_stem=True to sum or spread the weights of its stem, or give it images of '
+                f'{theirs} (for training, data.channels={theirs})'
+            )
+        flat[matching.STEM_KERNEL] = adapt_kernel(flat[matching.STEM_KERNEL], channels)
+        if say:
+            how = 'summed to' if channels == 1 else 'spread over'
+            say(f'{where}: the weights of its stem for {theirs} channels are {how} {channels}')
     variables = {'batch_stats': {}, **flax.traverse_util.unflatten_dict(flat)}
     return stack_blocks(variables) if model.scan_blocks else variables
+
+
+def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Converts a stem's kernel to images of another number of channels.
+
+    As timm's adapt_input_conv (timm/models/_manipulate.py), for any number of channels: to one
+    channel the weights are summed; to N they are repeated in turn, R G B R ..., and scaled by the
+    old number over N. An image of equal channels then gives what it gave before, exactly where N is
+    a multiple of the old number; else about that, as the first channels are repeated once more.
+
+    Args:
+      kernel: [window ..., channels, outputs].
+      channels: of the result.
+    """
+    theirs = kernel.shape[-2]
+    wide = kernel.astype(np.float32) if kernel.itemsize < 4 else kernel
+    if channels == 1:
+        return wide.sum(axis=-2, keepdims=True).astype(kernel.dtype)
+    repeated = np.take(wide, np.arange(channels) % theirs, axis=-2)
+    return (repeated * (theirs / channels)).astype(kernel.dtype)
 
 
 def _check_numbers(array: np.ndarray, name: str, where: str) -> None:
@@ -111,20 +189,35 @@ def _check_numbers(array: np.ndarray, name: str, where: str) -> None:
         raise InputError(f'{where}: {name} holds values that are not finite (NaN or infinite)')
 
 
-def describe(tensors: Mapping[str, np.ndarray], model: ResNet) -> tuple[str, int | None]:
+def describe(
+    tensors: Mapping[str, np.ndarray], model: ResNet, weights_key: str | None = None
+) -> tuple[str, int | None]:
     """Finds the layout of named arrays and the number of classes of their head.
 
     Args:
       tensors: NumPy arrays by name.
       model: a model that they fit except for the head; its number of classes does not matter.
+      weights_key: as for `load_weights`.
 
     Returns:
       A key of `LAYOUTS` or 'ours', and the number of classes, None without a head.
     """
     sizes = {name: tuple(array.shape) for name, array in tensors.items()}
-    found = matching.match(sizes, model, reset_head=True)
+    found = matching.match(sizes, model, True, weights_key)
     biases = [sizes[name] for name in found.head if name in sizes and len(sizes[name]) == 1]
     return found.layout, biases[0][0] if biases else None
+
+
+def fields_for(
+    tensors: Mapping[str, np.ndarray], model: ResNet, weights_key: str | None = None
+) -> dict[str, Any]:
+    """The fields of a model that named arrays need; arguments as for `describe`.
+
+    Returns:
+      Names and values for `create_model`, such as raw_first_shortcut for nets of the CIFAR ports.
+    """
+    sizes = {name: tuple(array.shape) for name, array in tensors.items()}
+    return matching.needed_fields(sizes, model, weights_key)
 
 
 def tensors_from_variables(

@@ -237,6 +237,11 @@ def create_model(
       InputError: for an unknown name or field, or a bad value.
     """
     settings = dict(model_row(name).settings)
+    if {'weights', 'pretrained'} & overrides.keys():
+        raise InputError(
+            'create_model makes a model without weights; resnet_jax.from_pretrained(name, weights) '
+            'returns the model and its variables'
+        )
     known = _BLOCK_FIELDS | _MODEL_FIELDS
     for field, value in overrides.items():
         check_choice('model field', field, known)

@@ -348,7 +348,8 @@ class ResNet(nn.Module):
         if kernel is not None and kernel.shape[-2] != channels:
             raise InputError(
                 f'the weights are for images of {kernel.shape[-2]} channels, got '
-                f'{list(images.shape)}'
+                f'{list(images.shape)}; convert the images, or load the weights with '
+                f'channels={channels}, adapt_stem=True'
             )
 
     def _makers(self) -> tuple[MakeConv, MakeNorm]:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from resnet_jax.errors import Range
 from resnet_jax.json_files import parse_json, unreadable
-from resnet_jax.text import paragraph, terminal_width
+from resnet_jax.text import paragraph, print_line, terminal_width
 
 ID_FILE = 'tracking_id'
 _ANY = Range().holds
@@ -135,16 +135,6 @@ def _restart_after(step: int) -> Any:
 # Fits into 80 columns with the figures that follow; the bar takes what is left.
 _BAR = '{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]'
 _PATIENCE = 5.0  # seconds without a line before the first sign of life, where there is no bar
-
-
-def print_line(line: str) -> None:
-    """Prints a line on standard error, above a bar where there is one."""
-    tqdm.write(line, file=sys.stderr)
-
-
-def note(remark: str) -> None:
-    """Prints a remark on standard error, told from an error by its first word."""
-    print_line(paragraph(f'note: {remark}', terminal_width(sys.stderr), '  '))
 
 
 @contextlib.contextmanager

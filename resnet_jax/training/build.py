@@ -13,11 +13,10 @@ import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax import data, models
+from resnet_jax import data, models, text
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.training import optim, step
+from resnet_jax.training import optim, processes, step
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.inputs import Batch, Inputs, open_inputs
@@ -266,18 +265,17 @@ def start(
     state = init_state(_as_key(seed))
     if settings.weights is None:
         return state
-    tensors = files.read_tensors(hub.fetch(settings.weights))
+    source = hub.completed(settings.weights, config.model.name)
     loaded = weights.variables_from_tensors(
-        tensors.arrays, model, reset_head=settings.reset_head, where=settings.weights
+        files.read_tensors(hub.fetch(source)).arrays,
+        model,
+        reset_head=settings.reset_head,
+        where=settings.weights,
+        weights_key=settings.weights_key,
+        channels=state.params['stem']['conv1']['kernel'].shape[-2],
+        adapt_stem=settings.adapt_stem,
+        say=_note_once,
     )
-    theirs, ours = (
-        params['stem']['conv1']['kernel'].shape[-2] for params in (loaded['params'], state.params)
-    )
-    if theirs != ours:
-        raise InputError(
-            f'{settings.weights} takes images of {theirs} channels and the run has {ours}; set '
-            f'data.channels={theirs}'
-        )
     loaded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
     state = state.replace(
         params={**state.params, **loaded['params']}, batch_stats=loaded['batch_stats']
@@ -286,6 +284,12 @@ def start(
         ema = {'params': state.params, 'batch_stats': state.batch_stats}
         state = state.replace(ema=jax.tree.map(jnp.copy, ema))
     return state
+
+
+@functools.cache  # once for all seeds of a sweep
+def _note_once(remark: str) -> None:
+    if processes.is_first():
+        text.note(remark)
 
 
 def state_template(

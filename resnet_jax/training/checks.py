@@ -123,7 +123,10 @@ NEEDS: dict[str, _Needs] = {
     'model.gate_bias': _one_of('model.gate', 'exclusive', 'shortcut_only'),
     'model.se_place': _set('model.se_ratio', '0.0625'),
     'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
-    'init.reset_head': _set('init.weights', 'FILE'),
+    **{
+        f'init.{field}': _set('init.weights', 'FILE')
+        for field in ('reset_head', 'weights_key', 'adapt_stem')
+    },
     'data.labels': ('data.name=folder:PATH', lambda fields: _of_folder(fields)),
     'data.slice_order': (
         'a slice of data.name=folder:PATH, such as train[:75%]',

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import Stopped
 from resnet_jax.records import trackers
-from resnet_jax.records.writers import Console, print_line, signs_of_life
+from resnet_jax.records.writers import Console, signs_of_life
+from resnet_jax.text import print_line
 from resnet_jax.training import memory, processes, workdir
 from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
