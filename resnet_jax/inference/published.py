@@ -83,17 +83,14 @@ def read_published(
 
     Args:
       name: of a registered model.
-      source: a path, `hf:OWNER/REPO[/FILE]`, `torchvision:NAME[:VARIANT]`, or `torchvision:VARIANT`
-        for the same name.
+      source: as for `from_pretrained`.
       overrides: fields of the model, as for `create_model`.
       weights_key: which weights of several in the file, see `interop.load_weights`.
       known: a key of `data.PREPROCESSINGS`, which replaces the preprocessing stored in the file.
       changes: fields of `Preprocessing` to change.
       class_names: replace those stored in the file.
-      data_names: class names of the data, used if neither of these gives names; the fallback is
-        numbers.
-      adopt_layout: set the fields of the model that the file's layout needs and `overrides` leaves
-        open; else such a file is refused when its variables are made.
+      data_names: of the data, used if neither of these gives names; the fallback is numbers.
+      adopt_layout: also set the fields of the model that the file's layout needs.
 
     Raises:
       InputError: if the file cannot be read, does not fit the model, or has another number of

@@ -96,7 +96,14 @@ def match(
         for layout, one in found.items()
         for branch in one
     ]
-    return min(matches, key=lambda m: (m.faults, branches.rank(m.branch), -len(m.names)))
+    return min(matches, key=_preference)
+
+
+def _preference(found: Match) -> tuple[int, int, bool, int]:
+    """The lowest is the match to take; of layouts that fit, that with its own name of the head."""
+    own = '/kernel' if found.layout == OURS else f'{LAYOUTS[found.layout].head}.weight'
+    foreign_head = not any(name.endswith(own) for name in found.head)
+    return found.faults, branches.rank(found.branch), foreign_head, -len(found.names)
 
 
 def _bare(name: str, layout: str) -> str:
