@@ -107,17 +107,7 @@ def read_published(
     model = models.create_model(name, classes, **overrides)
     base = _stored_preprocessing(tensors, source)
     known = known or (None if base else hub.preprocessing_of(source))
-    names = (
-        tuple(class_names)
-        or (base.class_names if base else ())
-        or (tuple(data_names) if len(data_names) == model.num_classes else ())
-        or tuple(map(str, range(model.num_classes)))
-    )
-    if len(names) != model.num_classes:
-        raise InputError(
-            f'{source} has {model.num_classes} classes, but there are {len(names)} class names; '
-            'give one name for each class'
-        )
+    names = _class_names(model, source, class_names, base, data_names)
     if known:
         base = data.known_preprocessing(known, names)
     assumed = base is None and not changes
@@ -129,6 +119,27 @@ def read_published(
     return PublishedModel(
         model, os.fspath(source), tensors, weights_key, classes, layout, base, assumed
     )
+
+
+def _class_names(
+    model: models.ResNet,
+    source: str | os.PathLike[str],
+    given: Sequence[str],
+    stored: Preprocessing | None,
+    data_names: Sequence[str],
+) -> tuple[str, ...]:
+    names = (
+        tuple(given)
+        or (stored.class_names if stored else ())
+        or (tuple(data_names) if len(data_names) == model.num_classes else ())
+        or tuple(map(str, range(model.num_classes)))
+    )
+    if len(names) != model.num_classes:
+        raise InputError(
+            f'{source} has {model.num_classes} classes, but there are {len(names)} class names; '
+            'give one name for each class'
+        )
+    return names
 
 
 def _stored_preprocessing(
