@@ -10,6 +10,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
@@ -79,7 +80,7 @@ def test_every_field_is_read(tmp_path):
     for schedule in optim.SCHEDULES.values():
         schedule(config.optim, 0.1, 1.0, 0, 10)
     for optimizer in optim.OPTIMIZERS.values():
-        optimizer(config.optim, lambda step: 0.1, None)
+        optimizer(config.optim, lambda step: 0.1, optax.identity())
     for loss in TASKS['classification'].losses.values():
         loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss)
     read = {names[key] for key in Recording.seen if key in names}
@@ -421,9 +422,11 @@ def test_needs_name_fields_that_change_a_run():
 def test_a_config_of_an_earlier_version(tmp_path):
     """Its augmentation was two switches and a padding; it lacks fields that came later."""
     old = json.loads(configs.to_json(configs.load_config(str(DIGITS))))
-    for section, names in {'optim': ['freeze'], 'train': ['matmul_precision']}.items():
-        for name in names:
-            del old[section][name]
+    for name in ('freeze', 'unfreeze', 'freeze_batch_norm', 'matmul_precision'):
+        del old['train'][name]
+    for name in ('rates', 'layer_decay'):
+        del old['optim'][name]
+    old['optim']['freeze'] = ['stem']
     del old['task'], old['log']
     for switches, transforms in (
         ({'pad': 1, 'flip': False, 'random_resized_crop': False}, ('pad_crop',)),
@@ -435,7 +438,8 @@ def test_a_config_of_an_earlier_version(tmp_path):
         config = configs.from_json(json.dumps(old))
         assert config.augment.transforms == transforms
         assert 'flip' not in config.augment
-        assert (config.task, config.log.trackers, config.optim.freeze) == ('classification', (), ())
+        assert (config.task, config.log.trackers) == ('classification', ())
+        assert config.train.freeze == ('stem',) and 'freeze' not in config.optim
         checks.resolve(config)
         # The padding of a crop that is not made makes no difference.
         new = configs.changed(config, {'augment.pad': config.augment.pad or 4})

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import traverse_util
 from running import CONFIGS
 
 from resnet_jax.models import InputError, create_model
@@ -262,47 +261,6 @@ def test_bad_schedule(fields, words):
 def test_bad_optimizer():
     with pytest.raises(InputError, match=r"unknown optim\.name 'adamW'.*'adamw'"):
         optim.make_optimizer(settings(name='adamW'), lambda step: 0.1)
-
-
-def test_frozen_parameters_stay_as_they_are():
-    """Neither gradient, decay nor momentum moves them; the others move as without them."""
-    params = {'stem': {'conv1': {'kernel': jnp.ones(3)}}, 'head': {'kernel': jnp.ones(2)}}
-    grads = {'stem': {'conv1': {'kernel': jnp.full(3, 5.0)}}, 'head': {'kernel': jnp.ones(2)}}
-    config = settings(schedule='constant')
-    trained = optim.trained_mask(params, ('stem',))
-    assert trained == {'stem': {'conv1': {'kernel': False}}, 'head': {'kernel': True}}
-    moved = {}
-    for name, mask in (('all', None), ('part', trained)):
-        optimizer = optim.make_optimizer(config, lambda step: 0.1, mask)
-        state, now = optimizer.init(params), params
-        for _ in range(3):
-            updates, state = optimizer.update(grads, state, now)
-            now = jax.tree.map(jnp.add, now, updates)
-        moved[name] = now
-    np.testing.assert_array_equal(moved['part']['stem']['conv1']['kernel'], np.ones(3))
-    np.testing.assert_array_equal(moved['part']['head']['kernel'], moved['all']['head']['kernel'])
-    assert np.abs(moved['all']['stem']['conv1']['kernel'] - 1).min() > 0.1
-
-
-@pytest.mark.parametrize(
-    ('freeze', 'frozen'),
-    [
-        (('stem',), {'stem/conv1'}),
-        (('stem/', 'stage1/block1'), {'stem/conv1', 'stage1/block1/conv1'}),
-        (('stage1/block10/conv1',), {'stage1/block10/conv1'}),
-    ],
-)
-def test_freeze_names_whole_sections(freeze, frozen):
-    """'block1' is not the beginning of 'block10'."""
-    paths = ('stem/conv1', 'stage1/block1/conv1', 'stage1/block10/conv1', 'head')
-    params = traverse_util.unflatten_dict({(*p.split('/'), 'kernel'): 0.0 for p in paths})
-    mask = traverse_util.flatten_dict(optim.trained_mask(params, freeze), sep='/')
-    assert {path.removesuffix('/kernel') for path, keep in mask.items() if not keep} == frozen
-
-
-def test_a_misspelt_section_is_refused():
-    with pytest.raises(InputError, match=r"optim\.freeze 'stemm'; did you mean 'stem'"):
-        optim.trained_mask({'stem': {'kernel': 0.0}, 'head': {'kernel': 0.0}}, ('stemm',))
 
 
 @pytest.mark.parametrize(

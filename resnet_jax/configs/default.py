@@ -118,6 +118,13 @@ def get_config() -> ConfigDict:
     # How much XLA optimises what it compiles, 0 to 3; XLA's own setting if unset. At 0 it compiles
     # faster and the program runs slower: for runs of a few steps.
     config.train.xla_optimization_level = placeholder(int)
+    # Parameters that stay as they are, by path, with wildcards: ('stem*', 'stage[12]*', 'all but
+    # head'). docs/finetuning.md has more of this and the next two.
+    config.train.freeze = ()
+    # When some of them begin to train after all: ('stage4@5', 'all@10').
+    config.train.unfreeze = ()
+    # Batch norms whose parameters and statistics stay as they are, by path; ('all',) for all.
+    config.train.freeze_batch_norm = ()
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500
@@ -138,7 +145,8 @@ def get_config() -> ConfigDict:
     # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
     config.optim.decay_norm_and_bias = True
     config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle
-    config.optim.schedule_unit = 'steps'  # of boundaries and warmup: steps or epochs
+    # Of boundaries, warmup and train.unfreeze: steps or epochs.
+    config.optim.schedule_unit = 'steps'
     config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...
     config.optim.decay_factor = 0.1  # ... by this
     config.optim.warmup = 0.0  # length; he2015's nets of 110 layers: 400 steps, see warmup_start
@@ -149,7 +157,12 @@ def get_config() -> ConfigDict:
     # is (1 + t) / (10 + t), where that is less.
     config.optim.ema = 0.0
     config.optim.accumulate = 1  # parts of a batch taken one after another, to need less memory
-    config.optim.freeze = ()  # parameters that stay as they are, by path: ('stem', 'stage1')
+    # Layer-wise decay: the rate of the block k places before the head is multiplied by this to the
+    # power k, that of the stem by one power more.
+    config.optim.layer_decay = 1.0
+    # Factors of the rate by pattern, as of train.freeze: ('head=10', 'stem*=0.1'); the last that
+    # matches holds. They multiply with layer_decay, and scale a decoupled decay too.
+    config.optim.rates = ()
 
     config.parallel = ConfigDict()
     config.parallel.mode = 'jit'  # jit (the compiler divides the batch), shard_map or pmap

@@ -1,6 +1,7 @@
 """Normalisation: one row per kind. The model makes its norms once and hands them to its parts."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
@@ -170,6 +171,28 @@ class BatchNormInTraining(nn.Module):
         )
         _update(self, (mean, var), batch)
         return y.astype(self.dtype)
+
+
+def evaluated(paths: Collection[str]) -> contextlib.AbstractContextManager[None]:
+    """A context in which some batch norms run as in evaluation, in training too.
+
+    They normalise by their running statistics, and leave these as they are.
+
+    Args:
+      paths: of the norms: 'stage1/block1/norm1'.
+    """
+
+    def call(run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        norm: Any = context.module
+        kinds = nn.BatchNorm, GhostBatchNorm, BatchNormInTraining
+        if not isinstance(norm, kinds) or '/'.join(norm.path) not in paths:
+            return run(*args, **kwargs)
+        plain = nn.BatchNorm(
+            use_running_average=True, epsilon=norm.epsilon, dtype=norm.dtype, parent=None
+        )
+        return plain.apply(norm.variables, *args)
+
+    return nn.intercept_methods(call)
 
 
 def _variables(norm: Any, channels: int) -> tuple[Any, Any, Array, Array]:

@@ -19,6 +19,7 @@ from resnet_jax.interop import files, hub, weights
 from resnet_jax.training import optim, processes, step
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
+from resnet_jax.training.groups import EVERYTHING, Groups, read_groups
 from resnet_jax.training.inputs import Batch, Inputs, open_inputs
 from resnet_jax.training.placement import Placement, make_placement
 from resnet_jax.training.step import TrainState
@@ -146,15 +147,15 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         total_steps=inputs.total_steps,
         steps_per_epoch=inputs.steps_per_epoch,
     )
-    trained = _trained(config, model, preprocessing)
-    optimizer = optim.make_optimizer(config.optim, schedule, trained)
+    groups = _groups(config, model, preprocessing, inputs)
+    optimizer = optim.make_optimizer(config.optim, schedule, groups)
 
     def init_state(seed: Any) -> TrainState:
         return _create_state(config, model, optimizer, preprocessing, seed)
 
     template = jax.eval_shape(init_state, _as_key(config.seed))
     level = config.train.xla_optimization_level
-    steps = _make_steps(config, inputs, placement, model, optimizer, trained)
+    steps = _make_steps(config, inputs, placement, model, optimizer, groups)
     return Run(
         inputs=inputs,
         placement=placement,
@@ -169,15 +170,21 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     )
 
 
-def _trained(
-    config: ConfigDict, model: models.ResNet, preprocessing: Preprocessing
-) -> PyTree[bool] | None:
-    """Which parameters are trained; None: all."""
-    if not config.optim.freeze:
-        return None
+def _groups(
+    config: ConfigDict,
+    model: models.ResNet,
+    preprocessing: Preprocessing,
+    inputs: Inputs | None = None,
+) -> Groups:
+    """How the parts of the model are trained; without inputs, no matter from which step."""
+    train, rates = config.train, config.optim
+    if not (train.freeze or train.freeze_batch_norm or rates.rates or rates.layer_decay != 1):
+        return EVERYTHING
     images = jnp.zeros((1, *_image_shape(preprocessing)))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    return optim.trained_mask(variables['params'], config.optim.freeze)
+    if inputs is None:
+        return read_groups(config, variables, 1.0)
+    return read_groups(config, variables, inputs.steps_per_epoch, inputs.total_steps)
 
 
 def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
@@ -201,7 +208,7 @@ def _make_steps(
     placement: Placement,
     model: models.ResNet,
     optimizer: optax.GradientTransformation,
-    trained: PyTree[bool] | None,
+    groups: Groups,
 ) -> Callable[..., Any]:
     """(seed, state, totals, arrays, batches [steps, ...]) -> (state, totals), for one device."""
     task, pieces = TASKS[config.task], config.optim.accumulate
@@ -218,7 +225,7 @@ def _make_steps(
             seed=seed,
             loss=task.loss(config.loss),
             ema_decay=config.optim.ema,
-            trained=trained,
+            groups=groups,
             pieces=pieces,
             axis=placement.axis,
         )
@@ -297,8 +304,8 @@ def state_template(
 ) -> TrainState:
     """The shapes of a run's training state on one device, without computing it."""
     # The schedule is no part of the state, so any one gives the same structure.
-    trained = _trained(config, model, preprocessing)
-    optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0), trained)
+    groups = _groups(config, model, preprocessing)
+    optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0), groups)
     state = jax.eval_shape(
         lambda: _create_state(config, model, optimizer, preprocessing, _as_key(config.seed))
     )

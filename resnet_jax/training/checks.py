@@ -20,6 +20,7 @@ from resnet_jax.training import optim, placement
 from resnet_jax.training.build import build_model
 from resnet_jax.training.checkpoint import BEST_MODES
 from resnet_jax.training.compilation import MATMUL_PRECISIONS
+from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.tasks import TASKS
 
 DTYPES = ('float32', 'bfloat16')
@@ -49,6 +50,7 @@ RANGES: dict[str, Range] = {
     'train.eval_every': Range(0, whole=True),
     'train.eval_batch_size': Range(1, 2**20, whole=True),
     'optim.scale_by_batch': Range(0, whole=True),
+    'optim.layer_decay': Range(0, 1, open='low'),
     'optim.accumulate': _COUNT,
     **dict.fromkeys(('optim.learning_rate', 'optim.weight_decay', 'optim.clip_norm'), Range(0)),
     **dict.fromkeys(('optim.decay_factor', 'optim.warmup_start'), _ZERO_OR_MORE),
@@ -75,7 +77,10 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
 }
 
 # Fields that hold names; an override may separate them by commas.
-NAME_LISTS = ('log.trackers', 'augment.transforms', 'optim.freeze')
+NAME_LISTS = (
+    *('log.trackers', 'augment.transforms', 'optim.rates'),
+    *('train.freeze', 'train.unfreeze', 'train.freeze_batch_norm'),
+)
 
 # `data.dir` is not among them: the command of a table at scale full, which names it, is also run at
 # scale smoke, on synthetic images.
@@ -154,9 +159,15 @@ NEEDS: dict[str, _Needs] = {
     'optim.boundaries': _one_of('optim.schedule', 'piecewise'),
     'optim.decay_factor': _one_of('optim.schedule', 'piecewise'),
     'optim.schedule_unit': (
-        'optim.schedule=piecewise or optim.warmup',
-        lambda fields: fields['optim.schedule'] == 'piecewise' or fields['optim.warmup'] > 0,
+        'optim.schedule=piecewise, optim.warmup or train.unfreeze',
+        lambda fields: (
+            fields['optim.schedule'] == 'piecewise'
+            or fields['optim.warmup'] > 0
+            or bool(fields['train.unfreeze'])
+        ),
     ),
+    'train.unfreeze': _set('train.freeze', '"all but head"'),
+    'train.freeze_batch_norm': _one_of('model.norm', 'batch'),
     'optim.warmup_start': _set('optim.warmup', '400'),
     'optim.warmup_shape': _set('optim.warmup', '400'),
     'parallel.batch_norm': (
@@ -192,6 +203,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     placement.check_batch_norm(config.parallel.batch_norm)
     if config.parallel.shard_optimizer and config.parallel.mode != 'jit':
         raise InputError('parallel.shard_optimizer goes with parallel.mode=jit only')
+    for entries, read in ((config.train.unfreeze, at_step), (config.optim.rates, at_rate)):
+        for entry in entries:
+            read(entry)
     _check_together(config)
     build_model(config.model, 10)
     return config

@@ -40,6 +40,8 @@ FREE_FIELDS = frozenset(
         'checkpoint.keep',
     }
 )
+# Fields of earlier versions -> their names now.
+RENAMED = {'optim.freeze': 'train.freeze'}
 # Setting one of a pair by an override unsets the other.
 ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
 
@@ -120,7 +122,8 @@ def parse_value(text: Any) -> Any:
 def _override(config: ConfigDict, field: str, text: Any) -> None:
     fields = flatten(config)
     if field not in fields:
-        raise unknown_name('config field', field, fields)
+        near = [RENAMED[field]] if field in RENAMED else []
+        raise unknown_name('config field', field, fields, near)
     value, old = parse_value(text), fields[field]
     if value is None and not _optional(config, field):
         raise InputError(f'config field {field} cannot be unset; it is {old!r}')
@@ -239,7 +242,7 @@ def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
     `augment.flip` and `augment.random_resized_crop` are transforms now, and so is a crop after
     padding.
     """
-    found = dict(fields)
+    found = {RENAMED.get(field, field): value for field, value in fields.items()}
     switches = {
         name: found.pop(f'augment.{name}', None) for name in ('random_resized_crop', 'flip')
     }

@@ -1,16 +1,16 @@
 """Optimisers and learning rate schedules, from a config's `optim` to Optax."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import LARGEST_INT, InputError, unknown_name
+from resnet_jax.errors import LARGEST_INT, InputError
+from resnet_jax.training.groups import EVERYTHING, Groups
 
 SCHEDULE_UNITS = ('steps', 'epochs')
 WARMUP_SHAPES = ('linear', 'constant')
@@ -115,88 +115,97 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)
 
 
-def trained_mask(params: PyTree, freeze: Sequence[str]) -> PyTree[bool]:
-    """A tree like the parameters: False for those that stay as they are.
-
-    Args:
-      params: arrays or their shapes.
-      freeze: paths of parameters, or beginnings of paths: 'stem', 'stage1/block1'.
-
-    Raises:
-      InputError: for a name that no parameter's path begins with.
-    """
-    paths = {jax.tree_util.keystr(path, simple=True, separator='/') for path, _ in _leaves(params)}
-    sections = {path.rpartition('/')[0] for path in paths} | {p.partition('/')[0] for p in paths}
-    for name in freeze:
-        if not any(_begins_with(path, name) for path in paths):
-            raise unknown_name('parameters in optim.freeze', name, sections)
-
-    def is_trained(path: Any, _: Any) -> bool:
-        text = jax.tree_util.keystr(path, simple=True, separator='/')
-        return not any(_begins_with(text, name) for name in freeze)
-
-    return jax.tree_util.tree_map_with_path(is_trained, params)
-
-
-def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
-    return jax.tree_util.tree_leaves_with_path(tree)
-
-
-def _begins_with(path: str, name: str) -> bool:
-    return f'{path}/'.startswith(f'{name.strip("/")}/')
-
-
 def make_optimizer(
-    optim: ConfigDict, schedule: optax.Schedule, trained: PyTree[bool] | None = None
+    optim: ConfigDict, schedule: optax.Schedule, groups: Groups = EVERYTHING
 ) -> optax.GradientTransformation:
     """The optimiser: clipping, weight decay and the update.
 
     For sgd and adam the decay is L2 regularisation, added to the (clipped) gradient before the
-    momentum, as in he2015; adamw and lamb decouple it (arXiv 1711.05101, 1904.00962).
+    momentum, as in he2015; adamw and lamb decouple it (arXiv 1711.05101, 1904.00962). The factors
+    of `groups` scale the update with all that is in it, as a rate of their own would.
 
     Args:
       optim: the config's `optim`.
       schedule: the learning rate as a function of the step.
-      trained: from `trained_mask`; the others have no state, no decay and no update. None: all.
+      groups: parameters that never train have no state, no decay and no update; those that train
+        later keep the state they start with until then.
     """
-    mask = None if optim.decay_norm_and_bias else decay_mask
-    steps = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
-    optimizer = optax.chain(*steps, OPTIMIZERS[optim.name](optim, schedule, mask))
-    if trained is not None:
+    clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    if groups.later is None:
+        optimizer = optax.chain(*clip, _rule(optim, schedule, groups))
+    else:
+        # The schedule counts every step, a rule only those from its parameters' first.
+        held = [_from_start(optax.identity(), groups), *clip] if clip else []
+        rule = _from_start(_rule(optim, 1.0, groups), groups)
+        optimizer = optax.chain(*held, rule, optax.scale_by_schedule(schedule))
+    if groups.trained is not None:
         # Where the mask is False, `masked` passes the gradient on as the update: zero it.
-        frozen = jax.tree.map(lambda keep: not keep, trained)
+        frozen = jax.tree.map(lambda keep: not keep, groups.trained)
         optimizer = optax.chain(
-            optax.masked(optimizer, trained), optax.masked(optax.set_to_zero(), frozen)
+            optax.masked(optimizer, groups.trained), optax.masked(optax.set_to_zero(), frozen)
         )
+    if groups.factors is not None:
+        scale = optax.stateless(lambda updates, _: jax.tree.map(_times, updates, groups.factors))
+        optimizer = optax.chain(optimizer, scale)
     return optax.GradientTransformation(optimizer.init, _standard_promotion(optimizer.update))
 
 
-def _sgd(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+def _times(update: Any, factor: Any) -> Any:
+    return update * jnp.asarray(factor, update.dtype)
+
+
+def _from_start(rule: optax.GradientTransformation, groups: Groups) -> optax.GradientTransformation:
+    """A rule for parameters that do not all begin together; before, the update is zero."""
+
+    def begins(start: int) -> Callable[[Any], Any]:
+        return lambda step: step >= start
+
+    rules = {'first': rule}
+    for i, start in enumerate(groups.starts):
+        rules[f'later{i}'] = optax.conditionally_mask(rule, begins(start))
+    labels = jax.tree.map(
+        lambda i: optax.MaskedNode() if i is None else f'later{i}' if i >= 0 else 'first',
+        groups.later,
+        is_leaf=lambda i: i is None,
+    )
+    return optax.partition(rules, labels)
+
+
+def _rule(
+    optim: ConfigDict, rate: optax.ScalarOrSchedule, groups: Groups
+) -> optax.GradientTransformation:
+    """The optimiser's own update, with its weight decay."""
+    mask = None if optim.decay_norm_and_bias else decay_mask
+    return OPTIMIZERS[optim.name](optim, rate, optax.add_decayed_weights(optim.weight_decay, mask))
+
+
+def _sgd(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay, mask),
-        optax.sgd(schedule, momentum=optim.momentum or None, nesterov=optim.nesterov),
+        decay, optax.sgd(rate, momentum=optim.momentum or None, nesterov=optim.nesterov)
     )
 
 
-def _adam(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+def _adam(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    return optax.chain(decay, optax.adam(rate, b1=optim.b1, b2=optim.b2))
+
+
+# Optax's adamw and lamb, spelt out, because their decay is always towards zero.
+def _adamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
-        optax.add_decayed_weights(optim.weight_decay, mask),
-        optax.adam(schedule, b1=optim.b1, b2=optim.b2),
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay, optax.scale_by_learning_rate(rate)
     )
 
 
-def _adamw(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
-    return optax.adamw(
-        schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay, mask=mask
+def _lamb(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    return optax.chain(
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=1e-6),
+        decay,
+        optax.scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(rate),
     )
 
 
-def _lamb(optim: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
-    return optax.lamb(
-        schedule, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay, mask=mask
-    )
-
-
+# (config.optim, rate, what adds the decay) -> the update.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     'sgd': _sgd,
     'adam': _adam,

@@ -1,5 +1,6 @@
 """The training state and one step, as pure functions."""
 
+import contextlib
 import functools
 import zlib
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from resnet_jax.models.norms import evaluated
+from resnet_jax.training.groups import EVERYTHING, Groups, by_path
 from resnet_jax.training.tasks import Loss, Task
 
 Batch = Mapping[str, Array]
@@ -85,7 +88,7 @@ def make_train_step(
     seed: int | Array,
     loss: Loss,
     ema_decay: float = 0.0,
-    trained: PyTree[bool] | None = None,
+    groups: Groups = EVERYTHING,
     pieces: int = 1,
     axis: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
@@ -99,7 +102,7 @@ def make_train_step(
       seed: of the run; may be a traced value.
       loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
-      trained: a tree like the parameters: False where no gradient is computed. None: train all.
+      groups: which parameters and statistics stay as they are.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
       axis: name of the mapped axis over which the whole batch is divided; None: it is here.
@@ -110,7 +113,7 @@ def make_train_step(
       all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
-    gradients = _make_gradients(model, prepare, task, loss, trained)
+    gradients = _make_gradients(model, prepare, task, loss, groups)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         size = batch['image'].shape[0]
@@ -126,16 +129,32 @@ def make_train_step(
         )
         if axis:
             grads, batch_stats = jax.lax.pmean((grads, batch_stats), axis)
+            batch_stats = _kept(state.batch_stats, batch_stats, groups)
             sums = jax.lax.psum(sums, axis)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
             new = {'params': params, 'batch_stats': batch_stats}
-            ema = optax.incremental_update(new, ema, 1.0 - ema_decay_at(state.step, ema_decay))
+            ema = _averaged(new, ema, ema_decay_at(state.step, ema_decay))
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     return train_step
+
+
+def _kept(old: PyTree[Array], new: PyTree[Array], groups: Groups) -> PyTree[Array]:
+    """New batch statistics, those of norms that stay as they are being the old ones.
+
+    The mean over the devices of equal numbers may differ from them in the last bit.
+    """
+    still = by_path(old, lambda path, _: path.rpartition('/')[0] in groups.still)
+    return jax.tree.map(lambda a, b, keep: a if keep else b, old, new, still)
+
+
+def _averaged(new: PyTree[Array], old: PyTree[Array], decay: Float[Array, '']) -> PyTree[Array]:
+    """The moving average; the average of equal numbers is that number, to the last bit."""
+    average = optax.incremental_update(new, old, 1.0 - decay)
+    return jax.tree.map(lambda a, b, both: jnp.where(a == b, b, both), new, old, average)
 
 
 def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
@@ -149,7 +168,7 @@ def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
 
 
 def _make_gradients(
-    model: nn.Module, prepare: Prepare, task: Task, loss: Loss, trained: PyTree[bool] | None
+    model: nn.Module, prepare: Prepare, task: Task, loss: Loss, groups: Groups
 ) -> Callable[..., Any]:
     """(state, batch_stats, batch, key) -> gradients, new batch_stats, sums."""
 
@@ -159,16 +178,19 @@ def _make_gradients(
         )
 
         def loss_fn(params: Any) -> tuple[Float[Array, ''], tuple[Array, Any]]:
-            if trained is not None:
+            if groups.trained is not None:
                 stop = jax.lax.stop_gradient
-                params = jax.tree.map(lambda p, keep: p if keep else stop(p), params, trained)
-            outputs, updates = model.apply(
-                {'params': params, 'batch_stats': batch_stats},
-                images,
-                train=True,
-                mutable=['batch_stats'],
-                rngs={'dropout': key},
-            )
+                params = jax.tree.map(
+                    lambda p, keep: p if keep else stop(p), params, groups.trained
+                )
+            with evaluated(groups.still) if groups.still else contextlib.nullcontext():
+                outputs, updates = model.apply(
+                    {'params': params, 'batch_stats': batch_stats},
+                    images,
+                    train=True,
+                    mutable=['batch_stats'],
+                    rngs={'dropout': key},
+                )
             return jnp.mean(loss(outputs, targets)), (outputs, updates.get('batch_stats', {}))
 
         (_, (outputs, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
