@@ -24,14 +24,20 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 
 
-# Half a minute each with the kernel's start; the first notebook stays among the quick tests.
-SLOW_NOTEBOOKS = ('03_preact_vs_original.ipynb',)
+BESIDE = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
+
+# Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
+SLOW_NOTEBOOKS = ('02_pretrained_and_finetune.ipynb', '03_preact_vs_original.ipynb')
+NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb',)
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.name in SLOW_NOTEBOOKS:
             item.add_marker(pytest.mark.slow)
+        if item.path.name in NOTEBOOKS_OF_REAL_DATA and not DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f'no real data at {DATA}'))
 
 
 @pytest.fixture
@@ -47,11 +53,9 @@ def standard_promotion():
 @pytest.fixture(scope='session')
 def shared_data() -> pathlib.Path:
     """The folder of real data for tests; the test is skipped where it is absent."""
-    beside = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
-    data = pathlib.Path(os.environ.get('RESNET_JAX_DATA', beside))
-    if not data.is_dir():
-        pytest.skip(f'no real data at {data}; set RESNET_JAX_DATA')
-    return data
+    if not DATA.is_dir():
+        pytest.skip(f'no real data at {DATA}; set RESNET_JAX_DATA')
+    return DATA
 
 
 @pytest.fixture
