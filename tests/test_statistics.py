@@ -139,6 +139,7 @@ def test_a_difference_near_zero_has_no_number_of_seeds():
     assert seeds_needed(0.0, 1.0) is None
     assert seeds_needed(0.001, 1.0) is None
     assert seeds_needed(0.03, 1.0) <= MOST_SEEDS
+    assert seeds_needed(0.03, 1.0, level=0.0025) is None  # 16,600 by the normal approximation
 
 
 @pytest.mark.parametrize('more', [0, 1])
@@ -151,7 +152,18 @@ def test_equal_differences_are_not_tested(more):
     assert (found.p, found.corrected, found.seeds_needed) == (None, None, None)
     assert (found.estimate.low, found.estimate.high) == (None, None)
     assert found.estimate.mean == pytest.approx(more / 3.6) and found.estimate.sd == 0
-    assert not found.differs
+    assert not found.differs and found.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize('size', [1e-6, 1e6])
+def test_what_counts_as_rounding_depends_on_the_size_of_the_values(size):
+    base = [size, 2 * size, 3 * size]
+    tested = against([x + size * d for x, d in zip(base, (0.1, 0.1, 0.1001), strict=True)], base)
+    assert tested.p is not None
+    rounded = against(
+        [x + size * d for x, d in zip(base, (0.1, 0.1, 0.1 + 1e-12), strict=True)], base
+    )
+    assert rounded.p is None
 
 
 def test_untested_arms_do_not_count_in_the_correction():
