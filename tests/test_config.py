@@ -82,7 +82,7 @@ def test_every_field_is_read(tmp_path):
     for optimizer in optim.OPTIMIZERS.values():
         optimizer(config.optim, lambda step: 0.1, optax.identity())
     for loss in TASKS['classification'].losses.values():
-        loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss)
+        loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss, None)
     read = {names[key] for key in Recording.seen if key in names}
     # The model's overrides are passed on together; the next test is theirs.
     overrides = {f'model.{f}' for f in config.model if f not in ('name', 'dtype')}
@@ -410,6 +410,7 @@ def test_needs_name_fields_that_change_a_run():
         {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
         {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
         {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
+        {'train.freeze': ('stem',), 'optim.decay_towards': 'start'},
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]

@@ -233,3 +233,29 @@ def test_factors_are_the_rates_of_pytorchs_parameter_groups(name):
         optimizer.step()
     for path, leaf in traverse_util.flatten_dict(found, sep='/').items():
         np.testing.assert_allclose(leaf, theirs[path].detach().numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_decay_towards_the_start_is_decay_of_the_distance(name):
+    """L2-SP: a run that starts at w and decays towards it moves as one at 0 that decays to 0.
+
+    That holds where nothing else depends on the parameters: not of lamb, whose trust ratio does.
+    """
+    fields = {'optim.name': name, 'optim.weight_decay': 0.3, 'init.weights': 'x'}
+    fields |= {'optim.momentum': 0.9} if name == 'sgd' else {}
+    start = tree(jnp.arange(1.0, 4.0))
+    config = settings({**fields, 'init.reset_head': True, 'optim.decay_towards': 'start'})
+    groups = read_groups(config, {'params': start}, 1.0)
+    plain = optim.make_optimizer(settings(fields).optim, lambda step: 0.01)
+    grads = random_grads(start)
+    ours = optim.make_optimizer(config.optim, lambda step: 0.01, groups)
+    found, _ = moved(ours, start, grads, 6)
+    whole, _ = moved(plain, start, grads, 6)
+    shifted, _ = moved(plain, tree(jnp.zeros(3)), grads, 6)
+    jax.tree.map(np.testing.assert_array_equal, found['head'], whole['head'])  # as new: to zero
+    distance = jax.tree.map(jnp.subtract, found['stem'], start['stem'])
+    if name == 'lamb':
+        assert not np.allclose(found['stem']['conv1']['kernel'], whole['stem']['conv1']['kernel'])
+    else:
+        expected = shifted['stem']['conv1']['kernel']
+        np.testing.assert_allclose(distance['conv1']['kernel'], expected, rtol=1e-4, atol=1e-6)

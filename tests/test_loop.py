@@ -425,7 +425,7 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(together, tmp_path):
 
 def test_frozen_parameters_are_those_of_the_start(tmp_path):
     """Everything else learns; an evaluation and a resumption work as usual."""
-    config = tiny({'optim.freeze': 'stem,stage1/block1/conv1', 'train.steps': 6})
+    config = tiny({'train.freeze': 'stem,stage1/block1/conv1', 'train.steps': 6})
     loop.train(config, tmp_path / 'run')
     before = build_run(config).init_state().params
     after = load_state(tmp_path / 'run').params
@@ -433,8 +433,8 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
     assert not {path for path in moved if "'stem'" in path or "'conv1'" in path}
     assert {path for path in moved if "'conv2'" in path or "'head'" in path}
     assert load_trained(tmp_path / 'run').origin['step'] == 6
-    with pytest.raises(InputError, match=r"optim\.freeze 'stage9'"):
-        loop.train(tiny({'optim.freeze': 'stage9'}), tmp_path / 'other')
+    with pytest.raises(InputError, match=r"train\.freeze 'stage9'"):
+        loop.train(tiny({'train.freeze': 'stage9'}), tmp_path / 'other')
     assert not (tmp_path / 'other').exists()
 
 

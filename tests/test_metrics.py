@@ -246,3 +246,33 @@ def test_class_figures_are_scikit_learns():
             assert (figures[name] or 0) == pytest.approx(values[i])
     assert found[3]['recall'] is None and found[4]['precision'] is None
     assert found[3]['f1'] == 0.0
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+@pytest.mark.parametrize('soft', [False, True])
+def test_class_weights_are_pytorchs(smoothing, soft):
+    """Each example's loss, of labels and of distributions; the mean is then over examples."""
+    torch = pytest.importorskip('torch')
+    rng = np.random.default_rng(3)
+    logits, weights = rng.normal(size=(20, 5)), rng.uniform(0.2, 3, 5)
+    targets = rng.dirichlet(np.ones(5), 20) if soft else rng.integers(0, 5, 20)
+    with jax.enable_x64(True):
+        found = metrics.cross_entropy(*map(jnp.asarray, (logits, targets)), smoothing, weights)
+    loss = torch.nn.CrossEntropyLoss(
+        weight=torch.tensor(weights), reduction='none', label_smoothing=smoothing
+    )
+    expected = loss(torch.tensor(logits), torch.tensor(targets))
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-10)
+
+
+def test_other_losses_take_the_weight_of_the_examples_class():
+    rng = np.random.default_rng(4)
+    logits, labels = rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 5, 20)
+    weights = rng.uniform(0.2, 3, 5).astype(np.float32)
+    for weighted, plain in (
+        (metrics.focal_loss(logits, jnp.asarray(labels), 2.0, 0.5, weights),
+         metrics.focal_loss(logits, jnp.asarray(labels), 2.0, 0.5)),
+        (metrics.binary_cross_entropy(logits, jnp.asarray(labels), 0.1, weights),
+         metrics.binary_cross_entropy(logits, jnp.asarray(labels), 0.1)),
+    ):  # fmt: skip
+        np.testing.assert_allclose(weighted, plain * weights[labels], rtol=1e-5)

@@ -139,6 +139,7 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 1e-4  # into the gradient for sgd and adam, else decoupled
     # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
     config.optim.decay_norm_and_bias = True
+    config.optim.decay_towards = 'zero'  # zero, or start: what init.weights gave (L2-SP)
     config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle
     # Of boundaries, warmup and train.unfreeze: steps or epochs.
     config.optim.schedule_unit = 'steps'
@@ -167,6 +168,9 @@ def get_config() -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.name = 'cross_entropy'  # cross_entropy, focal, binary_cross_entropy
+    # Of an example of each class: ('balanced',) for the inverse of their frequency in the training
+    # split, of mean 1, or one number per class in their order. () for none.
+    config.loss.class_weights = ()
     config.loss.label_smoothing = 0.0  # not of focal
     config.loss.gamma = 2.0  # of focal: how much easy examples are played down
     config.loss.alpha = 1.0  # of focal: a factor

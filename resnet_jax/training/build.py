@@ -161,7 +161,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         inputs=inputs,
         placement=placement,
         task=task,
-        start=functools.partial(start, config, model, jit(init_state, level)),
+        start=functools.partial(start, config, model, optimizer, jit(init_state, level)),
         template=placement.template(template),
         steps=steps,
         train_step=placement.compile(steps, template, level),
@@ -179,7 +179,8 @@ def _groups(
 ) -> Groups:
     """How the parts of the model are trained; without inputs, no matter from which step."""
     train, rates = config.train, config.optim
-    if not (train.freeze or train.freeze_batch_norm or rates.rates or rates.layer_decay != 1):
+    frozen, factors = train.freeze or train.freeze_batch_norm, rates.rates or rates.layer_decay != 1
+    if not (frozen or factors or rates.decay_towards == 'start'):
         return EVERYTHING
     images = jnp.zeros((1, *_image_shape(preprocessing)))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -213,6 +214,7 @@ def _make_steps(
 ) -> Callable[..., Any]:
     """(seed, state, totals, arrays, batches [steps, ...]) -> (state, totals), for one device."""
     task, pieces = TASKS[config.task], config.optim.accumulate
+    class_weights = inputs.class_weights()
     norm_fields = placement.norm_fields(config.train.batch_size // pieces)
 
     def train_step(seed: Any, state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
@@ -224,7 +226,7 @@ def _make_steps(
             make_prepare(config, inputs.preprocessing, seed),
             task,
             seed=seed,
-            loss=task.loss(config.loss),
+            loss=task.loss(config.loss, class_weights),
             ema_decay=config.optim.ema,
             groups=groups,
             pieces=pieces,
@@ -262,7 +264,11 @@ def _steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
 
 
 def start(
-    config: ConfigDict, model: models.ResNet, init_state: Callable[[Any], TrainState], seed: int
+    config: ConfigDict,
+    model: models.ResNet,
+    optimizer: optax.GradientTransformation,
+    init_state: Callable[[Any], TrainState],
+    seed: int,
 ) -> TrainState:
     """The state that a run starts from: at random, or from the weights that config.init names.
 
@@ -286,8 +292,10 @@ def start(
             f'data.channels={theirs}'
         )
     loaded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
+    params = {**state.params, **loaded['params']}
+    # Anew, because the optimiser may keep what it starts from.
     state = state.replace(
-        params={**state.params, **loaded['params']}, batch_stats=loaded['batch_stats']
+        params=params, batch_stats=loaded['batch_stats'], opt_state=optimizer.init(params)
     )
     if state.ema is not None:
         ema = {'params': state.params, 'batch_stats': state.batch_stats}

@@ -71,6 +71,7 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'optim.schedule': lambda config: optim.SCHEDULES,
     'optim.schedule_unit': lambda config: optim.SCHEDULE_UNITS,
     'optim.warmup_shape': lambda config: optim.WARMUP_SHAPES,
+    'optim.decay_towards': lambda config: optim.DECAY_TARGETS,
     'loss.name': lambda config: TASKS[config.task].losses,
     'parallel.mode': lambda config: placement.MODES,
     'checkpoint.best': lambda config: BEST_MODES,
@@ -81,6 +82,9 @@ NAME_LISTS = (
     *('log.trackers', 'augment.transforms', 'optim.rates'),
     *('train.freeze', 'train.unfreeze', 'train.freeze_batch_norm'),
 )
+
+# Fields of which an override may separate the items by commas.
+LISTS = (*NAME_LISTS, 'loss.class_weights')
 
 # `data.dir` is not among them: the command of a table at scale full, which names it, is also run at
 # scale smoke, on synthetic images.
@@ -164,6 +168,13 @@ NEEDS: dict[str, _Needs] = {
     ),
     'train.unfreeze': _set('train.freeze', '"all but head"'),
     'train.freeze_batch_norm': _one_of('model.norm', 'batch'),
+    'optim.decay_towards': (
+        'init.weights=FILE, where it starts, and optim.weight_decay',
+        lambda fields: (
+            fields['optim.decay_towards'] == 'zero'
+            or (fields['init.weights'] is not None and fields['optim.weight_decay'] > 0)
+        ),
+    ),
     'optim.warmup_start': _set('optim.warmup', '400'),
     'optim.warmup_shape': _set('optim.warmup', '400'),
     'parallel.batch_norm': (
@@ -202,6 +213,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for entries, read in ((config.train.unfreeze, at_step), (config.optim.rates, at_rate)):
         for entry in entries:
             read(entry)
+    if config.loss.class_weights != ('balanced',):
+        for weight in config.loss.class_weights:
+            check_number('config field loss.class_weights: a weight', weight, Range(0))
     _check_together(config)
     build_model(config.model, 10)
     return config

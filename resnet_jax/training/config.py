@@ -13,7 +13,7 @@ from resnet_jax.errors import InputError, shown, unknown_name
 from resnet_jax.json_files import parse_json
 from resnet_jax.training import config_files
 from resnet_jax.training.checks import (
-    NAME_LISTS,
+    LISTS,
     check_values,
     lacking,
     refuse_without_effect,
@@ -130,7 +130,7 @@ def _override(config: ConfigDict, field: str, text: Any) -> None:
     kind = config_type(config, field)
     if kind == 'str' and value is not None:
         value = text  # also a name that looks like a number
-    if field in NAME_LISTS and isinstance(value, str):
+    if field in LISTS and isinstance(value, str):
         value = tuple(name.strip() for name in value.split(',') if name.strip())
     if isinstance(value, list):
         value = tuple(value)

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from resnet_jax import data
@@ -48,6 +49,30 @@ class Inputs:
         if self.config.train.steps is not None:
             return self.config.train.steps
         return math.ceil(self.config.train.epochs * self.steps_per_epoch)
+
+    def class_weights(self) -> Float[np.ndarray, ' classes'] | None:
+        """The weight of each class in the loss, as config.loss.class_weights has it; None: all 1.
+
+        Balanced ones are n / (k n_c), of the n examples and k classes of the training split: their
+        mean over the examples is 1. A class without examples has weight 0.
+
+        Raises:
+          InputError: for another number of weights than there are classes.
+        """
+        given, names = self.config.loss.class_weights, self.train.class_names
+        if not given:
+            return None
+        if given == ('balanced',):
+            labels = self.train.labels() if self.arrays is None else self.arrays['label']
+            counts = np.bincount(labels, minlength=len(names))
+            weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+            return np.where(counts > 0, weights, 0.0).astype(np.float32)
+        if len(given) != len(names):
+            raise InputError(
+                f'config field loss.class_weights must be balanced or {len(names)} numbers, one '
+                f'for each class, got {len(given)}'
+            )
+        return np.asarray(given, np.float32)
 
     def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.

@@ -15,6 +15,7 @@ ECE_BINS = 15
 SUMS = ('n', 'loss', 'top1', 'top5')  # the keys of `batch_sums`
 Logits = Float[Array, 'n classes']
 Targets = Shaped[Array, 'n *classes']
+ClassWeights = Float[np.ndarray, ' classes']
 PerExample = Float[Array, ' n']
 
 
@@ -30,23 +31,39 @@ def as_labels(targets: Targets) -> Int[Array, ' n']:
     return targets if targets.ndim == 1 else jnp.argmax(targets, axis=-1)
 
 
-def cross_entropy(logits: Logits, targets: Targets, label_smoothing: float = 0.0) -> PerExample:
+def cross_entropy(
+    logits: Logits,
+    targets: Targets,
+    label_smoothing: float = 0.0,
+    class_weights: ClassWeights | None = None,
+) -> PerExample:
     """Cross entropy of each example, in nats.
 
     Args:
       logits: float32.
       targets: labels or distributions t.
       label_smoothing: s in (1 - s) * t + s / classes (arXiv 1512.00567, section 7).
+      class_weights: of each class's term; None: all 1. They are those of PyTorch's
+        CrossEntropyLoss with reduction='none'. Its default reduction divides by the sum of the
+        weights in a batch, which depends on how the batch is divided over devices; this does not.
     """
-    if targets.ndim == 1 and not label_smoothing:
+    if targets.ndim == 1 and not label_smoothing and class_weights is None:
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     targets = as_distribution(targets, logits.shape[-1], logits.dtype)
     if label_smoothing:
         targets = optax.smooth_labels(targets, label_smoothing)
+    if class_weights is not None:
+        targets = targets * class_weights[None]
     return optax.softmax_cross_entropy(logits, targets)
 
 
-def focal_loss(logits: Logits, targets: Targets, gamma: float, alpha: float) -> PerExample:
+def focal_loss(
+    logits: Logits,
+    targets: Targets,
+    gamma: float,
+    alpha: float,
+    class_weights: ClassWeights | None = None,
+) -> PerExample:
     """Focal loss of each example over the softmax: -alpha (1 - p)^gamma log p (arXiv 1708.02002).
 
     Args:
@@ -55,10 +72,13 @@ def focal_loss(logits: Logits, targets: Targets, gamma: float, alpha: float) -> 
         the expectation.
       gamma: how much easy examples are played down; 0 gives alpha times the cross entropy.
       alpha: a factor.
+      class_weights: of each class's term; None: all 1.
     """
-    if targets.ndim > 1:
+    if targets.ndim > 1 or class_weights is not None:
         log_p = jax.nn.log_softmax(logits)
-        return jnp.sum(targets.astype(log_p.dtype) * _focal(log_p, gamma, alpha), axis=-1)
+        shares = as_distribution(targets, logits.shape[-1], log_p.dtype)
+        shares = shares if class_weights is None else shares * class_weights[None]
+        return jnp.sum(shares * _focal(log_p, gamma, alpha), axis=-1)
     return _focal(-cross_entropy(logits, targets), gamma, alpha)
 
 
@@ -69,7 +89,10 @@ def _focal(log_p: Array, gamma: float, alpha: float) -> Array:
 
 
 def binary_cross_entropy(
-    logits: Logits, targets: Targets, label_smoothing: float = 0.0
+    logits: Logits,
+    targets: Targets,
+    label_smoothing: float = 0.0,
+    class_weights: ClassWeights | None = None,
 ) -> PerExample:
     """Each class against the rest, summed over the classes, in nats (arXiv 2110.00476, sect. 2.2).
 
@@ -77,10 +100,13 @@ def binary_cross_entropy(
       logits: float32.
       targets: labels or distributions t.
       label_smoothing: s in (1 - s) * t + s / classes.
+      class_weights: an example's loss is multiplied by that of its class, or by their mean under
+        its distribution; None: all 1.
     """
     targets = as_distribution(targets, logits.shape[-1], logits.dtype)
-    targets = optax.smooth_labels(targets, label_smoothing)
-    return jnp.sum(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+    smoothed = optax.smooth_labels(targets, label_smoothing)
+    found = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, smoothed), axis=-1)
+    return found if class_weights is None else found * (targets @ class_weights)
 
 
 def batch_sums(

@@ -10,10 +10,11 @@ import optax
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import LARGEST_INT, InputError
-from resnet_jax.training.groups import EVERYTHING, Groups
+from resnet_jax.training.groups import EVERYTHING, Groups, by_path, matches
 
 SCHEDULE_UNITS = ('steps', 'epochs')
 WARMUP_SHAPES = ('linear', 'constant')
+DECAY_TARGETS = ('zero', 'start')
 
 
 def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:
@@ -176,7 +177,31 @@ def _rule(
 ) -> optax.GradientTransformation:
     """The optimiser's own update, with its weight decay."""
     mask = None if optim.decay_norm_and_bias else decay_mask
-    return OPTIMIZERS[optim.name](optim, rate, optax.add_decayed_weights(optim.weight_decay, mask))
+    if optim.decay_towards == 'zero':
+        decay = optax.add_decayed_weights(optim.weight_decay, mask)
+    else:
+        decay = _decay_towards_start(optim.weight_decay, groups)
+        decay = decay if mask is None else optax.masked(decay, mask)
+    return OPTIMIZERS[optim.name](optim, rate, decay)
+
+
+def _decay_towards_start(rate: float, groups: Groups) -> optax.GradientTransformation:
+    """L2-SP (arXiv 1802.01483, equation 3): decay towards the first parameters, which it keeps.
+
+    Those of a new head decay towards zero.
+    """
+
+    def init(params: Any) -> Any:
+        def kept(path: str, start: Any) -> Any:
+            fresh = any(matches(path, pattern) for pattern in groups.fresh)
+            return jnp.zeros_like(start) if fresh else jnp.copy(start)
+
+        return by_path(params, kept)
+
+    def update(updates: Any, start: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, p, s: u + rate * (p - s), updates, params, start), start
+
+    return optax.GradientTransformation(init, update)
 
 
 def _sgd(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:

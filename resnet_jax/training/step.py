@@ -128,9 +128,8 @@ def make_train_step(
             else _piecewise(one, state, batch, key, pieces, task)
         )
         if axis:
-            grads, batch_stats = jax.lax.pmean((grads, batch_stats), axis)
-            batch_stats = _kept(state.batch_stats, batch_stats, groups)
-            sums = jax.lax.psum(sums, axis)
+            grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
+            batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

@@ -26,8 +26,8 @@ class Task:
 
     Attributes:
       targets: batch -> what the model's outputs are compared with.
-      losses: name -> (outputs, targets, config.loss) -> loss of each example [N], whose mean is
-        minimised.
+      losses: name -> (outputs, targets, config.loss, weights of the classes or None) -> loss of
+        each example [N], whose mean is minimised.
       train_sums: (outputs, targets) -> sums over a training batch, scalars by name.
       sum_names: the names of `train_sums`.
       eval_sums: (outputs, targets, mask [N], False for padding) -> sums over an evaluation batch.
@@ -36,7 +36,7 @@ class Task:
     """
 
     targets: Callable[[Mapping[str, Array]], Targets]
-    losses: Mapping[str, Callable[[Array, Targets, ConfigDict], Float[Array, ' n']]]
+    losses: Mapping[str, Callable[..., Float[Array, ' n']]]
     train_sums: Callable[[Array, Targets], Sums]
     sum_names: tuple[str, ...]
     eval_sums: Callable[[Array, Targets, Array], Sums]
@@ -47,10 +47,15 @@ class Task:
         """`train_sums` of no examples."""
         return {name: np.zeros((), np.float32) for name in self.sum_names}
 
-    def loss(self, settings: ConfigDict) -> Loss:
-        """The loss that config.loss describes, as a function of (outputs, targets)."""
+    def loss(self, settings: ConfigDict, class_weights: np.ndarray | None = None) -> Loss:
+        """The loss that config.loss describes, as a function of (outputs, targets).
+
+        Args:
+          settings: config.loss.
+          class_weights: [classes]; None: all 1.
+        """
         loss = choose('loss.name', settings.name, self.losses)
-        return lambda outputs, targets: loss(outputs, targets, settings)
+        return lambda outputs, targets: loss(outputs, targets, settings, class_weights)
 
 
 def _classification_eval_sums(logits: Array, targets: Targets, mask: Array) -> Sums:
@@ -74,10 +79,14 @@ TASKS: dict[str, Task] = {
     'classification': Task(
         targets=lambda batch: batch['label'],
         losses={
-            'cross_entropy': lambda x, t, loss: metrics.cross_entropy(x, t, loss.label_smoothing),
-            'focal': lambda x, t, loss: metrics.focal_loss(x, t, loss.gamma, loss.alpha),
-            'binary_cross_entropy': lambda x, t, loss: metrics.binary_cross_entropy(
-                x, t, loss.label_smoothing
+            'cross_entropy': lambda x, t, loss, weights: metrics.cross_entropy(
+                x, t, loss.label_smoothing, weights
+            ),
+            'focal': lambda x, t, loss, weights: metrics.focal_loss(
+                x, t, loss.gamma, loss.alpha, weights
+            ),
+            'binary_cross_entropy': lambda x, t, loss, weights: metrics.binary_cross_entropy(
+                x, t, loss.label_smoothing, weights
             ),
         },
         train_sums=metrics.batch_sums,

@@ -1,0 +1,130 @@
+"""Runs of which parts are frozen, begin later, or start from weights."""
+
+import jax
+import numpy as np
+import pytest
+from running import differing, load_state, tiny
+
+from resnet_jax.errors import InputError, Stopped
+from resnet_jax.training import loop
+from resnet_jax.training.build import build_run
+from resnet_jax.training.inputs import open_inputs
+
+# Everything that could move a parameter which has no gradient.
+PULLS = {'optim.ema': 0.9, 'optim.weight_decay': 0.1, 'model.dropout': 0.2}
+HELD = {
+    **PULLS,
+    'model.stage_sizes': (1, 2),
+    'train.freeze': 'all but head stage2',
+    'train.freeze_batch_norm': 'stem,stage2/block1',
+    'train.steps': 5,
+    'train.eval_every': 5,
+}
+
+
+def started(config, folder):
+    """The state at the start of a run, and at its end."""
+    loop.train(config, folder)
+    return build_run(config).init_state(), load_state(folder)
+
+
+def moved(before, after):
+    """Paths of the leaves that are not bit for bit as before."""
+    return {path.replace("']['", '/').strip("[]'") for path in differing(before, after)}
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'optim.name': 'sgd', 'optim.nesterov': True},
+        {'optim.name': 'adamw', 'optim.learning_rate': 0.01, 'parallel.mode': 'shard_map'},
+        pytest.param(
+            {'model.scan_blocks': True, 'model.remat': True, 'optim.accumulate': 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({'parallel.batch_norm': 'groups:8'}, marks=pytest.mark.slow),
+    ],
+)
+def test_nothing_of_a_frozen_part_changes_by_a_bit(fields, tmp_path):
+    before, after = started(tiny({**HELD, **fields}), tmp_path / 'run')
+    for old, new in (
+        (before.params, after.params),
+        (before.ema['params'], after.ema['params']),
+    ):
+        paths = moved(old, new)
+        assert not {p for p in paths if p.startswith(('stem', 'stage1', 'stage2/block1/norm'))}
+        assert {'head/kernel', 'stage2/block1/conv1/kernel'} <= paths
+    for old, new in (
+        (before.batch_stats, after.batch_stats),
+        (before.ema['batch_stats'], after.ema['batch_stats']),
+    ):
+        paths = moved(old, new)
+        # The kernels of stage 1 are frozen, the statistics of its norms are not.
+        assert 'stage1/block1/norm1/mean' in paths
+        assert not {p for p in paths if p.startswith(('stem', 'stage2/block1'))}
+    state = [
+        jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(after.opt_state)
+    ]
+    assert not [p for p in state if "'stem'" in p or ("'norm1'" in p and "'stage1'" in p)]
+    assert [p for p in state if "'head'" in p]
+
+
+def test_parts_begin_at_their_time_also_after_an_interruption(tmp_path):
+    fields = {**PULLS, 'model.stage_sizes': (1, 1), 'train.freeze': 'all but head',
+              'train.unfreeze': 'stage2@4,all@8', 'optim.name': 'adam', 'train.steps': 12,
+              'optim.learning_rate': 0.01, 'checkpoint.keep': 9}  # fmt: skip
+    config = tiny(fields)
+    loop.train(config, tmp_path / 'whole')
+    with pytest.raises(Stopped):
+        loop.train(config, tmp_path / 'parts', on_evaluation=lambda step, figures: False)
+    assert load_state(tmp_path / 'parts').step == 6
+    loop.train(config, tmp_path / 'parts')
+    assert differing(load_state(tmp_path / 'whole'), load_state(tmp_path / 'parts')) == []
+    start = build_run(config).init_state()
+    seen = {step: moved(start.params, load_state(tmp_path / 'whole', str(step)).params)
+            for step in (4, 8, 12)}  # fmt: skip
+    assert {path.partition('/')[0] for path in seen[4]} == {'head'}
+    assert {path.partition('/')[0] for path in seen[8]} == {'head', 'stage2'}
+    assert {path.partition('/')[0] for path in seen[12]} == {'head', 'stage1', 'stage2', 'stem'}
+    averaged = load_state(tmp_path / 'whole', '8').ema['params']
+    assert not {p for p in moved(start.params, averaged) if p.startswith(('stem', 'stage1'))}
+
+
+def test_decay_towards_the_weights_that_a_run_starts_from(tmp_path):
+    """With a strong decay and hardly any gradient the body returns to them, the new head to 0."""
+    shape = {'model.stage_sizes': (1,), 'train.steps': 6, 'train.eval_every': 3}
+    loop.train(tiny({**shape, 'train.eval_every': 6}), tmp_path / 'source')
+    config = tiny({**shape, 'init.weights': tmp_path / 'source', 'init.reset_head': True,
+                   'optim.decay_towards': 'start', 'optim.schedule': 'constant',
+                   'optim.weight_decay': 50.0, 'optim.momentum': 0.0, 'optim.learning_rate': 0.01,
+                   'checkpoint.every': 3})  # fmt: skip
+    with pytest.raises(Stopped):
+        loop.train(config, tmp_path / 'run', on_evaluation=lambda step, figures: False)
+    loop.train(config, tmp_path / 'run')
+    loop.train(config, tmp_path / 'whole')
+    end = load_state(tmp_path / 'run')
+    assert differing(end, load_state(tmp_path / 'whole')) == []
+    source = load_state(tmp_path / 'source')
+    pulled, kept = end.params['stem']['conv1']['kernel'], source.params['stem']['conv1']['kernel']
+    assert abs(pulled - kept).max() < 0.1 * abs(kept).max()
+    assert (
+        abs(end.params['head']['kernel']).max() < 0.2 * abs(source.params['head']['kernel']).max()
+    )
+
+
+def test_class_weights_of_the_training_split(tmp_path):
+    config = tiny({'loss.class_weights': 'balanced', 'data.train_split': 'train[:100]'})
+    inputs = open_inputs(config)
+    counts = np.bincount(inputs.arrays['label'], minlength=10)
+    np.testing.assert_allclose(inputs.class_weights(), 100 / (10 * counts), rtol=1e-6)
+    assert (inputs.class_weights() * counts).sum() == pytest.approx(100)
+    given = tiny({'loss.class_weights': '1,2,3,4,5,6,7,8,9,0.5', 'train.steps': 1})
+    assert open_inputs(given).class_weights()[[0, 9]].tolist() == [1.0, 0.5]
+    for weights, words in (
+        ('1,2', 'must be balanced or 10 numbers, one for each class, got 2'),
+        ('balance', 'a weight must be a number, got'),
+        ('1,-2', 'a weight must be at least 0, got -2'),
+    ):
+        with pytest.raises(InputError, match=words):
+            loop.train(tiny({'loss.class_weights': weights}), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
