@@ -53,7 +53,7 @@ def cross_entropy(
     if label_smoothing:
         targets = optax.smooth_labels(targets, label_smoothing)
     if class_weights is not None:
-        targets = targets * class_weights
+        targets = targets * class_weights[None]
     return optax.softmax_cross_entropy(logits, targets)
 
 
@@ -77,7 +77,7 @@ def focal_loss(
     if targets.ndim > 1 or class_weights is not None:
         log_p = jax.nn.log_softmax(logits)
         shares = as_distribution(targets, logits.shape[-1], log_p.dtype)
-        shares = shares if class_weights is None else shares * class_weights
+        shares = shares if class_weights is None else shares * class_weights[None]
         return jnp.sum(shares * _focal(log_p, gamma, alpha), axis=-1)
     return _focal(-cross_entropy(logits, targets), gamma, alpha)
 
