@@ -59,6 +59,9 @@ INERT: dict[str, Any] = {
     },
     # Counts and lists of figures; PyTorch itself takes OrderedDict and Counter.
     'collections.defaultdict': collections.defaultdict,
+    **{f'builtins.{kind.__name__}': kind for kind in (list, dict, int, float)},
+    # mmengine's figures: two arrays and a number.
+    'mmengine.logging.history_buffer.HistoryBuffer': argparse.Namespace,
     # Best accuracies and losses, and the state of NumPy's random numbers.
     **_numpy_types(),
     # Names of folders. The pure kinds cannot reach a file system. Python 3.13 has `_local`.
@@ -137,7 +140,7 @@ def _refused(path: Path, error: Exception) -> str:
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not of the zip format, or a pickle of another protocol
-        names = re.findall(r'GLOBAL (\S+)', str(error))[:1]
+        names = re.findall(r"(?:GLOBAL |got <class ')([\w.]+)", str(error))[:1]
     more = ', ...' if len(names) > _NAMES_SHOWN else ''
     return ', '.join(name[:80] for name in names[:_NAMES_SHOWN]) + more
 
