@@ -589,7 +589,7 @@ def test_from_pretrained_for_other_channels(tmp_path):
 
 def test_from_pretrained_without_a_head_wants_the_classes(tmp_path):
     path = PUBLISHERS['Barlow Twins'].save(tmp_path)
-    with pytest.raises(InputError, match='has no head.*give num_classes'):
+    with pytest.raises(InputError, match=r'has no head.*give num_classes'):
         from_pretrained('resnet18', path, **SMALL)
 
 

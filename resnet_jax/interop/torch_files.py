@@ -5,7 +5,6 @@ and containers, and here also the kinds of `INERT`.
 """
 
 import argparse
-import collections
 import datetime
 import pathlib
 import re
@@ -41,6 +40,11 @@ def _numpy_types() -> dict[str, Any]:
     }
 
 
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """In place of a defaultdict, which PyTorch's unpickler does not fill."""
+    return {}
+
+
 # What a file may hold beside tensors and containers: its name in the file -> what is made of it.
 # A kind stands here if making one from any arguments only stores them, and what training scripts
 # save has it. Where there is a simpler kind of the same content, that is made.
@@ -58,7 +62,7 @@ INERT: dict[str, Any] = {
         )
     },
     # Counts and lists of figures; PyTorch itself takes OrderedDict and Counter.
-    'collections.defaultdict': collections.defaultdict,
+    'collections.defaultdict': _plain_dict,
     **{f'builtins.{kind.__name__}': kind for kind in (list, dict, int, float)},
     # mmengine's figures: two arrays and a number.
     'mmengine.logging.history_buffer.HistoryBuffer': argparse.Namespace,
