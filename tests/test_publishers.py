@@ -117,6 +117,9 @@ HIDDEN = {  # where a file may hold it
     'bare': lambda net, bad: bad,
     'a tensor': lambda net, bad: net | {'x': bad},
     'options': lambda net, bad: {'args': argparse.Namespace(x=bad), 'state_dict': net},
+    'an array of fields': lambda net, bad: {
+        'x': np.array([(bad, 1.0)], [('a', object), ('b', float)]), 'state_dict': net
+    },
     'an array of objects': lambda net, bad: {'x': np.array([bad], object), 'state_dict': net},
     'the default of a dict': lambda net, bad: {
         'x': collections.defaultdict(os.mkdir), 'state_dict': net

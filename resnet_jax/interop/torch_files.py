@@ -27,9 +27,13 @@ _NAMES_SHOWN = 5
 
 
 def _numpy_types() -> dict[str, Any]:
-    """What NumPy's scalars and arrays are pickled with, but for arrays of objects."""
+    """What NumPy's scalars and arrays are pickled with, but for those of objects.
+
+    Of fields neither: a file could say of a field of objects that it holds none, and have bytes
+    taken for addresses.
+    """
     scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
-    kinds = [k for k in dir(np.dtypes) if k.endswith('DType') and k != 'ObjectDType']
+    kinds = set(np.dtypes.__all__) - {'ObjectDType', 'VoidDType'}
     return {
         # The module before and since NumPy 2.
         **{f'numpy.{core}.multiarray.scalar': scalar for core in ('core', '_core')},
