@@ -13,10 +13,14 @@ import sys
 import threading
 
 import pytest
+from random_models import random_variables
+from running import differing
 
+from resnet_jax import create_model, from_pretrained
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS
 from resnet_jax.errors import InputError
-from resnet_jax.interop import hub
+from resnet_jax.inference.published import pretrained_preprocessing
+from resnet_jax.interop import hub, save_weights
 from resnet_jax.models.registry import list_models
 
 WEIGHTS = bytes(range(256)) * 40
@@ -254,6 +258,25 @@ def test_the_newest_variant_is_the_default(torchvision, monkeypatch):
     rows = {'v1': ('resnet50-00000000.pth', ''), 'v2': (FILE, '')}
     monkeypatch.setitem(hub.TORCHVISION, 'resnet50', rows)
     assert hub.fetch('torchvision:resnet50').name == FILE
+
+
+def test_the_variant_alone_gives_the_models_weights(torchvision, tmp_path, monkeypatch):
+    """`torchvision:v2` for resnet18, with the preprocessing that belongs to it."""
+    small = {'stage_sizes': (1, 1), 'width': 8, 'stem_width': 8}
+    model = create_model('resnet18', 3, **small)
+    expected = random_variables(model, (1, 32, 32, 3))
+    save_weights(tmp_path / 'x.pth', expected, model, layout='torchvision')
+    content = (tmp_path / 'x.pth').read_bytes()
+    file = f'resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth'
+    rows = {'v1': (FILE, 'torchvision'), 'v2': (file, 'torchvision_v2'), 'v3': (FILE, '')}
+    monkeypatch.setitem(hub.TORCHVISION, 'resnet18', rows)
+    torchvision.files[f'/models/{file}'] = content
+    found, variables = from_pretrained('resnet18', 'torchvision:v2', **small)
+    assert found == model
+    assert not differing(variables, expected)
+    preprocessing, assumed = pretrained_preprocessing('resnet18', 'torchvision:v2', overrides=small)
+    assert (preprocessing.resize, assumed) == (232, False)
+    assert torchvision.requests == {('GET', f'/models/{file}'): 1}
 
 
 def test_a_cached_file_needs_neither_network_nor_torch(torchvision, closed, monkeypatch):

@@ -220,16 +220,16 @@ def from_pretrained(
     found = read_published(
         name, weights, overrides=overrides, weights_key=weights_key, adopt_layout=True
     )
-    if found.classes is None and num_classes is None:
+    classes = found.classes if num_classes is None else num_classes
+    if classes is not None:
+        found = dataclasses.replace(found, model=found.model.clone(num_classes=classes))
+    reset_head = found.classes is None or classes != found.classes
+    variables = found.variables(reset_head=reset_head, channels=channels, adapt_stem=adapt_stem)
+    if classes is None:
         raise InputError(
             f'{found.source} has no head, so its number of classes is not known; give num_classes '
             'for a new head'
         )
-    classes = found.classes if num_classes is None else num_classes
-    found = dataclasses.replace(found, model=found.model.clone(num_classes=classes))
-    variables = found.variables(
-        reset_head=classes != found.classes, channels=channels, adapt_stem=adapt_stem
-    )
     return found.model.clone(dtype=dtype), finished(variables, found.model, key)
 
 

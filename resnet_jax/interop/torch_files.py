@@ -5,7 +5,6 @@ and containers, and here also the kinds of `INERT`.
 """
 
 import argparse
-import collections
 import datetime
 import pathlib
 import re
@@ -28,9 +27,13 @@ _NAMES_SHOWN = 5
 
 
 def _numpy_types() -> dict[str, Any]:
-    """What NumPy's scalars and arrays are pickled with, but for arrays of objects."""
+    """What NumPy's scalars and arrays are pickled with, but for those of objects.
+
+    Of fields neither: a file could say of a field of objects that it holds none, and have bytes
+    taken for addresses.
+    """
     scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
-    kinds = [k for k in dir(np.dtypes) if k.endswith('DType') and k != 'ObjectDType']
+    kinds = set(np.dtypes.__all__) - {'ObjectDType', 'VoidDType'}
     return {
         # The module before and since NumPy 2.
         **{f'numpy.{core}.multiarray.scalar': scalar for core in ('core', '_core')},
@@ -39,6 +42,11 @@ def _numpy_types() -> dict[str, Any]:
         'numpy.dtype': np.dtype,
         **{f'numpy.dtypes.{kind}': getattr(np.dtypes, kind) for kind in kinds},
     }
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    """In place of a defaultdict, which PyTorch's unpickler does not fill."""
+    return {}
 
 
 # What a file may hold beside tensors and containers: its name in the file -> what is made of it.
@@ -58,7 +66,10 @@ INERT: dict[str, Any] = {
         )
     },
     # Counts and lists of figures; PyTorch itself takes OrderedDict and Counter.
-    'collections.defaultdict': collections.defaultdict,
+    'collections.defaultdict': _plain_dict,
+    **{f'builtins.{kind.__name__}': kind for kind in (list, dict, int, float)},
+    # mmengine's figures: two arrays and a number.
+    'mmengine.logging.history_buffer.HistoryBuffer': argparse.Namespace,
     # Best accuracies and losses, and the state of NumPy's random numbers.
     **_numpy_types(),
     # Names of folders. The pure kinds cannot reach a file system. Python 3.13 has `_local`.
@@ -137,7 +148,7 @@ def _refused(path: Path, error: Exception) -> str:
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except Exception:  # not of the zip format, or a pickle of another protocol
-        names = re.findall(r'GLOBAL (\S+)', str(error))[:1]
+        names = re.findall(r"(?:GLOBAL |got <class ')([\w.]+)", str(error))[:1]
     more = ', ...' if len(names) > _NAMES_SHOWN else ''
     return ', '.join(name[:80] for name in names[:_NAMES_SHOWN]) + more
 
