@@ -6,7 +6,8 @@ import pytest
 from running import differing, load_state, tiny
 
 from resnet_jax.errors import InputError, Stopped
-from resnet_jax.training import loop
+from resnet_jax.records.writers import read_metrics
+from resnet_jax.training import loop, workdir
 from resnet_jax.training.build import build_run
 from resnet_jax.training.inputs import open_inputs
 
@@ -128,3 +129,50 @@ def test_class_weights_of_the_training_split(tmp_path):
         with pytest.raises(InputError, match=words):
             loop.train(tiny({'loss.class_weights': weights}), tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+CONSTANT = {'model.stage_sizes': (1,), 'optim.schedule': 'constant', 'optim.learning_rate': 0.05}
+
+
+def test_an_extended_run_is_the_longer_run(tmp_path, capfd):
+    """With a schedule that does not depend on the length; without --extend it is refused."""
+    short, long = (tiny({**CONSTANT, 'train.steps': steps}) for steps in (6, 12))
+    loop.train(long, tmp_path / 'whole')
+    loop.train(short, tmp_path / 'run')
+    with pytest.raises(InputError, match='or --extend to train it further'):
+        loop.train(long, tmp_path / 'run')
+    capfd.readouterr()
+    summary = loop.train(long, tmp_path / 'run', extend=True)
+    assert 'extended from 6 to 12 steps' in capfd.readouterr().err
+    assert summary['steps'] == 12
+    assert differing(load_state(tmp_path / 'run'), load_state(tmp_path / 'whole')) == []
+    evaluations = [
+        [line for line in read_metrics(tmp_path / name) if line['split'] == 'eval']
+        for name in ('run', 'whole')
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert workdir.read_config(tmp_path / 'run').train.steps == 12
+    # The same command again, with and without --extend: the run has finished.
+    for extend in (True, False):
+        assert loop.train(long, tmp_path / 'run', extend=extend) == summary
+    for config, words in (
+        (short, 'has taken 12 steps already; --extend needs a train.steps or'),
+        (tiny({**CONSTANT, 'train.steps': 18, 'seed': 1}), r'another config \(seed: 0 -> 1\); use'),
+    ):
+        with pytest.raises(InputError, match=words):
+            loop.train(config, tmp_path / 'run', extend=True)
+    with pytest.raises(InputError, match=r'no run in workdir .* to extend'):
+        loop.train(long, tmp_path / 'new', extend=True)
+
+
+def test_an_extension_says_what_the_schedule_does(tmp_path, capfd):
+    """Of a cosine, 0.05 (1 + cos(pi 5 / 6)) / 2 is followed by 0.05 (1 + cos(pi 6 / 24)) / 2."""
+    cosine = {**CONSTANT, 'optim.schedule': 'cosine'}
+    loop.train(tiny({**cosine, 'train.steps': 6}), tmp_path / 'run')
+    with pytest.raises(Stopped):
+        loop.train(tiny({**cosine, 'train.steps': 24}), tmp_path / 'run', extend=True,
+                   on_evaluation=lambda step, figures: False)  # fmt: skip
+    said = ' '.join(capfd.readouterr().err.split())
+    assert 'the learning rate goes from 0.00335 to 0.0427 at step 6' in said
+    # Interrupted on the way, it goes on with the same command, --extend or not.
+    assert loop.train(tiny({**cosine, 'train.steps': 24}), tmp_path / 'run')['steps'] == 24

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workdir', required=True, type=Path, metavar='DIR', help='folder of the run'
     )
+    parser.add_argument(
+        '--extend',
+        action='store_true',
+        help='train the run in DIR further, to the train.steps or train.epochs that are now given',
+    )
     several = parser.add_argument_group(
         'several processes',
         'Start the same command once per process, on one machine or many, with a workdir that all '
@@ -60,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     if distributed:
         supervisor.end_with_parent()
         processes.join(*place)
-    summary = loop.train(settings, options.workdir)
+    summary = loop.train(settings, options.workdir, extend=options.extend)
     if not summary:
         return  # the first of several processes prints it
     figures = summary['eval']

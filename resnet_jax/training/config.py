@@ -3,7 +3,7 @@
 import ast
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -256,11 +256,13 @@ def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+def differences(
+    old: ConfigDict, new: ConfigDict, but_for: Collection[str] = FREE_FIELDS
+) -> list[str]:
     """What a run would compute differently, as lines 'field: old -> new'.
 
-    FREE_FIELDS are left out, and fields that have no effect in either config. The path of an image
-    folder may change; whether its contents have is told by `data.fingerprint`.
+    Left out are the fields `but_for`, and those that have no effect in either config. The path of
+    an image folder may change; whether its contents have is told by `data.fingerprint`.
     """
     a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
     if all(str(fields.get('data.name')).startswith('folder:') for fields in (a, b)):
@@ -270,7 +272,7 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [
         f'{field}: {a.get(field, missing)!r} -> {b.get(field, missing)!r}'
         for field in sorted(a.keys() | b.keys())
-        if field not in FREE_FIELDS
+        if field not in but_for
         and a.get(field, missing) != b.get(field, missing)
         and not (lacking(old, field) and lacking(new, field))
     ]

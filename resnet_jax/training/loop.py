@@ -1,6 +1,7 @@
 """The training loop: from a config and a workdir to a trained model, through any interruption."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import Stopped
+from resnet_jax.errors import InputError, Stopped
 from resnet_jax.records import trackers
 from resnet_jax.records.writers import Console, signs_of_life
 from resnet_jax.text import print_line
@@ -20,7 +21,7 @@ from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.inputs import describe, open_inputs
-from resnet_jax.training.optim import rate_note
+from resnet_jax.training.optim import make_schedule, rate_note
 from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
@@ -35,6 +36,7 @@ def train(
     like: Run | None = None,
     console: Console | None = None,
     on_evaluation: OnEvaluation | None = None,
+    extend: bool = False,
 ) -> dict[str, Any]:
     """Trains the run in a workdir until its last step, resuming where the workdir left off.
 
@@ -44,6 +46,7 @@ def train(
       like: a run that differs in its seed alone, whose data and compiled programs serve this one.
       console: where progress is shown; None: on its own console.
       on_evaluation: called after each evaluation but the last; False stops the run.
+      extend: whether the run in the workdir goes on to the length that the config now gives it.
 
     Returns:
       The content of summary.json; of several processes, {} in all but the first.
@@ -55,22 +58,24 @@ def train(
       Stopped: if `on_evaluation` returned False; the step is saved.
     """
     folder = Path(folder)
-    run, initial = prepare(config, folder, like)
+    run, initial = prepare(config, folder, like, extend)
+    seam = _extension(run, folder) if extend else ''
     if (summary := finished(run, folder)) is not None:
         if summary:
             print(
-                f'the run in {folder} has finished: all its {run.total_steps} steps are taken',
+                f'the run in {folder} has finished: all its {run.total_steps} steps are taken '
+                '(with --extend and more of them it goes on)',
                 file=sys.stderr,
             )
         return summary
     with (
         processes.stop_signals() as stop_requested,
         matmul_precision(config.train.matmul_precision),
-        open_session(run, folder, initial, console) as session,
+        open_session(run, folder, initial, console, extend=extend) as session,
     ):
         session.say(headline(session))
-        note = rate_note(config.optim, config.train.batch_size)
-        for line in filter(None, (*describe(run.inputs), note, 'compiling the first step ...')):
+        notes = seam, rate_note(config.optim, config.train.batch_size)
+        for line in filter(None, (*describe(run.inputs), *notes, 'compiling the first step ...')):
             session.say(line)
         _take_steps(session, stop_requested, on_evaluation)
         return session.finish()
@@ -83,9 +88,9 @@ def _say_if_first(line: str) -> None:
 
 @signs_of_life('reading the data and building the model', _say_if_first)
 def prepare(
-    config: ConfigDict, folder: Path, like: Run | None = None
+    config: ConfigDict, folder: Path, like: Run | None = None, extend: bool = False
 ) -> tuple[Run, TrainState | None]:
-    """Checks and builds what a run needs, and writes nothing.
+    """Checks and builds what a run needs, and writes nothing; arguments as for `train`.
 
     Returns:
       The run, and the state that it starts from; None where its workdir holds a state already.
@@ -94,7 +99,7 @@ def prepare(
       InputError: for a bad config or data, or a workdir that holds another run.
     """
     resolve(config)
-    workdir.check_folder(folder, config)
+    workdir.check_folder(folder, config, extend)
     if processes.is_first():
         trackers.check_login(config.log.trackers)
     resumed = workdir.is_run(folder)
@@ -108,6 +113,36 @@ def prepare(
         workdir.check_data(folder, config, inputs.train.class_names, inputs.fingerprint)
     # Made here, so that weights that do not fit are refused before anything is written.
     return run, None if resumed else run.init_state()
+
+
+def _extension(run: Run, folder: Path) -> str:
+    """What the schedule does where a run is extended, in words; empty if it has its length already.
+
+    Raises:
+      InputError: if the run has taken as many steps as it now should, or more.
+    """
+    before = workdir.read_config(folder)
+    inputs = dataclasses.replace(run.inputs, config=before)
+    if inputs.total_steps == run.total_steps:  # extended before, and not yet at its end
+        return ''
+    taken = (saved_steps(folder) or [0])[-1]
+    if run.total_steps <= taken:
+        raise InputError(
+            f'the run in {folder} has taken {taken} steps already; --extend needs a train.steps or '
+            f'train.epochs that is longer, got {run.total_steps} steps'
+        )
+    schedule = make_schedule(
+        before.optim,
+        batch_size=before.train.batch_size,
+        total_steps=inputs.total_steps,
+        steps_per_epoch=inputs.steps_per_epoch,
+    )
+    old, new = float(schedule(max(taken - 1, 0))), float(run.schedule(taken))
+    return (
+        f'extended from {inputs.total_steps} to {run.total_steps} steps: the {before.optim.schedule} '
+        f'schedule is now that of the whole length, and the learning rate goes from {old:.3g} to '
+        f'{new:.3g} at step {taken}'
+    )
 
 
 def finished(run: Run, folder: Path) -> dict[str, Any] | None:

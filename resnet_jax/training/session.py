@@ -237,6 +237,7 @@ def open_session(
     initial: TrainState | None,
     console: Console | None = None,
     name: str = '',
+    extend: bool = False,
 ) -> Iterator[Session]:
     """Locks the workdir and opens its files, for this process to train the run.
 
@@ -246,6 +247,7 @@ def open_session(
       initial: the state of a run that is new; None: the workdir holds one.
       console: where progress is shown; None: on its own console.
       name: printed before each line.
+      extend: whether the workdir's config has another length than the run now has.
 
     Raises:
       InputError: if another process is training there.
@@ -258,7 +260,7 @@ def open_session(
             if initial is not None and workdir.is_run(folder):
                 raise InputError(f'another process started a run in workdir {folder} meanwhile')
             workdir.write_fingerprint(folder, run.inputs.fingerprint)
-            if initial is not None:
+            if initial is not None or extend:
                 workdir.write_run(folder, run.config, run.inputs.preprocessing)
         processes.barrier('workdir created')
         checkpoints = Checkpoints(folder, run.config.checkpoint)

@@ -48,8 +48,13 @@ def is_sound(workdir: Path) -> bool:
     return is_run(workdir)
 
 
-def check_folder(workdir: Path, config: ConfigDict) -> None:
+def check_folder(workdir: Path, config: ConfigDict, extend: bool = False) -> None:
     """Refuses a folder that holds anything but this run; writes nothing.
+
+    Args:
+      workdir: the folder.
+      config: of the run.
+      extend: whether its length may be another than before; there must be a run then.
 
     Raises:
       InputError: showing what differs between the folder's config and this one.
@@ -57,13 +62,18 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
     """
     check_readable(workdir)
     if is_run(workdir):
-        changes = configs.differences(read_config(workdir), config)
+        old, length = read_config(workdir), frozenset(configs.ALTERNATIVES)
+        others = configs.differences(old, config, configs.FREE_FIELDS | length)
+        changes = others if extend else configs.differences(old, config)
         if changes:
             shown = '; '.join(changes[:8]) + (' ...' if len(changes) > 8 else '')
+            longer = '' if others or extend else ', or --extend to train it further'
             raise InputError(
                 f'workdir {workdir} holds a run with another config ({shown}); '
-                'use another --workdir, or the same config to continue'
+                f'use another --workdir, or the same config to continue{longer}'
             )
+    elif extend:
+        raise InputError(f'there is no run in workdir {workdir} to extend; leave --extend out')
 
 
 def check_readable(workdir: Path) -> None:
