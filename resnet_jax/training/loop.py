@@ -139,9 +139,9 @@ def _extension(run: Run, folder: Path) -> str:
     )
     old, new = float(schedule(max(taken - 1, 0))), float(run.schedule(taken))
     return (
-        f'extended from {inputs.total_steps} to {run.total_steps} steps: the {before.optim.schedule} '
-        f'schedule is now that of the whole length, and the learning rate goes from {old:.3g} to '
-        f'{new:.3g} at step {taken}'
+        f'extended from {inputs.total_steps} to {run.total_steps} steps: the '
+        f'{before.optim.schedule} schedule is now that of the whole length, and the learning rate '
+        f'goes from {old:.3g} to {new:.3g} at step {taken}'
     )
 
 
