@@ -88,7 +88,7 @@ def trained(tmp_path_factory):
         (flags({'data.eval_split': 'test[:'}), ("cannot read the split 'test[:'",)),
         (flags({'optim.name': 'sdg'}), ("unknown optim.name 'sdg'", "'sgd'")),
         (flags({'optim.schedule': 'cosin'}), ("'cosine'",)),
-        (flags({'checkpoint.best': 'top5'}), ("'top1'",)),
+        (flags({'checkpoint.best': 'top2'}), ("'top1'",)),
         (flags({'train.batch_size': 2000}), ('2000', '1437', 'train.batch_size')),
         (flags({'train.batch_size': 0}), ('train.batch_size must be at least 1',)),
         ([*flags(), '--config.optim.learnin_rate=1'], ("'optim.learning_rate'",)),

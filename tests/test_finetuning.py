@@ -9,6 +9,7 @@ from resnet_jax.errors import InputError, Stopped
 from resnet_jax.records.writers import read_metrics
 from resnet_jax.training import loop, workdir
 from resnet_jax.training.build import build_run
+from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.inputs import open_inputs
 
 # Everything that could move a parameter which has no gradient.
@@ -176,3 +177,38 @@ def test_an_extension_says_what_the_schedule_does(tmp_path, capfd):
     assert 'the learning rate goes from 0.00335 to 0.0427 at step 6' in said
     # Interrupted on the way, it goes on with the same command, --extend or not.
     assert loop.train(tiny({**cosine, 'train.steps': 24}), tmp_path / 'run')['steps'] == 24
+
+
+# Without learning nothing improves after the first evaluation.
+STILL = {**CONSTANT, 'optim.learning_rate': 0.0, 'train.steps': 20, 'train.eval_every': 2,
+         'train.patience': 3, 'checkpoint.best': 'top1', 'checkpoint.every': 20}  # fmt: skip
+
+
+def test_a_run_ends_early_where_nothing_improves(tmp_path, capfd):
+    """Batch norm's statistics are frozen too: evaluations at 2, 4, 6 and 8 are all the same."""
+    config = tiny({**STILL, 'train.freeze_batch_norm': 'all'})
+    summary = loop.train(config, tmp_path / 'whole')
+    assert (summary['steps'], summary['planned_steps'], summary['stopped_early']) == (8, 20, True)
+    assert load_state(tmp_path / 'whole').step == 8
+    with pytest.raises(Stopped):
+        loop.train(config, tmp_path / 'run', on_evaluation=lambda step, figures: step < 4)
+    assert loop.train(config, tmp_path / 'run')['steps'] == 8  # it counts those before
+    capfd.readouterr()
+    assert loop.train(config, tmp_path / 'run')['steps'] == 8
+    assert 'has finished: it ended early, after step 8 of 20' in capfd.readouterr().err
+    longer = tiny({**STILL, 'train.steps': 22, 'train.freeze_batch_norm': 'all',
+                   'train.patience': 0})  # fmt: skip
+    summary = loop.train(longer, tmp_path / 'run', extend=True)
+    assert (summary['steps'], summary['stopped_early']) == (22, False)
+
+
+def test_the_best_so_many_checkpoints_are_kept(tmp_path):
+    config = tiny({**CONSTANT, 'train.steps': 12, 'train.eval_every': 2, 'checkpoint.every': 2,
+                   'checkpoint.best': 'ece', 'checkpoint.keep_best': 3,
+                   'checkpoint.keep': 1})  # fmt: skip
+    loop.train(config, tmp_path)
+    found = {
+        line['step']: line['ece'] for line in read_metrics(tmp_path) if line['split'] == 'eval'
+    }
+    best = sorted(found, key=found.__getitem__)[:3]
+    assert saved_steps(tmp_path) == sorted({*best, 12})

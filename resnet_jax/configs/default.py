@@ -128,6 +128,8 @@ def get_config() -> ConfigDict:
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500
+    # End the run after so many evaluations without a better checkpoint.best; 0: never.
+    config.train.patience = 0
 
     config.log = ConfigDict()  # where figures go besides the workdir: docs/tracking.md
     config.log.trackers = ()  # wandb, mlflow: --config.log.trackers=wandb,mlflow; each is an extra
@@ -182,6 +184,7 @@ def get_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps
-    config.checkpoint.keep = 2  # the last so many; the best is kept besides
-    config.checkpoint.best = 'top1'  # which figure of the evaluation makes the best: top1 or loss
+    config.checkpoint.keep = 2  # the last so many; the best are kept besides
+    config.checkpoint.best = 'top1'  # which figure makes the best: top1, top5, loss or ece
+    config.checkpoint.keep_best = 1  # how many of them are kept
     return config.lock()  # so that a misspelt field in a config file is an error

@@ -100,7 +100,8 @@ def _train_alone(config: ConfigDict, folder: Path, like: Run, console: Console |
 
 def _can_share_a_program(run: Run, folders: Sequence[Path]) -> bool:
     """Whether runs like this, in these folders, compute the same in one program as alone."""
-    if len(folders) == 1 or run.inputs.arrays is None or jax.process_count() > 1:
+    alone = len(folders) == 1 or run.inputs.arrays is None or jax.process_count() > 1
+    if alone or run.config.train.patience:
         return False
     if run.placement.batch_norm == 'per_replica' and run.placement.devices > 1:
         return False

@@ -15,7 +15,7 @@ from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.training.step import TrainState
 
 # Whether a larger figure is better.
-BEST_MODES = {'top1': 'max', 'loss': 'min'}
+BEST_MODES = {'top1': 'max', 'top5': 'max', 'loss': 'min', 'ece': 'min'}
 # Advice about a file without which a run cannot continue.
 LOST = 'restore it from a copy, or train again in another --workdir'
 
@@ -80,7 +80,7 @@ class Checkpoints:
                 preservation_policy.BestN(
                     get_metric_fn=figure,
                     reverse=mode == 'min',
-                    n=1,
+                    n=settings.keep_best,
                     keep_checkpoints_without_metrics=False,
                 ),
             ]

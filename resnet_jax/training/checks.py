@@ -48,6 +48,7 @@ RANGES: dict[str, Range] = {
     'train.epochs': Range(0, 2**31 - 1, open='low'),
     'train.xla_optimization_level': Range(0, 3, whole=True),
     'train.eval_every': Range(0, whole=True),
+    'train.patience': Range(0, whole=True),
     'train.eval_batch_size': Range(1, 2**20, whole=True),
     'optim.scale_by_batch': Range(0, whole=True),
     'optim.layer_decay': Range(0, 1, open='low'),
@@ -59,7 +60,7 @@ RANGES: dict[str, Range] = {
     'parallel.devices': _COUNT,
     'loss.label_smoothing': _FRACTION,
     **dict.fromkeys(('loss.gamma', 'loss.alpha'), _ZERO_OR_MORE),
-    **dict.fromkeys(('checkpoint.every', 'checkpoint.keep'), _COUNT),
+    **dict.fromkeys(('checkpoint.every', 'checkpoint.keep', 'checkpoint.keep_best'), _COUNT),
 }
 # Fields that hold one of some names, or nothing.
 CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
@@ -170,6 +171,7 @@ NEEDS: dict[str, _Needs] = {
             or bool(fields['train.unfreeze'])
         ),
     ),
+    'train.patience': _set('train.eval_every', '100'),
     'train.unfreeze': _set('train.freeze', '"all but head"'),
     'train.freeze_batch_norm': _one_of('model.norm', 'batch'),
     'optim.decay_towards': (

@@ -26,6 +26,8 @@ from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
 # (step, figures of an evaluation) -> whether to go on training.
+_EARLY = 'ends early: checkpoint.best has not improved in the last train.patience evaluations'
+
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
 
 
@@ -63,8 +65,13 @@ def train(
     if (summary := finished(run, folder)) is not None:
         if summary:
             print(
-                f'the run in {folder} has finished: all its {run.total_steps} steps are taken '
-                '(with --extend and more of them it goes on)',
+                f'the run in {folder} has finished: '
+                + (
+                    f'it ended early, after step {summary["steps"]} of {run.total_steps}'
+                    if summary.get('stopped_early')
+                    else f'all its {run.total_steps} steps are taken'
+                )
+                + ' (with --extend and more of them it goes on)',
                 file=sys.stderr,
             )
         return summary
@@ -147,11 +154,14 @@ def _extension(run: Run, folder: Path) -> str:
 
 def finished(run: Run, folder: Path) -> dict[str, Any] | None:
     """The content of summary.json if the run has taken its last step; {} in other processes."""
-    if saved_steps(folder)[-1:] != [run.total_steps]:
+    steps = saved_steps(folder)
+    if not steps or not workdir.is_ended(folder):  # the last thing that is written
         return None
-    if not workdir.is_ended(folder):  # the last thing that is written
+    summary = workdir.read_summary(folder) or {}
+    stopped_early = summary.get('stopped_early') and summary['planned_steps'] == run.total_steps
+    if steps[-1] != run.total_steps and not stopped_early:
         return None
-    return workdir.read_summary(folder) if processes.is_first() else {}
+    return summary if processes.is_first() else {}
 
 
 def _take_steps(
@@ -174,6 +184,8 @@ def _take_steps(
     missed = first > 0 and due and not session.is_evaluated(first)
     if missed and not should_continue(first, session.evaluate(first, state)):
         raise Stopped(f'stopped after step {first}')
+    if 0 < first < total and due and session.is_out_of_patience(first):
+        return  # it was killed before it had written its summary
     session.restart_clock()
     with contextlib.closing(run.dispatches(first)) as dispatches:
         for number, (done, count, batches) in enumerate(dispatches, 1):
@@ -194,8 +206,12 @@ def _take_steps(
             with session.paused_clock(totals if saves or evaluates else None):
                 figures = session.evaluate(done, state) if evaluates else None
                 stops = not should_continue(done, figures)
-                if saves or stops:
+                ends_early = not last and evaluates and session.is_out_of_patience(done)
+                if saves or stops or ends_early:
                     session.save(done, state, figures)
+            if ends_early:
+                session.say(f'step {done}  {_EARLY}')
+                return
             if stops:
                 session.checkpoints.wait()
                 raise Stopped(f'stopped after step {done}')

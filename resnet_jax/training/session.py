@@ -17,7 +17,7 @@ from resnet_jax.records.writers import Console, MetricWriter, read_metrics, sign
 from resnet_jax.training import config as configs
 from resnet_jax.training import processes, step, workdir
 from resnet_jax.training.build import Run
-from resnet_jax.training.checkpoint import Checkpoints, one_line
+from resnet_jax.training.checkpoint import BEST_MODES, Checkpoints, one_line
 from resnet_jax.training.evaluate import evaluate_each
 from resnet_jax.training.inputs import fits_in_memory
 from resnet_jax.training.step import TrainState
@@ -63,6 +63,7 @@ class Session:
             log, fields = run.config.log, configs.flatten(run.config)
             self._mirrors = trackers.follow(log.trackers, log.project, folder, fields, self.say)
         self._summary: dict[str, Any] = {}
+        self._evaluated: dict[int, float] = {}
         self._eval_batches: Any = None  # kept after the first evaluation, where they fit
         now = time.perf_counter()
         self._began = now - seconds_before
@@ -148,6 +149,7 @@ class Session:
             raw = found[1][0]
             figures |= {f'raw_{name}': raw[name] for name in ('loss', 'top1')}
             text += f' (not averaged: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
+        self._evaluated[done] = figures[self.checkpoints.best_metric]
         self._write(done, 'eval', figures)
         self.say(f'step {done}  eval: {text}')
         return figures
@@ -156,6 +158,22 @@ class Session:
         """Whether metrics.jsonl holds an evaluation at this step."""
         lines = read_metrics(self.folder)
         return any(line['step'] == done and line['split'] == 'eval' for line in lines)
+
+    def is_out_of_patience(self, done: int) -> bool:
+        """Whether the last `train.patience` evaluations up to this step were no better."""
+        patience, figure = self.run.config.train.patience, self.checkpoints.best_metric
+        if not patience:
+            return False
+        found = {
+            line['step']: line[figure]
+            for line in read_metrics(self.folder)
+            if line['split'] == 'eval' and line['step'] <= done and figure in line
+        }
+        # The last writes may not be seen by all of several processes; each has its own figures.
+        found |= self._evaluated
+        sign = 1 if BEST_MODES[figure] == 'max' else -1
+        values = [sign * found[step] for step in sorted(found)]
+        return len(values) > patience and max(values[-patience:]) <= max(values[:-patience])
 
     def save(self, done: int, state: TrainState, figures: dict[str, float] | None) -> None:
         """Starts to write a checkpoint.
@@ -180,6 +198,7 @@ class Session:
         self._summary = workdir.write_summary(
             self.folder,
             self.run.config,
+            total_steps=self.run.total_steps,
             parameters=count_parameters(self.run.template.params),
             seconds=time.perf_counter() - self._began,
             first_step_seconds=self._first_step_seconds,

@@ -62,7 +62,7 @@ def check_folder(workdir: Path, config: ConfigDict, extend: bool = False) -> Non
     """
     check_readable(workdir)
     if is_run(workdir):
-        old, length = read_config(workdir), frozenset(configs.ALTERNATIVES)
+        old, length = read_config(workdir), {*configs.ALTERNATIVES, 'train.patience'}
         others = configs.differences(old, config, configs.FREE_FIELDS | length)
         changes = others if extend else configs.differences(old, config)
         if changes:
@@ -214,6 +214,7 @@ def write_summary(
     workdir: Path,
     config: ConfigDict,
     *,
+    total_steps: int,
     parameters: int,
     seconds: float,
     first_step_seconds: float | None,
@@ -225,6 +226,7 @@ def write_summary(
     Args:
       workdir: of the run.
       config: of the run.
+      total_steps: the length of the run, which `train.patience` may have cut short.
       parameters: number of entries of the model's `params`.
       seconds: trained in all, over all resumptions.
       first_step_seconds: until this process had taken its first step, compilation included; None if
@@ -246,6 +248,8 @@ def write_summary(
         'seed': config.seed,
         'parameters': parameters,
         'steps': final['step'],
+        'planned_steps': total_steps,
+        'stopped_early': final['step'] < total_steps,
         'seconds': round(seconds, 3),
         'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
         'trained_together': trained_together,
