@@ -147,7 +147,7 @@ def get_config() -> ConfigDict:
     # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
     config.optim.decay_norm_and_bias = True
     config.optim.decay_towards = 'zero'  # zero, or start: what init.weights gave (L2-SP)
-    config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle
+    config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle, rising
     # Of boundaries, warmup and train.unfreeze: steps or epochs.
     config.optim.schedule_unit = 'steps'
     config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...

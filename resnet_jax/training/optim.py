@@ -103,11 +103,17 @@ def _onecycle(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: i
     return optax.cosine_onecycle_schedule(steps, peak)
 
 
+def _rising(optim: ConfigDict, peak: float, unit: float, warmup: int, steps: int) -> Any:
+    """From a ten-millionth of the rate to all of it, by the same factor from step to step."""
+    return optax.exponential_decay(1e-7 * peak, max(steps - 1, 1), 1e7)
+
+
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     'constant': _constant,
     'piecewise': _piecewise,
     'cosine': _cosine,
     'onecycle': _onecycle,
+    'rising': _rising,  # of a learning-rate range test: `resnet-jax search --lr-range`
 }
 
 

@@ -116,6 +116,34 @@ def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[flo
     return figure
 
 
+def draw_rates(
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    chosen: float | None,
+) -> 'Figure':
+    """The loss of a learning-rate range test against the rate.
+
+    Args:
+      title: of the figure.
+      rates: of each step.
+      losses: of each step.
+      smoothed: their average, of each step.
+      chosen: the rate that is suggested; None: none.
+    """
+    figure = _figure((6.4, 4), title)
+    axes = figure.subplots()
+    axes.plot(rates, losses, color='0.75', lw=1, label='loss of the step')
+    axes.plot(rates, smoothed, color='C0', label='smoothed')
+    if chosen is not None:
+        axes.axvline(chosen, color='C1', ls='--', label=f'steepest descent, {chosen:.2g}')
+    top = 1.2 * max(smoothed)
+    axes.set(xscale='log', xlabel='learning rate', ylabel='training loss (nats)', ylim=(0, top))
+    axes.legend()
+    return figure
+
+
 def _line(axes: 'Axes', steps: Sequence[float], values: Sequence[float], look: Look) -> None:
     marker = '.' if len(steps) < 30 else ''
     axes.plot(steps, values, color=look[0], dashes=look[1], marker=marker, linewidth=1.5)
