@@ -327,7 +327,7 @@ def test_bad_image_in_the_evaluation_split(run, images, tmp_path):
 
 def test_image_that_goes_bad_during_training(run, images, tmp_path, monkeypatch):
     """Met by the evaluation at the end: no step is lost, and the evaluation is made up for."""
-    monkeypatch.setattr('resnet_jax.data.check_files', lambda source: None)
+    monkeypatch.setattr('resnet_jax.data.check_files', lambda source, channels: None)
     folder = tmp_path / 'run'
     bad = images / 'test' / 'cat' / 'bad.jpg'
     bad.write_bytes(b'no image')

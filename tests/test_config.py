@@ -408,7 +408,7 @@ def test_needs_name_fields_that_change_a_run():
         {'model.norm': 'group', 'model.placement': 'full_preact', 'model.gate': 'exclusive'},
         {'model.shortcut': 'none', 'model.norm': 'none', 'augment.transforms': ()},
         {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
-        {'model.weight_standardization': True},
+        {'model.weight_standardization': True, 'train.eval_every': 0},
         {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
         {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
         {'train.freeze': ('stem',), 'optim.decay_towards': 'start'},

@@ -186,7 +186,7 @@ def test_commands_parse(path, arguments, capsys):
             make_plan(options.table, options.scale, None, options.overrides)
         elif options.table:
             find_table(options.table)
-    elif config and options.command == 'search':
+    elif config and options.command == 'search' and not options.lr_range:
         load_search(spec(config), options.overrides)
     elif config:
         exists = '.py' not in config or (ROOT / f'{config.partition(".py")[0]}.py').is_file()

@@ -309,7 +309,7 @@ def test_the_documented_sweeps_are_there():
     assert {p.stem for p in SWEEPS} == {
         *('preact_vs_original', 'shortcuts_he2016_table1', 'placements_he2016_table2'),
         *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
-        *('optimisers', 'learning_rate'),
+        *('optimisers', 'learning_rate', 'finetuning'),
     }
 
 
