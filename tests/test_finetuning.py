@@ -193,9 +193,13 @@ def test_a_run_ends_early_where_nothing_improves(tmp_path, capfd):
     with pytest.raises(Stopped):
         loop.train(config, tmp_path / 'run', on_evaluation=lambda step, figures: step < 4)
     assert loop.train(config, tmp_path / 'run')['steps'] == 8  # it counts those before
+    assert differing(load_state(tmp_path / 'run'), load_state(tmp_path / 'whole')) == []
     capfd.readouterr()
     assert loop.train(config, tmp_path / 'run')['steps'] == 8
     assert 'has finished: it ended early, after step 8 of 20' in capfd.readouterr().err
+    with pytest.raises(InputError, match=r'with another train.patience than 3, 0 for none'):
+        loop.train(tiny({**STILL, 'train.steps': 22, 'train.freeze_batch_norm': 'all'}),
+                   tmp_path / 'run', extend=True)  # fmt: skip
     longer = tiny({**STILL, 'train.steps': 22, 'train.freeze_batch_norm': 'all',
                    'train.patience': 0})  # fmt: skip
     summary = loop.train(longer, tmp_path / 'run', extend=True)

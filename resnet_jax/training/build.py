@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data, models, text
 from resnet_jax.data import Preprocessing
+from resnet_jax.errors import InputError
 from resnet_jax.interop import files, hub, weights
 from resnet_jax.training import optim, processes, step
 from resnet_jax.training.compilation import jit
@@ -140,7 +141,12 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     inputs = inputs or open_inputs(config)
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     placement = make_placement(config.parallel, config.train.batch_size, config.optim.accumulate)
-    model = build_model(config.model, len(preprocessing.class_names))
+    classes = len(preprocessing.class_names)
+    if config.checkpoint.best == 'top5' and classes <= 5:
+        raise InputError(
+            f'config field checkpoint.best top5 is always 1 of {classes} classes; set top1'
+        )
+    model = build_model(config.model, classes)
     schedule = optim.make_schedule(
         config.optim,
         batch_size=config.train.batch_size,

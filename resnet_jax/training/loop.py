@@ -26,9 +26,8 @@ from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
 # (step, figures of an evaluation) -> whether to go on training.
-_EARLY = 'ends early: checkpoint.best has not improved in the last train.patience evaluations'
-
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
+_EARLY = 'ends early: checkpoint.best has not improved in the last train.patience evaluations'
 
 
 def train(
@@ -126,7 +125,8 @@ def _extension(run: Run, folder: Path) -> str:
     """What the schedule does where a run is extended, in words; empty if it has its length already.
 
     Raises:
-      InputError: if the run has taken as many steps as it now should, or more.
+      InputError: if the run has taken as many steps as it now should, or more, or would end early
+        again.
     """
     before = workdir.read_config(folder)
     inputs = dataclasses.replace(run.inputs, config=before)
@@ -137,6 +137,13 @@ def _extension(run: Run, folder: Path) -> str:
         raise InputError(
             f'the run in {folder} has taken {taken} steps already; --extend needs a train.steps or '
             f'train.epochs that is longer, got {run.total_steps} steps'
+        )
+    if (workdir.read_summary(folder) or {}).get('stopped_early') and (
+        before.train.patience == run.config.train.patience
+    ):
+        raise InputError(
+            f'the run in {folder} ended early and would do so again; --extend it with another '
+            f'train.patience than {before.train.patience}, 0 for none'
         )
     schedule = make_schedule(
         before.optim,
@@ -185,7 +192,8 @@ def _take_steps(
     if missed and not should_continue(first, session.evaluate(first, state)):
         raise Stopped(f'stopped after step {first}')
     if 0 < first < total and due and session.is_out_of_patience(first):
-        return  # it was killed before it had written its summary
+        session.say(f'step {first}  {_EARLY}')  # killed before it had written its summary
+        return
     session.restart_clock()
     with contextlib.closing(run.dispatches(first)) as dispatches:
         for number, (done, count, batches) in enumerate(dispatches, 1):
