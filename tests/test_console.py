@@ -77,7 +77,7 @@ def test_a_run_says_what_it_does_and_that_it_has_finished(tmp_path, capsys):
     assert loop.train(config, tmp_path / 'run') == first
     assert capsys.readouterr().err == (
         f'the run in {tmp_path / "run"} has finished: all its 4 steps are taken '
-        '(with --extend and more of them it goes on)\n'
+        '(to train it further, give --extend and more of them)\n'
     )
 
 

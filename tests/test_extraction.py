@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import resource
+import signal
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from running import command, flags
 
 from resnet_jax import data
 from resnet_jax.cli import main
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, RunError
 from resnet_jax.inference import extraction
 from resnet_jax.inference.extraction import extract
 from resnet_jax.inference.feature_files import read_features
@@ -138,6 +140,25 @@ def test_an_interrupted_extraction_goes_on(trained, source, tmp_path, monkeypatc
         run(source, full=True)
     run(source, full=True, overwrite=True)
     assert read_features(out).layers['stage1/block1'].shape == (60, 8, 8, 4)
+
+
+def test_full_disk(trained, source, tmp_path):
+    """One line, with what to do; then the same command gives the whole file."""
+    out = tmp_path / 'a.npz'
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(RunError, match=r'cannot write .*a\.npz: .*; make room') as error:
+            extract(trained, source, LAYERS, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert '\n' not in str(error.value) and not out.exists()
+    extract(trained, source, LAYERS, out)
+    assert len(read_features(out).labels) == 60 and [p.name for p in tmp_path.iterdir()] == [
+        'a.npz'
+    ]
 
 
 def test_array_record_is_read_by_others(trained, source, tmp_path):

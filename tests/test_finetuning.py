@@ -175,7 +175,8 @@ def test_an_extension_says_what_the_schedule_does(tmp_path, capfd):
                    on_evaluation=lambda step, figures: False)  # fmt: skip
     said = ' '.join(capfd.readouterr().err.split())
     assert 'the learning rate goes from 0.00335 to 0.0427 at step 6' in said
-    # Interrupted on the way, it goes on with the same command, --extend or not.
+    # Its summary, of the shorter run, is gone. The same command continues, --extend or not.
+    assert not (tmp_path / 'run' / 'summary.json').exists()
     assert loop.train(tiny({**cosine, 'train.steps': 24}), tmp_path / 'run')['steps'] == 24
 
 

@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('target', type=Path, metavar='DST', help='.safetensors, .pth or .npz')
     parser.add_argument('--model', required=True, metavar='NAME', help=model_options.MODEL_HELP)
     parser.add_argument(
-        '--layout', metavar='NAME', help='ours, torchvision, timm, timm_v2, huggingface or cifar'
+        '--layout',
+        metavar='NAME',
+        help='ours, torchvision, timm, timm_v2, bit, huggingface or cifar',
     )
     parser.add_argument('--dtype', metavar='NAME', help="float32, bfloat16, ...; default: SRC's")
     parser.add_argument('--weights-key', metavar='NAME', help=model_options.KEY_HELP)
@@ -30,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--adapt-stem',
         type=int,
         metavar='CHANNELS',
-        help="sum or spread the weights of the stem, for images of so many channels, as timm's "
-        'in_chans',
+        help='convert the stem to images with this number of channels, by summing or repeating its '
+        "weights, like timm's in_chans",
     )
     parser.add_argument('--overwrite', action='store_true', help='replace DST if it exists')
     model_options.add_preprocessing_options(parser)

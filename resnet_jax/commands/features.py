@@ -16,9 +16,9 @@ TEXT = 'Write the outputs of layers for a data set.'
 EPILOG = (
     'Examples: resnet-jax features --workdir runs/digits --layer pooled --layer stage3/block1 '
     '--out digits.npz; resnet-jax features --model cifar_resnet20 --weights cifar_resnet20.pth '
-    '--data folder:photos --split train --layer pooled --out photos.npz. An interrupted command '
-    'goes on where it stopped when it is run again; until then its parts lie in FILE.parts. '
-    '`resnet-jax probe` tells what the features are worth; docs/features.md describes the files.'
+    '--data folder:photos --split train --layer pooled --out photos.npz. To resume an '
+    'interrupted extraction, run the same command again; its parts are kept in FILE.parts. '
+    '`resnet-jax probe` measures how useful the features are; docs/features.md describes the files.'
 )
 
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
     n, split = len(chosen.source), f'{chosen.source.name} {chosen.source.split}'
     title = f'{options.out}: {n:,} images of {split}, {trained.title}'
     if done.found:
-        title += f' ({"all" if done.found == n else f"{done.found:,}"} were there already)'
+        title += f' ({"all" if done.found == n else f"{done.found:,}"} already extracted)'
     print(text.paragraph(title, width, '  '))
     print(_table(about['layers'], width))
 

@@ -106,7 +106,7 @@ def _write(
     features: 'Features',
 ) -> None:
     """Writes probe.json, and the picture where there are few-shot tests."""
-    from resnet_jax.experiments import probe
+    from resnet_jax.experiments.reports.report_figures import draw_few_shot, write_figures
     from resnet_jax.records.writers import write_atomically
 
     try:
@@ -114,8 +114,8 @@ def _write(
         write_atomically(folder / 'probe.json', json_text(found, indent=1) + '\n')
         if few:
             per_class = found['n_train'] / found['classes']
-            figure = probe.draw_few_shot(few, results, per_class, _title(features))
-            figure.savefig(folder / 'few_shot.png', dpi=150)
+            figure = draw_few_shot(few, results, per_class, _title(features))
+            write_figures({'few_shot': figure}, folder)
     except OSError as error:
         raise InputError(f'cannot write to --out {folder}: {error.strerror}') from error
 

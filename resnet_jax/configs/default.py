@@ -128,7 +128,7 @@ def get_config() -> ConfigDict:
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
     config.train.eval_batch_size = 500
-    # End the run after so many evaluations without a better checkpoint.best; 0: never.
+    # Stop early after this many evaluations without an improvement of checkpoint.best; 0: never.
     config.train.patience = 0
 
     config.log = ConfigDict()  # where figures go besides the workdir: docs/tracking.md

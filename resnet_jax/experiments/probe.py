@@ -7,7 +7,7 @@ is fitted to the whole training part, and tested once.
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def _logistic(train: Part, penalty: float) -> Predict:
 
     model = LogisticRegression(C=1 / (penalty * len(train.labels)), max_iter=MOST_STEPS)
     with warnings.catch_warnings():
-        # A solution that is not exact after so many steps is what the penalty's choice judges.
+        # Validation then judges the solution after MOST_STEPS, which may not be exact.
         warnings.simplefilter('ignore', ConvergenceWarning)
         model.fit(coordinates(features), train.labels)
     return lambda features: model.predict(coordinates(scale.transform(features)))
@@ -257,61 +257,6 @@ def _drawn(labels: Labels, shots: int, draw: int) -> Int[np.ndarray, ' m']:
     return np.concatenate(
         [rng.permutation(np.flatnonzero(labels == label))[:shots] for label in np.unique(labels)]
     )
-
-
-def draw_few_shot(
-    found: Sequence[FewShot], whole: Sequence[Result], per_class: float, title: str
-) -> Any:
-    """A figure of the accuracy over the number of examples per class, with 95 % intervals.
-
-    Args:
-      found: the tests with few examples.
-      whole: those with all.
-      per_class: the number of training examples per class, on average.
-      title: of the figure.
-
-    Returns:
-      A Matplotlib figure.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from resnet_jax.experiments.reports.report_figures import styles
-    from resnet_jax.inference.plots import figure_text
-
-    figure = Figure(figsize=(7.0, 4.2), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    lines = {f'{r.layer}, {r.classifier}': r for r in whole}
-    for (name, last), (colour, dashes) in zip(
-        lines.items(), styles(list(lines)).values(), strict=True
-    ):
-        points = [f for f in found if (f.layer, f.classifier) == (last.layer, last.classifier)]
-        x = [*(f.shots for f in points), per_class]
-        y = np.asarray([*(f.estimate.mean for f in points), last.accuracy])
-        ends = [(f.estimate.low, f.estimate.high) for f in points] + [(last.low, last.high)]
-        below = [y_ - (y_ if low is None else low) for y_, (low, _) in zip(y, ends, strict=True)]
-        above = [(y_ if high is None else high) - y_ for y_, (_, high) in zip(y, ends, strict=True)]
-        axes.errorbar(
-            x,
-            100 * y,
-            yerr=100 * np.asarray([below, above]),
-            label=figure_text(name),
-            color=colour,
-            linestyle=(0, dashes) if dashes else '-',
-            marker='o',
-            capsize=3,
-        )
-    axes.set_xscale('log')
-    ticks = sorted({f.shots for f in found})
-    axes.set_xticks([*ticks, per_class], [*map(str, ticks), f'all\n({per_class:.0f})'])
-    axes.minorticks_off()
-    axes.set_xlabel('training examples per class')
-    axes.set_ylabel('test accuracy, %')
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.suptitle(figure_text(title), wrap=True, size='medium')
-    return figure
 
 
 def as_json(result: Result | FewShot) -> Mapping[str, Any]:

@@ -201,10 +201,5 @@ def proportion(successes: int, n: int) -> tuple[float, float]:
     """
     from scipy import stats
 
-    z = float(stats.norm.ppf(1 - LEVEL / 2))
-    share = successes / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    # At 0 and at 1 an end is the share itself, but for rounding.
-    low = middle - half if successes else 0.0
-    return low, middle + half if successes < n else 1.0
+    found = stats.binomtest(successes, n).proportion_ci(1 - LEVEL, method='wilson')
+    return float(found.low), float(found.high)

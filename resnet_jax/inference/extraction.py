@@ -1,5 +1,6 @@
 """Stream a data set through a model and keep the outputs of some layers."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from resnet_jax import data
 from resnet_jax.data import Source
-from resnet_jax.errors import InputError, shown
+from resnet_jax.errors import InputError, RunError, shown
 from resnet_jax.inference import feature_files
 from resnet_jax.inference.feature_files import LABELS, NAMES, Parts, Rows
 from resnet_jax.inference.features import check_layers, layers, outputs_of
@@ -26,17 +27,16 @@ from resnet_jax.training.compilation import jit, matmul_precision
 PIXELS = 'pixels'  # not a layer: the preprocessed image, to compare features with
 # An interruption loses at most a part.
 MOST_EXAMPLES, MOST_BYTES = 4096, 2**26  # of a part
-_EITHER_WAY = ('model', 'source')  # says a description for people; the rest decides the values
+_DESCRIPTIVE = ('model', 'source')  # of a description; the values depend on the other entries
 
 
 @dataclasses.dataclass(frozen=True)
 class Extraction:
-    """What became of an extraction.
+    """The result of an extraction.
 
     Attributes:
       description: as stored in the file.
-      found: number of examples that were there already, from an interrupted extraction or a
-        finished one.
+      found: number of examples already in the file, or in the parts of an interrupted extraction.
     """
 
     description: dict[str, Any]
@@ -54,7 +54,7 @@ def layer_shapes(
       full: whether feature maps are kept whole, or averaged over space.
 
     Raises:
-      InputError: for a name that the model has not, with the nearest.
+      InputError: for an unknown layer, with the nearest names.
     """
     known = (PIXELS, *layers(trained.model))
     names = known if names is None else names
@@ -81,7 +81,7 @@ def extract(
 
     The values depend neither on the batch size nor on the number of devices, over all of which each
     batch is divided (up to rounding). Memory holds a part of the file at a time. An interrupted
-    extraction leaves its parts beside the file, and the next one with the same settings goes on.
+    extraction leaves its parts beside the file; the next one with the same settings resumes it.
 
     Args:
       trained: the model.
@@ -97,6 +97,7 @@ def extract(
     Raises:
       InputError: for an unknown layer, a file that cannot be written, a file or parts of other
         settings.
+      RunError: if writing fails on the way, as on a full disk; complete parts are kept.
     """
     _check_target(out)
     names = tuple(dict.fromkeys(names))
@@ -107,7 +108,8 @@ def extract(
         _check_finished(out, description)
         parts.remove()
         return Extraction(description, len(source))
-    with parts.opened(description, lambda old: _differences(old, description), overwrite):
+    opened = parts.opened(description, lambda old: _differences(old, description), overwrite)
+    with _explained(out), opened:
         size = _examples_of_a_part(shapes)
         found = min(parts.count * size, len(source))
         rest = source.select(np.arange(found, len(source)), source.split)
@@ -125,15 +127,27 @@ def extract(
     return Extraction(description, found)
 
 
+@contextlib.contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Adds the file, and how to resume, to an error of writing."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f'cannot write {out}: {error.strerror or error}; make room and run the same command '
+            'again to continue'
+        ) from error
+
+
 def _check_target(out: Path) -> None:
     feature_files.check_suffix(out, f'--out {out}')
     if out.is_dir() or not out.parent.is_dir():
-        what = 'is a folder' if out.is_dir() else f'has no folder {out.parent} to lie in'
+        what = 'is a folder' if out.is_dir() else 'is in a folder that does not exist'
         raise InputError(f'--out {out} {what}; name a file in a folder that exists')
 
 
 def _check_finished(out: Path, description: dict[str, Any]) -> None:
-    """Refuses a file that is there and has other settings."""
+    """Refuses an existing file with other settings."""
     changes = _differences(feature_files.read_description(out), description)
     if changes:
         raise InputError(
@@ -206,7 +220,7 @@ def _in_parts(batches: Iterable[Rows], size: int) -> Iterator[Rows]:
 
 
 def _examples_of_a_part(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Of every part but the last, whatever the batch size."""
+    """The number of examples of each part except the last; independent of the batch size."""
     example = sum(4 * int(np.prod(shape)) for shape in shapes.values())
     return max(1, min(MOST_EXAMPLES, MOST_BYTES // example))
 
@@ -257,13 +271,13 @@ def _digest(variables: Any) -> str:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings that differ between descriptions, but for what is only said for people."""
+    """The settings on which the values depend that differ between two descriptions."""
 
     def words(value: Any) -> str:
         return shown(list(value) if isinstance(value, dict) else value, 60)
 
     found = []
-    for key in (key for key in new if key not in _EITHER_WAY):
+    for key in (key for key in new if key not in _DESCRIPTIVE):
         then, now = old.get(key), new[key]
         if key != 'layers' and isinstance(then, dict) and isinstance(now, dict):
             both = [k for k in now if then.get(k) != now[k]]

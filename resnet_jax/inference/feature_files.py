@@ -3,11 +3,11 @@
     FILE.npz            an array for each layer, [N, C] or [N, ..., C] float32, under the layer's
                         name; labels, int64 [N]; names, text [N]; class_names, text [classes];
                         description, text: a JSON object
-    FILE.array_record   for sets that no memory holds: record i is example i, in the format of
+    FILE.array_record   for sets larger than memory: record i is example i, in the format of
                         safetensors: an array for each layer, and label and name (UTF-8 as uint8).
                         FILE.array_record.json holds class_names and description
 
-While a file grows, its parts lie in the folder FILE.parts, each a small .npz of the next examples.
+Unfinished files are kept as parts in the folder FILE.parts, each a .npz of consecutive examples.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def check_suffix(path: Path, what: str) -> None:
-    """Refuses a name that tells no format.
+    """Refuses a suffix of no known format.
 
     Raises:
       InputError: naming the formats.
@@ -112,7 +112,7 @@ class Parts:
     """The parts of a file that grows, in a folder beside it, so that an interruption loses little.
 
     Attributes:
-      count: number of parts that are there.
+      count: number of complete parts.
     """
 
     def __init__(self, target: Path) -> None:
@@ -122,14 +122,14 @@ class Parts:
 
     @contextlib.contextmanager
     def opened(
-        self, description: Mapping[str, Any], differs: Callable[[Any], list[str]], anew: bool
+        self, description: Mapping[str, Any], differs: Callable[[Any], list[str]], overwrite: bool
     ) -> Iterator[None]:
-        """Holds the folder for this process, with the parts that go on with a description.
+        """Holds the folder for this process, with the parts that have this description.
 
         Args:
           description: of the file.
-          differs: tells in which settings another description differs.
-          anew: whether to remove parts of other settings.
+          differs: (other description) -> the settings that differ.
+          overwrite: whether to remove parts of other settings.
 
         Raises:
           InputError: if the folder holds parts of other settings, cannot be written to, or another
@@ -151,10 +151,11 @@ class Parts:
             if settings.is_file():
                 hint = f'remove {self._folder}'
                 changes = differs(read_json(settings, hint))
-                if changes and not anew:
+                if changes and not overwrite:
                     raise InputError(
                         f'{self._folder} holds the beginning of an extraction with other settings '
-                        f'({"; ".join(changes[:4])}); repeat those, or begin anew with --overwrite'
+                        f'({"; ".join(changes[:4])}); give the same settings, or --overwrite to '
+                        'start again'
                     )
                 if changes:
                     for path in self._folder.glob('*.npz'):
@@ -201,7 +202,7 @@ class Parts:
                 with np.load(path, allow_pickle=False) as part:
                     rows = {name: part[name] for name in names}
             except Exception as error:
-                raise unreadable(path, error, f'remove {self._folder} and begin anew') from error
+                raise unreadable(path, error, f'remove {self._folder} and start again') from error
             yield rows
 
     def _path(self, number: int) -> Path:

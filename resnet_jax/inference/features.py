@@ -62,7 +62,7 @@ def _layers(model: models.ResNet) -> tuple[str, ...]:
 
 
 def outputs_of(model: models.ResNet, layers: Sequence[str]) -> Extractor:
-    """A function that gives some intermediate results of a model, for a program of one's own.
+    """A function that computes some intermediate results of a model, to use in other programs.
 
     It is not jitted, so that it can be part of what is: a loss, an attribution. Arguments, results
     and errors are those of `feature_extractor`.
@@ -107,7 +107,7 @@ def feature_extractor(model: models.ResNet, layers: Sequence[str]) -> Extractor:
       not computed.
 
     Raises:
-      InputError: for a name that the model has not, with the nearest.
+      InputError: for an unknown layer, with the nearest names.
     """
     return _extractor(model, tuple(layers))
 
@@ -135,7 +135,7 @@ def intermediates(
       As the function that `feature_extractor` returns.
 
     Raises:
-      InputError: for a name that the model has not, with the nearest.
+      InputError: for an unknown layer, with the nearest names.
     """
     return feature_extractor(model, layers)(variables, images)
 

@@ -105,7 +105,7 @@ def _format_of(path: Path) -> Format:
 
 _HEAD = 64  # bytes that are looked at
 _ZIP = b'PK\x03\x04'
-# What often lies where weights should be: the first bytes of the file -> what it is.
+# Common files that are no weights: first bytes -> description.
 _NO_WEIGHTS = {
     b'version https://git-lfs': 'it is a pointer of Git LFS, fetch the file itself with git lfs '
     'pull',

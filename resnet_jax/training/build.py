@@ -297,7 +297,7 @@ def start(
     )
     loaded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
     params = {**state.params, **loaded['params']}
-    # Anew, because the optimiser may keep what it starts from.
+    # Initialised again, because the optimiser's state may hold the starting parameters.
     state = state.replace(
         params=params, batch_stats=loaded['batch_stats'], opt_state=optimizer.init(params)
     )

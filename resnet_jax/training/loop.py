@@ -47,7 +47,7 @@ def train(
       like: a run that differs in its seed alone, whose data and compiled programs serve this one.
       console: where progress is shown; None: on its own console.
       on_evaluation: called after each evaluation but the last; False stops the run.
-      extend: whether the run in the workdir goes on to the length that the config now gives it.
+      extend: whether to train the run in the workdir further, to the length in the config.
 
     Returns:
       The content of summary.json; of several processes, {} in all but the first.
@@ -70,7 +70,7 @@ def train(
                     if summary.get('stopped_early')
                     else f'all its {run.total_steps} steps are taken'
                 )
-                + ' (with --extend and more of them it goes on)',
+                + ' (to train it further, give --extend and more of them)',
                 file=sys.stderr,
             )
         return summary
@@ -138,11 +138,10 @@ def _extension(run: Run, folder: Path) -> str:
             f'the run in {folder} has taken {taken} steps already; --extend needs a train.steps or '
             f'train.epochs that is longer, got {run.total_steps} steps'
         )
-    if (workdir.read_summary(folder) or {}).get('stopped_early') and (
-        before.train.patience == run.config.train.patience
-    ):
+    ended = workdir.read_summary(folder) if workdir.is_ended(folder) else None
+    if ended and ended.get('stopped_early') and before.train.patience == run.config.train.patience:
         raise InputError(
-            f'the run in {folder} ended early and would do so again; --extend it with another '
+            f'the run in {folder} ended early and would do so again; give --extend with another '
             f'train.patience than {before.train.patience}, 0 for none'
         )
     schedule = make_schedule(

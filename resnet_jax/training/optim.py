@@ -220,7 +220,7 @@ def _adam(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(decay, optax.adam(rate, b1=optim.b1, b2=optim.b2))
 
 
-# Optax's adamw and lamb, spelt out, because their decay is always towards zero.
+# Optax's adamw and lamb as chains, because those decay towards zero only.
 def _adamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
         optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay, optax.scale_by_learning_rate(rate)

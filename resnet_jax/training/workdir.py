@@ -172,7 +172,9 @@ def write_fingerprint(workdir: Path, fingerprint: Mapping[str, Any]) -> None:
 
 
 def write_run(workdir: Path, config: ConfigDict, preprocessing: Preprocessing) -> None:
-    """Writes preprocessing.json and config.json of a new run."""
+    """Writes preprocessing.json and config.json of a run that is new, or longer than before."""
+    # Of the shorter run, whose figures stay in metrics.jsonl.
+    (workdir / 'summary.json').unlink(missing_ok=True)
     write_atomically(workdir / 'preprocessing.json', preprocessing.to_json() + '\n')
     write_atomically(workdir / 'config.json', configs.to_json(config))
 

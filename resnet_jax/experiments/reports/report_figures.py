@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.findings import Arm
 from resnet_jax.inference.plots import figure_text
@@ -11,6 +13,8 @@ from resnet_jax.inference.plots import figure_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from resnet_jax.experiments.probe import FewShot, Result
 
 Look = tuple[str, tuple[int, ...]]  # colour and dashes of a line
 # Distinguishable on white and on black, and with most kinds of colour blindness.
@@ -140,6 +144,53 @@ def draw_rates(
         axes.axvline(chosen, color='C1', ls='--', label=f'steepest descent, {chosen:.2g}')
     top = 1.2 * max(smoothed)
     axes.set(xscale='log', xlabel='learning rate', ylabel='training loss (nats)', ylim=(0, top))
+    axes.legend()
+    return figure
+
+
+def draw_few_shot(
+    found: 'Sequence[FewShot]', whole: 'Sequence[Result]', per_class: float, title: str
+) -> 'Figure':
+    """A figure of the accuracy over the number of examples per class, with 95 % intervals.
+
+    Args:
+      found: the tests with few examples.
+      whole: those with all.
+      per_class: the number of training examples per class, on average.
+      title: of the figure.
+
+    Returns:
+      A Matplotlib figure.
+    """
+    figure = _figure((7.0, 4.2), title)
+    axes = figure.subplots()
+    lines = {f'{r.layer}, {r.classifier}': r for r in whole}
+    for (name, last), (colour, dashes) in zip(
+        lines.items(), styles(list(lines)).values(), strict=True
+    ):
+        points = [f for f in found if (f.layer, f.classifier) == (last.layer, last.classifier)]
+        x = [*(f.shots for f in points), per_class]
+        y = np.asarray([*(f.estimate.mean for f in points), last.accuracy])
+        ends = [(f.estimate.low, f.estimate.high) for f in points] + [(last.low, last.high)]
+        below = [y_ - (y_ if low is None else low) for y_, (low, _) in zip(y, ends, strict=True)]
+        above = [(y_ if high is None else high) - y_ for y_, (_, high) in zip(y, ends, strict=True)]
+        axes.errorbar(
+            x,
+            100 * y,
+            yerr=100 * np.asarray([below, above]),
+            label=figure_text(name),
+            color=colour,
+            linestyle=(0, dashes) if dashes else '-',
+            marker='o',
+            capsize=3,
+        )
+    axes.set_xscale('log')
+    ticks = sorted({f.shots for f in found})
+    axes.set_xticks([*ticks, per_class], [*map(str, ticks), f'all\n({per_class:.0f})'])
+    axes.minorticks_off()
+    axes.set_xlabel('training examples per class')
+    axes.set_ylabel('test accuracy, %')
+    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
