@@ -17,7 +17,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 # A part of the package -> the other parts that it may import: those above it.
 LAYERS = (
     ('errors.py', 'text.py'),
-    ('json_files.py',),
+    ('json_files.py', 'figures.py', 'statistics.py'),
     ('models',),
     ('data', 'interop', 'records'),
     ('training',),

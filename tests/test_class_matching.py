@@ -145,7 +145,8 @@ ODD_NAMES = [
 
 def test_figures_take_any_names(tmp_path):
     """No warning, of which any would fail the test, and no crash; names without a font: numbers."""
-    from resnet_jax.inference.plots import figure_text, plot_confusion
+    from resnet_jax.figures import figure_text
+    from resnet_jax.inference.plots import plot_confusion
 
     confusion = np.eye(len(ODD_NAMES), dtype=int)
     plot_confusion(confusion, ODD_NAMES, 'odd $ names \u732b', tmp_path / 'confusion.png')

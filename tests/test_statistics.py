@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resnet_jax.experiments.statistics import (
+from resnet_jax.statistics import (
     MOST_SEEDS,
     compare,
     estimate,

@@ -10,8 +10,8 @@ from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
     from resnet_jax.experiments.probe import FewShot, Result
-    from resnet_jax.experiments.statistics import Estimate
     from resnet_jax.inference.feature_files import Features
+    from resnet_jax.statistics import Estimate
 
 TEXT = 'Test what features are worth: a linear classifier and nearest neighbours.'
 EPILOG = (
@@ -106,7 +106,8 @@ def _write(
     features: 'Features',
 ) -> None:
     """Writes probe.json, and the picture where there are few-shot tests."""
-    from resnet_jax.experiments.reports.report_figures import draw_few_shot, write_figures
+    from resnet_jax.experiments.reports.report_figures import draw_few_shot
+    from resnet_jax.figures import write_figures
     from resnet_jax.records.writers import write_atomically
 
     try:

@@ -15,8 +15,8 @@ from jaxtyping import Float32, Int
 
 from resnet_jax.data.sources import stratified_order
 from resnet_jax.errors import InputError
-from resnet_jax.experiments.statistics import Estimate, estimate, proportion
 from resnet_jax.inference.feature_files import Features
+from resnet_jax.statistics import Estimate, estimate, proportion
 
 HELD_OUT = 0.2  # for the test, of one file; and of the training part, to choose a setting
 SHOTS = (1, 2, 5, 10)  # examples per class

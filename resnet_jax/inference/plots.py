@@ -1,6 +1,5 @@
-"""Plots of the evaluation of one model, and what every picture needs."""
+"""Plots of the evaluation of one model."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,31 +7,10 @@ import numpy as np
 from jaxtyping import Int
 
 from resnet_jax.errors import InputError
+from resnet_jax.figures import figure_text
 from resnet_jax.text import printable, shortened
 
 _LONGEST_NAME = 32  # of a class in a figure, in characters
-
-
-@functools.cache
-def _characters() -> frozenset[int]:
-    """Those that Matplotlib's own font has."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return frozenset(get_font(findfont('DejaVu Sans')).get_charmap())
-
-
-def figure_text(text: str, instead: str | None = None) -> str:
-    """A text as Matplotlib draws it without complaint: dollar signs begin no formula.
-
-    Args:
-      text: the text, such as the name of a class.
-      instead: drawn where the font lacks characters of the text; by default they become '?'.
-    """
-    plain = printable(text)
-    missing = {c for c in plain if ord(c) not in _characters()}
-    if missing and instead is not None:
-        return instead
-    return ''.join('?' if c in missing else c for c in plain).replace('$', r'\$')
 
 
 def check_writable(path: Path, option: str) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from resnet_jax.errors import RunError
-from resnet_jax.inference.plots import figure_text
+from resnet_jax.figures import figure_text
 from resnet_jax.inference.predict import Prediction
 from resnet_jax.text import ELLIPSIS
 

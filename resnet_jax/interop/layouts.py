@@ -18,7 +18,8 @@ import numpy as np
 from resnet_jax.errors import InputError
 from resnet_jax.models.design import DOWNSAMPLINGS
 from resnet_jax.models.layers import average_pool
-from resnet_jax.models.resnet import STEMS, ResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stem import STEMS
 
 Path = tuple[str, ...]  # of a tensor in our variables: ('params', 'stem', 'conv1', 'kernel')
 Shapes = dict[Path, jax.ShapeDtypeStruct]

@@ -259,8 +259,12 @@ class ResidualBlock(nn.Module):
             skip, y = self._weight(skip, y, entry)
             if train and not (isinstance(drop_rate, float) and drop_rate == 0.0):
                 y = layers.drop_branch(y, drop_rate, self.make_rng('dropout'))
-            y = y + skip
+            y = self.add(skip, y)
         return apply_operations(after, y, context)
+
+    def add(self, shortcut: Array, branch: Array) -> Array:
+        """The addition of the paths; a method of its own, so that an analysis can intercept it."""
+        return branch + shortcut
 
     @nn.nowrap
     def _convolutions(self) -> list[dict[str, Any]]:

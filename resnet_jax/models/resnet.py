@@ -4,10 +4,7 @@ A model is a pure function of (variables, images); see `ResNet`. Sources: he2015
 1512.03385, he2016 is arXiv 1603.05027.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,49 +18,7 @@ from resnet_jax.models.convolution import INITIALISERS, STANDARDIZATIONS, MakeCo
 from resnet_jax.models.design import BASIC, BlockDesign
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
 from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_stages
-
-
-@dataclasses.dataclass(frozen=True)
-class StemDesign:
-    """The first layers of a network.
-
-    Attributes:
-      convolutions: (kernel size, stride, output channels as a share of the stem's width) of each.
-      pool: a key of `STEM_POOLS`, each with stride 2.
-    """
-
-    convolutions: tuple[tuple[int, int, float], ...]
-    pool: str = 'none'
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """All strides, in order."""
-        return (*(stride for _, stride, _ in self.convolutions), 1 if self.pool == 'none' else 2)
-
-    @property
-    def reduction(self) -> int:
-        """The factor by which the spatial sizes shrink."""
-        return math.prod(self.strides)
-
-
-STEM_POOLS: dict[str, Callable[[Array], Array]] = {
-    'none': lambda x: x,
-    'max': layers.max_pool,
-    'max_zero': lambda x: layers.max_pool(x, border=0.0),  # of raw pixels: not the same
-    'max_blur': lambda x: layers.blur_pool(layers.max_pool(x, stride=1), 2),  # arXiv 1904.11486
-    'average': lambda x: layers.average_pool(x, 2),
-}
-
-_DEEP = ((3, 2, 0.5), (3, 1, 0.5), (3, 1, 1.0))  # ResNet-C, arXiv 1812.01187
-STEMS = {
-    'imagenet': StemDesign(((7, 2, 1.0),), 'max'),  # he2015, table 1
-    'imagenet_deep': StemDesign(_DEEP, 'max'),
-    'imagenet_tiered': StemDesign(((3, 2, 0.375), (3, 1, 0.5), (3, 1, 1.0)), 'max'),  # timm's -T
-    'imagenet_blur': StemDesign(((7, 2, 1.0),), 'max_blur'),  # timm's resnetblur50
-    'imagenet_deep_average': StemDesign(_DEEP, 'average'),  # timm's resnetaa50d
-    'bit': StemDesign(((7, 2, 1.0),), 'max_zero'),  # google-research/big_transfer
-    'cifar': StemDesign(((3, 1, 1.0),)),  # he2015, section 4.2
-}
+from resnet_jax.models.stem import STEMS, Stem
 
 
 class Feature(NamedTuple):
@@ -78,40 +33,6 @@ class Feature(NamedTuple):
     size: tuple[int, ...]
     channels: int
     reduction: int
-
-
-class Stem(nn.Module):
-    """The first convolutions, and for ImageNet a pool. Parameter paths: `conv1`, `norm1`, ...
-
-    Attributes:
-      design: of the stem.
-      block: the design of the network's blocks, for its activation.
-      width: output channels.
-      ops: kinds of the operations that follow the last convolution.
-      inner_ops: kinds of those that follow the others.
-      conv, norm: make a convolution and a norm.
-    """
-
-    design: StemDesign
-    block: BlockDesign
-    width: int
-    ops: tuple[str, ...]
-    inner_ops: tuple[str, ...]
-    conv: MakeConv
-    norm: MakeNorm
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out width']:
-        """The stem's features of images."""
-        convs = [
-            {'features': int(self.width * share), 'kernel_size': kernel_size, 'strides': stride}
-            for kernel_size, stride, share in self.design.convolutions
-        ]
-        context = Context(self.block, self.conv, self.norm, train, convs)
-        for i in range(1, len(convs) + 1):
-            kinds = ('conv', *(self.ops if i == len(convs) else self.inner_ops))
-            x = apply_operations([Operation(kind, i) for kind in kinds], x, context)
-        return STEM_POOLS[self.design.pool](x)
 
 
 class ResNet(nn.Module):
@@ -232,7 +153,7 @@ class ResNet(nn.Module):
         Raises:
           InputError: if the images have another type or number of dimensions.
         """
-        return self._run(images, train, True)['logits']
+        return self._run(images, train)['logits']
 
     def features(
         self, images: Float[Array, 'n *space c'], train: bool
@@ -244,7 +165,7 @@ class ResNet(nn.Module):
           `feature_info`. 'pooled': [N, channels], float32, the head's input. The stages of a
           pre-activation net are the sums, before the norm that would follow.
         """
-        return self._run(images, train, False)
+        return self._run(images, train, with_head=False)
 
     def feature_info(self, image_size: int | tuple[int, ...]) -> dict[str, Feature]:
         """The size, channels and reduction of each feature map, without running anything.
@@ -286,39 +207,26 @@ class ResNet(nn.Module):
             constant_rate=self.stochastic_depth_decay == 'constant',
         )
 
+    def classify(
+        self, x: Float[Array, 'n *space c'], train: bool = False
+    ) -> Float[Array, 'n num_classes']:
+        """Logits from the output of the last stage, for the same `train`: what follows it."""
+        return self._run(x, train, from_images=False)['logits']
+
     @nn.compact
-    def _run(self, images: Array, train: bool, with_head: bool) -> dict[str, Array]:
-        self._check(images)
+    def _run(
+        self, x: Array, train: bool, with_head: bool = True, from_images: bool = True
+    ) -> dict[str, Array]:
         conv, norm = self._makers()
-        before, _, _ = spell_out(self.block, self.fixup)
-        after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
-        shared = {op.kind for op in before}
-        x = Stem(
-            design=STEMS[self.stem],
-            block=self.block,
-            width=self.stem_width,
-            # The first block begins with the others, before it splits into branch and shortcut.
-            ops=tuple(kind for kind in after_conv if kind not in shared),
-            inner_ops=after_conv,
-            conv=conv,
-            norm=norm,
-            name='stem',
-        )(images, train)
-        features = {'stem': x}
-        for i, plan in enumerate(self._plans(), 1):
-            x = Stage(
-                design=self.block,
-                plan=plan,
-                fixup=self._fixup_factor(),
-                scan=self.scan_blocks,
-                remat=self.remat,
-                conv=conv,
-                norm=norm,
-                dtype=self.dtype,
-                name=f'stage{i}',
-            )(x, train)
-            features[f'stage{i}'] = x
+        features = {}
+        if from_images:
+            self._check(x)
+            stem, stages = self.body()
+            features['stem'] = x = stem(x, train)
+            for i, stage in enumerate(stages, 1):
+                features[f'stage{i}'] = x = stage(x, train)
         # he2016, appendix: what precedes each branch also follows the last addition.
+        before, _, _ = spell_out(self.block, self.fixup)
         tail = [Operation(op.kind) for op in before]
         x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
         x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
@@ -329,6 +237,40 @@ class ResNet(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             features['logits'] = self._head(x)
         return features
+
+    @nn.nowrap
+    def body(self) -> tuple[Stem, list[Stage]]:
+        """The stem and the stages, new modules: unbound outside of a call of this one."""
+        conv, norm = self._makers()
+        before, _, _ = spell_out(self.block, self.fixup)
+        after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
+        shared = {op.kind for op in before}
+        stem = Stem(
+            design=STEMS[self.stem],
+            block=self.block,
+            width=self.stem_width,
+            # The first block begins with the others, before it splits into branch and shortcut.
+            ops=tuple(kind for kind in after_conv if kind not in shared),
+            inner_ops=after_conv,
+            conv=conv,
+            norm=norm,
+            name='stem',
+        )
+        stages = [
+            Stage(
+                design=self.block,
+                plan=plan,
+                fixup=self._fixup_factor(),
+                scan=self.scan_blocks,
+                remat=self.remat,
+                conv=conv,
+                norm=norm,
+                dtype=self.dtype,
+                name=f'stage{i}',
+            )
+            for i, plan in enumerate(self._plans(), 1)
+        ]
+        return stem, stages
 
     def _check(self, images: Array) -> None:
         if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):

@@ -148,10 +148,10 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out c_out']:
         """Runs the blocks on the previous stage's features."""
         rates = self.plan.drop_rates
-        x = self._run(self._block(1), x, train, rates[0])
+        x = self._run(self.block(1), x, train, rates[0])
         if not self.scan or len(rates) < 2:
             for i, rate in enumerate(rates[1:], 2):
-                x = self._run(self._block(i), x, train, rate)
+                x = self._run(self.block(i), x, train, rate)
             return x
 
         def body(block: ResidualBlock, x: Array, rate: Array) -> tuple[Array, None]:
@@ -163,7 +163,7 @@ class Stage(nn.Module):
             split_rngs={'params': True, 'dropout': True},
             length=len(rates) - 1,
         )
-        block = self._block(2, 'blocks', in_scan=True)
+        block = self.block(2, 'blocks', in_scan=True)
         x, _ = scanned(block, x, jnp.asarray(rates[1:], jnp.float32))
         return x
 
@@ -178,7 +178,8 @@ class Stage(nn.Module):
         return run(block, x)
 
     @nn.nowrap
-    def _block(self, number: int, name: str = '', in_scan: bool = False) -> ResidualBlock:
+    def block(self, number: int, name: str = '', in_scan: bool = False) -> ResidualBlock:
+        """A block, counted from 1: a new module, unbound outside of a call of the stage."""
         first, plan = number == 1, self.plan
         return ResidualBlock(
             design=self.design,

@@ -16,10 +16,11 @@ from resnet_jax.experiments.reports.document import (
     write_texts,
 )
 from resnet_jax.experiments.reports.findings import Arm, arm_json, curves, make_arms
-from resnet_jax.experiments.reports.report_figures import draw_curves, write_figures
+from resnet_jax.experiments.reports.report_figures import draw_curves
 from resnet_jax.experiments.reports.statement import arms_table, differences_table, verdict
 from resnet_jax.experiments.results import RunResult, provenance, read_run
 from resnet_jax.experiments.sweep import SWEEP_FILE
+from resnet_jax.figures import write_figures
 from resnet_jax.text import NOTHING, Table, number
 from resnet_jax.training.checks import effective_fields
 from resnet_jax.training.config import FREE_FIELDS

@@ -14,7 +14,8 @@ from resnet_jax.experiments.results import (
     provenance,
     read_member,
 )
-from resnet_jax.experiments.statistics import (
+from resnet_jax.experiments.sweep import Sweep, read_sweep, units
+from resnet_jax.statistics import (
     LEVEL,
     POWER,
     Difference,
@@ -23,7 +24,6 @@ from resnet_jax.experiments.statistics import (
     difference_json,
     estimate,
 )
-from resnet_jax.experiments.sweep import Sweep, read_sweep, units
 
 MOST_POINTS = 400  # of a curve; a longer one is thinned evenly
 _SETTINGS = (

@@ -1,14 +1,12 @@
 """The figures of reports, as PNG and SVG."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnet_jax.errors import InputError
 from resnet_jax.experiments.reports.findings import Arm
-from resnet_jax.inference.plots import figure_text
+from resnet_jax.figures import Look, figure_text, new_figure, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,61 +14,7 @@ if TYPE_CHECKING:
 
     from resnet_jax.experiments.probe import FewShot, Result
 
-Look = tuple[str, tuple[int, ...]]  # colour and dashes of a line
-# Distinguishable on white and on black, and with most kinds of colour blindness.
-COLOURS = (
-    *('#3b7dd8', '#e07b22', '#2f9e55', '#c94f7c', '#8a63d2', '#b8860b', '#1b9aaa', '#8c7565'),
-)
-# Dashes of further rounds through the colours: lengths of strokes and gaps, in line widths.
-DASHES: tuple[tuple[int, ...], ...] = ((), (5, 2), (1, 2), (6, 2, 1, 2))
 _INCHES = (9.0, 4.2)
-
-
-def styles(names: Sequence[str]) -> dict[str, Look]:
-    """Name of a line -> its colour and dashes."""
-    rounds = len(COLOURS)
-    return {
-        name: (COLOURS[i % rounds], DASHES[i // rounds % len(DASHES)])
-        for i, name in enumerate(names)
-    }
-
-
-def write_figures(figures: 'Mapping[str, Figure]', folder: Path) -> list[Path]:
-    """Writes Matplotlib figures as PNG and SVG.
-
-    Args:
-      figures: name of a file, without its extension -> figure.
-      folder: for the files.
-
-    Returns:
-      The PNGs and then the SVGs.
-
-    Raises:
-      InputError: if they cannot be written.
-    """
-    import matplotlib
-
-    paths = [folder / f'{name}.{kind}' for kind in ('png', 'svg') for name in figures]
-    # The same figures give the same files.
-    fixed: Any = {'svg.hashsalt': 'resnet_jax', 'svg.fonttype': 'none'}
-    try:
-        with matplotlib.rc_context(fixed):
-            for path in paths:
-                metadata = {'Date': None} if path.suffix == '.svg' else None
-                figures[path.stem].savefig(path, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise InputError(f'cannot write figures in {folder}: {error.strerror}') from error
-    return paths
-
-
-def _figure(size: tuple[float, float], title: str) -> 'Figure':
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout='constrained')
-    FigureCanvasAgg(figure)
-    figure.suptitle(figure_text(title), wrap=True)
-    return figure
 
 
 def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> 'Figure':
@@ -83,7 +27,7 @@ def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, A
     """
     looks = styles(arms)
     legend_rows = -(-len(arms) // 3)
-    figure = _figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), title)
+    figure = new_figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), title)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, split in zip(panels, ('train', 'test'), strict=True):
         for curve in (curve for curve in curves if curve['split'] == split and curve['mean']):
@@ -107,7 +51,7 @@ def draw_run(title: str, panels: Mapping[str, Mapping[str, Sequence[Sequence[flo
       panels: label of the vertical axis -> name of a line -> points (step, value).
     """
     looks = styles(list(dict.fromkeys(name for lines in panels.values() for name in lines)))
-    figure = _figure((_INCHES[0] * len(panels) / 2, _INCHES[1]), title)
+    figure = new_figure((_INCHES[0] * len(panels) / 2, _INCHES[1]), title)
     for axes, (label, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
@@ -136,7 +80,7 @@ def draw_rates(
       smoothed: their average, of each step.
       chosen: the rate that is suggested; None: none.
     """
-    figure = _figure((6.4, 4), title)
+    figure = new_figure((6.4, 4), title)
     axes = figure.subplots()
     axes.plot(rates, losses, color='0.75', lw=1, label='loss of the step')
     axes.plot(rates, smoothed, color='C0', label='smoothed')
@@ -162,7 +106,7 @@ def draw_few_shot(
     Returns:
       A Matplotlib figure.
     """
-    figure = _figure((7.0, 4.2), title)
+    figure = new_figure((7.0, 4.2), title)
     axes = figure.subplots()
     lines = {f'{r.layer}, {r.classifier}': r for r in whole}
     for (name, last), (colour, dashes) in zip(
@@ -235,7 +179,7 @@ def _short(text: str, limit: int = 44) -> str:
 
 def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
     """The final errors, an arm below the other: a dot for each seed, the mean and its interval."""
-    figure = _figure((_INCHES[0], 1.6 + 0.42 * len(arms)), title)
+    figure = new_figure((_INCHES[0], 1.6 + 0.42 * len(arms)), title)
     axes = figure.subplots()
     looks = styles([arm.name for arm in arms])
     for place, arm in enumerate(arms):

@@ -19,7 +19,7 @@ from resnet_jax.experiments.reports.document import (
     write_texts,
 )
 from resnet_jax.experiments.reports.findings import thinned
-from resnet_jax.experiments.reports.report_figures import draw_run, styles, write_figures
+from resnet_jax.experiments.reports.report_figures import draw_run
 from resnet_jax.experiments.results import (
     Curve,
     FinalFigures,
@@ -28,6 +28,7 @@ from resnet_jax.experiments.results import (
     provenance,
     read_run,
 )
+from resnet_jax.figures import styles, write_figures
 from resnet_jax.inference.plots import plot_confusion
 from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.text import NOTHING, Table, number

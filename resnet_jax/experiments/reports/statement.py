@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from resnet_jax.experiments.reports.findings import Arm, Findings
-from resnet_jax.experiments.statistics import LEVEL, MOST_SEEDS, Difference, Estimate
+from resnet_jax.statistics import LEVEL, MOST_SEEDS, Difference, Estimate
 from resnet_jax.text import NOTHING, Table, number
 
 

@@ -25,13 +25,9 @@ from resnet_jax.experiments.reports.findings import (
     findings_json,
     read_findings,
 )
-from resnet_jax.experiments.reports.report_figures import (
-    draw_curves,
-    draw_final_errors,
-    styles,
-    write_figures,
-)
+from resnet_jax.experiments.reports.report_figures import draw_curves, draw_final_errors
 from resnet_jax.experiments.reports.statement import arms_table, differences_table, statement
+from resnet_jax.figures import styles, write_figures
 from resnet_jax.text import NOTHING, Table, comma_separated
 
 # Columns of report.csv and runs.csv, keys of the report's JSON.

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from resnet_jax.experiments.statistics import estimate
 from resnet_jax.papers.table import PublishedRow, PublishedTable
+from resnet_jax.statistics import estimate
 
 WITHIN = 'within published spread'
 SAME_ORDER = 'same order'

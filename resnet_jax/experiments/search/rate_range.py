@@ -14,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import Diverged, InputError
-from resnet_jax.experiments.reports.report_figures import draw_rates, write_figures
+from resnet_jax.experiments.reports.report_figures import draw_rates
+from resnet_jax.figures import write_figures
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training import loop
 from resnet_jax.training.checks import resolve

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnet_jax.experiments.search.search import Range, Search
 from resnet_jax.experiments.search.study import STATES, Trial, ranked
-from resnet_jax.inference.plots import figure_text
+from resnet_jax.figures import figure_text, new_figure
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.text import NOTHING, aligned, comma_separated, paragraph, shell_command
 from resnet_jax.training import config_files
@@ -212,17 +212,14 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
       trials: its trials.
       path: path of the PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     columns = min(3, len(search.space))
     rows = -(-len(search.space) // columns)
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * columns + 0.8, height * rows), layout='constrained')
-    figure.suptitle(figure_text(search.title), wrap=True)
+    figure = new_figure((width * columns + 0.8, height * rows), search.title)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     colours = ScalarMappable(Normalize(0, max(len(trials) - 1, 1)), 'viridis')
     split = search.config(trials[0].values).data.eval_split
@@ -245,7 +242,7 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     whole = MaxNLocator(integer=True)
     figure.colorbar(colours, ax=shown, label='trial, in order', ticks=whole)
     _legend(figure, trials)
-    FigureCanvasAgg(figure).print_png(path)
+    figure.savefig(path)
 
 
 def _height(search: Search, trial: Trial) -> float | None:
