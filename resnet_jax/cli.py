@@ -31,11 +31,11 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 # that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
     *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
-    *('eval', 'predict', 'features', 'probe', 'models', 'convert'),
+    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
 )
 PREFIXES = {
     **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
-    **dict.fromkeys(('eval', 'predict', 'features', 'convert'), '--model.'),
+    **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert'), '--model.'),
 }
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
 # failed checkpoint, Pillow's of damaged files, and the retries of trackers.

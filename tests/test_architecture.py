@@ -22,7 +22,7 @@ LAYERS = (
     ('data', 'interop', 'records'),
     ('training',),
     ('inference',),
-    ('papers',),
+    ('papers', 'analysis'),
     ('experiments',),
     ('commands',),
     ('cli.py',),

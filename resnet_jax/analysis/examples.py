@@ -1,0 +1,70 @@
+"""The examples that an analysis runs on, a batch at a time, as often as it needs them."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from resnet_jax import data
+from resnet_jax.data import Preprocessing, Source
+from resnet_jax.training.compilation import jit
+
+
+class Batch(NamedTuple):
+    """A batch of examples.
+
+    Attributes:
+      images: normalised.
+      labels: numbers of the model's classes.
+      mask: False for padding, which the last batch may have.
+    """
+
+    images: Float[Array, 'n h w c']
+    labels: Int[np.ndarray, ' n']
+    mask: Bool[np.ndarray, ' n']
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Examples in the order of their split; each iteration reads them anew.
+
+    Attributes:
+      source: the examples.
+      preprocessing: of the model.
+      classes: the model's class of each of the data's.
+      batch_size: examples per batch.
+      workers: number of reading processes.
+    """
+
+    source: Source
+    preprocessing: Preprocessing
+    classes: tuple[int, ...]
+    batch_size: int = 100
+    workers: int = 0
+
+    @property
+    def count(self) -> int:
+        """Number of examples."""
+        return len(self.source)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, all of one size."""
+        normalize = _normalizer(self.preprocessing)
+        numbers = np.asarray(self.classes, np.int32)
+        size = min(self.batch_size, self.count)
+        for batch in data.eval_batches(self.source, self.preprocessing, size, self.workers):
+            images = normalize(jnp.asarray(batch['image']))
+            yield Batch(images, numbers[batch['label']], np.asarray(batch['mask']))
+
+
+@functools.lru_cache(maxsize=16)
+def _normalizer(preprocessing: Preprocessing) -> Any:
+    return jit(preprocessing.normalize)

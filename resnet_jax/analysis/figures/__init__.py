@@ -1,0 +1,1 @@
+"""The pictures of the analyses, a file for each kind."""

@@ -1,0 +1,85 @@
+"""What every analysis gets, and what it gives back."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from resnet_jax import text
+from resnet_jax.commands import data_options, model_options
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from resnet_jax.analysis.examples import Examples
+    from resnet_jax.analysis.parts import Chain
+    from resnet_jax.inference.trained import TrainedModel
+
+
+class Subject(NamedTuple):
+    """A model and the examples that it is analysed on.
+
+    Attributes:
+      trained: the model.
+      examples: in the order of their split.
+    """
+
+    trained: 'TrainedModel'
+    examples: 'Examples'
+
+    @property
+    def chain(self) -> 'Chain':
+        """The network as a chain of parts."""
+        from resnet_jax.analysis.parts import chain
+
+        preprocessing = self.trained.preprocessing
+        return chain(self.trained.model, preprocessing.image_size, preprocessing.channels)
+
+    @property
+    def title(self) -> str:
+        """Of figures: the model and the examples."""
+        source = self.examples.source
+        return f'{self.trained.title}, on {len(source):,} images of {source.name} {source.split}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The result of an analysis.
+
+    Attributes:
+      figures: for JSON, by name.
+      printed: for people, lines.
+      pictures: name of a file, without its extension -> figure.
+      files: name of a further file -> what writes it.
+    """
+
+    figures: Mapping[str, Any]
+    printed: str
+    pictures: 'Mapping[str, Figure]' = dataclasses.field(default_factory=dict)
+    files: Mapping[str, Callable[[Path], None]] = dataclasses.field(default_factory=dict)
+
+
+def open_subject(options: argparse.Namespace) -> Subject:
+    """Loads the model and opens the examples that the options choose.
+
+    Args:
+      options: includes those of `add_model_options` and `add_data_options`.
+
+    Raises:
+      InputError: for a model or data that do not exist or cannot be read, and data of classes that
+        the model does not have.
+    """
+    from resnet_jax import data
+    from resnet_jax.analysis.examples import Examples
+    from resnet_jax.inference.class_matching import match_classes
+
+    chosen = data_options.choose_data(options)
+    trained = model_options.load_model(options)
+    source = chosen.source
+    classes, how = match_classes(trained.preprocessing.class_names, source.class_names)
+    for remark in (*source.notes, *([how] if how else [])):
+        text.note(remark)
+    workers = data.default_workers() if chosen.workers is None else chosen.workers
+    examples = Examples(source, trained.preprocessing, classes, chosen.batch_size, workers)
+    return Subject(trained, examples)

@@ -1,0 +1,103 @@
+"""`resnet-jax analyze`."""
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_jax import text
+from resnet_jax.commands import data_options, model_options
+from resnet_jax.errors import InputError
+from resnet_jax.json_files import json_text
+
+if TYPE_CHECKING:
+    from resnet_jax.commands.analyses.subject import Report
+
+TEXT = 'Look inside a model: what its blocks do, what it looks at, how sure and how robust it is.'
+EPILOG = (
+    'Each kind has its own --help, and a section in docs/analysis.md. Example: resnet-jax analyze '
+    'lesion --workdir runs/digits'
+)
+# Each is a file of resnet_jax/commands/analyses.
+KINDS = ('lesion',)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the kinds and their arguments."""
+    kinds = parser.add_subparsers(title='kinds', metavar='KIND', required=True)
+    for name in KINDS:
+        kind = importlib.import_module(f'resnet_jax.commands.analyses.{name}')
+        sub = kinds.add_parser(
+            name, help=kind.TEXT, description=kind.TEXT, epilog=kind.EPILOG, allow_abbrev=False
+        )
+        model_options.add_model_options(sub)
+        data_options.add_data_options(sub)
+        kind.add_arguments(sub)
+        sub.add_argument(
+            '--out',
+            type=Path,
+            metavar='DIR',
+            help=f'for {name}.json and the pictures (default: analysis/{name} in the workdir, or '
+            'in the current folder without a run)',
+        )
+        sub.add_argument('--json', action='store_true', help='print one JSON object')
+        sub.set_defaults(kind=name, analyse=kind.analyse)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs an analysis, writes its files and prints its figures."""
+    from resnet_jax.commands.analyses.subject import open_subject
+    from resnet_jax.records.writers import signs_of_life
+    from resnet_jax.training import compilation
+
+    compilation.keep_compiled()
+    subject = open_subject(options)
+    folder = options.out or (options.workdir or Path('.')) / 'analysis' / options.kind
+    _check_folder(folder)
+    source = subject.examples.source
+    with (
+        signs_of_life(f'{options.kind} on {len(source):,} images'),
+        compilation.matmul_precision(subject.trained.matmul_precision),
+    ):
+        report: Report = options.analyse(options, subject)
+    about = {
+        'kind': options.kind,
+        **subject.trained.origin,
+        'data': source.name,
+        'split': source.split,
+        'n': len(source),
+    }
+    result = {**about, **report.figures}
+    written = _write(folder, options.kind, result, report)
+    if options.json:
+        print(json_text(result))
+        return
+    width = text.terminal_width()
+    print(text.paragraph(subject.title, width, '  '))
+    print(report.printed)
+    print('\nwritten: ' + ', '.join(str(path) for path in written))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder that cannot be written, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / '.try').touch()
+        (folder / '.try').unlink()
+    except OSError as error:
+        raise InputError(
+            f'cannot write in {folder}: {error.strerror}; give another --out DIR'
+        ) from None
+
+
+def _write(folder: Path, kind: str, result: dict[str, object], report: 'Report') -> list[Path]:
+    """Writes the JSON, the pictures and the further files of an analysis."""
+    from resnet_jax.figures import write_figures
+
+    path = folder / f'{kind}.json'
+    path.write_text(json_text(result, indent=1) + '\n')
+    written = [path, *write_figures(report.pictures, folder)]
+    for name, write in report.files.items():
+        write(folder / name)
+        written.append(folder / name)
+    return written
