@@ -32,6 +32,7 @@ class TrainedModel:
       origin: the source of the model, for JSON output: {'workdir', 'step'} or {'model', 'weights'}.
       title: the source of the model, for people to read.
       matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
+      has_head: whether the head's weights are loaded; otherwise they are random.
     """
 
     model: models.ResNet
@@ -40,6 +41,7 @@ class TrainedModel:
     origin: dict[str, Any]
     title: str
     matmul_precision: str | None = None
+    has_head: bool = True
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
