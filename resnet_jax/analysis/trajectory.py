@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from resnet_jax.analysis.landscape import Grid
+from resnet_jax.analysis.directions import Grid
 from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import load_trained
 from resnet_jax.models.stages import unstack_blocks

@@ -93,13 +93,13 @@ def _clipped(found: Mapping[str, Any], ends: Ends) -> Float[np.ndarray, 'rows co
     return np.clip(losses, *ends)
 
 
-def axis_names(found: Mapping[str, Any]) -> tuple[str, str]:
-    """What stands beside the axes."""
+def axis_names(found: Mapping[str, Any], what: str = ' of the variance') -> tuple[str, str]:
+    """What stands beside the axes; `what` follows the shares of a trajectory's directions."""
     if 'trajectory' not in found:
         return _DIRECTIONS
     shares = found['trajectory']['explained']
     first, second = (
-        f'{which} principal direction ({100 * share:.1f} % of the variance)'
+        f'{which} principal direction ({100 * share:.1f} %{what})'
         for which, share in zip(('first', 'second'), shares, strict=True)
     )
     return first, second
@@ -162,13 +162,14 @@ def _contour(found: Mapping[str, Any], title: str, ends: Ends) -> 'Figure':
 def _path(axes: Any, way: Mapping[str, Any]) -> None:
     """The checkpoints, the first and the last with their steps."""
     axes.plot(way['x'], way['y'], 'o-', color='#e8443a', markersize=4, linewidth=1.4)
-    for i in (0, -1):
+    for i, shift in ((0, 9), (-1, -9)):
         axes.annotate(
             f'step {way["steps"][i]:,}',
             (way['x'][i], way['y'][i]),
-            xytext=(0, 7),
+            xytext=(0, shift),
             textcoords='offset points',
             ha='center',
+            va='bottom' if shift > 0 else 'top',
             size='small',
             color='white',
             bbox={'boxstyle': 'round,pad=0.15', 'color': '#00000088'},
@@ -176,6 +177,8 @@ def _path(axes: Any, way: Mapping[str, Any]) -> None:
 
 
 def _surface(found: Mapping[str, Any], title: str, ends: Ends) -> 'Figure':
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure((7.2, 6.2), title)
     axes: Any = figure.add_subplot(projection='3d', computed_zorder=False)
     x, y = np.meshgrid(found['x'], found['y'])
@@ -196,11 +199,14 @@ def _surface(found: Mapping[str, Any], title: str, ends: Ends) -> 'Figure':
     marks = ticks(ends, 6)
     axes.set_zticks(np.log10(marks), [f'{mark:g}' for mark in marks])
     axes.set_zlabel('loss (nats)')
-    first, second = axis_names(found)
-    axes.set_xlabel(first, size='small')
-    axes.set_ylabel(second, size='small')
+    first, second = axis_names(found, what='')
+    for axis, name in ((axes.xaxis, first), (axes.yaxis, second)):
+        axis.set_major_locator(MaxNLocator(5))
+        axis.set_tick_params(labelsize='small')
+        axis.set_label_text(name, size='small')
+        axis.labelpad = 8
     axes.view_init(elev=32, azim=-58)
-    axes.set_box_aspect(None, zoom=0.88)  # leaves room for the label of the heights
+    axes.set_box_aspect((4, 4, 3), zoom=0.95)  # leaves room for the label of the heights
     figure.supxlabel(figure_text(caption(found)), size='small')
     return figure
 

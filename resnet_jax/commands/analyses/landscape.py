@@ -9,7 +9,7 @@ from resnet_jax.commands.analyses.subject import Report
 from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from resnet_jax.analysis.landscape import Grid
+    from resnet_jax.analysis.directions import Grid
     from resnet_jax.commands.analyses.subject import Subject
 
 TEXT = 'The loss and the error around the weights, or around the way that training took.'
@@ -79,6 +79,7 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     import numpy as np
 
     from resnet_jax.analysis import landscape
+    from resnet_jax.analysis.directions import random_grid
     from resnet_jax.analysis.figures.landscape import draw, has_plotly, page
 
     dimensions, points = _check(options)
@@ -89,7 +90,7 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     if options.trajectory:
         grid, way = _trajectory(options, subject, points)
     else:
-        grid = landscape.random_grid(
+        grid = random_grid(
             variables['params'],
             dimensions,
             points,
