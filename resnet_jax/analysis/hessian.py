@@ -156,6 +156,7 @@ def eigenvalues(
         )
     values, vectors = np.linalg.eigh(np.asarray(found.J_small, np.float64))
     residuals = np.linalg.norm(np.asarray(found.residual)) * np.abs(vectors[-1])
+    residuals += np.finfo(np.float32).eps * np.abs(values).max()  # of the products themselves
     return values[::-1], residuals[::-1]
 
 
