@@ -1,5 +1,6 @@
 """Pictures of the similarity of layers, and of the size of branches."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,17 @@ def _heat_map(
     titles: tuple[str, str | None],
 ) -> 'Figure':
     rows, columns = len(first), len(second)
-    cell = 0.42 if max(rows, columns) <= _MOST_WITH_NUMBERS else 0.2
-    width, height = (min(max(3.2, cell * n), 12) for n in (columns, rows))
-    figure = new_figure((width + 2.8, height + 2.2), titles[0])
+    with_numbers = max(rows, columns) <= _MOST_WITH_NUMBERS
+    cell = 0.42 if with_numbers else 0.26 if max(rows, columns) <= 30 else 0.17  # inches
+    width, height = (min(max(3.0, cell * n), 11) for n in (columns, rows))
+    title = titles[0] if titles[1] is None else f'{titles[0]}, and {titles[1]}'
+    figure = new_figure((max(width + 2.6, 6), height + 2.0), title)
+    figure.set_layout_engine('compressed')  # which knows that the axes keep their shape
     axes = figure.add_subplot()
     # The unbiased estimator can give values below 0.
     lowest = min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0
     image = axes.imshow(values, cmap='magma', vmin=lowest, vmax=1, origin='lower', aspect='equal')
-    figure.colorbar(image, ax=axes, label='linear CKA', shrink=0.8)
+    figure.colorbar(image, ax=axes, label='linear CKA', aspect=30)
     for names, place, rotation in (
         (second, axes.set_xticks, 90),
         (first, axes.set_yticks, 0),
@@ -60,9 +64,9 @@ def _heat_map(
         step = -(-len(names) // _MOST_LABELS)
         labels = [figure_text(name) for name in names[::step]]
         place(range(0, len(names), step), labels, rotation=rotation, size='x-small')
-    axes.set_xlabel('layer' if titles[1] is None else f'layer of {figure_text(titles[1])}')
+    axes.set_xlabel('layer' if titles[1] is None else 'layer of the second network')
     axes.set_ylabel('layer' if titles[1] is None else 'layer of the first network')
-    if max(rows, columns) <= _MOST_WITH_NUMBERS:
+    if with_numbers:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = 'black' if value > 0.57 else 'white'
@@ -72,8 +76,10 @@ def _heat_map(
 
 
 def _bars(branches: Mapping[str, Mapping[str, float]], title: str) -> 'Figure':
-    names = list(dict.fromkeys(name for ratios in branches.values() for name in ratios))
-    figure = new_figure((max(6.0, 2 + 0.2 * len(names) * len(branches)), 4.2), title)
+    names = sorted({name for ratios in branches.values() for name in ratios}, key=_place)
+    figure = new_figure(
+        (max(6.0, 2 + 0.2 * len(names) * len(branches)), 4.0 + 0.3 * len(branches)), title
+    )
     axes = figure.add_subplot()
     share = 0.8 / len(branches)
     for i, (network, ratios) in enumerate(branches.items()):
@@ -86,8 +92,13 @@ def _bars(branches: Mapping[str, Mapping[str, float]], title: str) -> 'Figure':
     axes.set_xticks(range(0, len(names), step), labels, rotation=90, size='x-small')
     axes.set_xlim(-0.7, len(names) - 0.3)
     axes.set_xlabel('block')
-    axes.set_ylabel('||F(x)|| / ||x||, branch over shortcut')
+    axes.set_ylabel('||F(x)|| / ||x||')
     axes.grid(axis='y', alpha=0.3)
     if len(branches) > 1:
-        axes.legend(frameon=False, fontsize='small')
+        figure.legend(loc='outside lower center', frameon=False, fontsize='small')
     return figure
+
+
+def _place(block: str) -> list[int]:
+    """Of a block such as 'stage2/block10', by which it is sorted."""
+    return [int(number) for number in re.findall(r'\d+', block)]

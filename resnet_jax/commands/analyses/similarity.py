@@ -236,7 +236,8 @@ def _printed(
             same = number(row[second.index(name)]) if name in second else text.NOTHING
             rows.append([name, second[best], number(row[best]), same])
     parts.append(text.aligned(header, rows, width))
-    blocks = list(dict.fromkeys(block for ratios in branches.values() for block in ratios))
+    longest = max(branches.values(), key=len)
+    blocks = [*longest, *(b for ratios in branches.values() for b in ratios if b not in longest)]
     if blocks:
         header = ['block', '||F(x)|| / ||x||', *['of the other'] * (len(names) - 1)]
         rows = [
