@@ -54,6 +54,23 @@ def calibration_file(trained: TrainedModel, path: Path | None) -> Path:
     return Path(trained.origin['workdir']) / FILE
 
 
+def check_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before anything is computed for it.
+
+    Raises:
+      InputError: naming the option that chooses another.
+    """
+    existed = path.exists()
+    try:
+        path.open('ab').close()
+    except OSError as error:
+        raise InputError(
+            f'cannot write {path}: {error.strerror}; give --calibration FILE.json elsewhere'
+        ) from None
+    if not existed:
+        path.unlink()
+
+
 def write_calibration(calibration: Calibration, path: Path) -> None:
     """Writes a temperature.
 

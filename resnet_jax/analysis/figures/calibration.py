@@ -38,7 +38,7 @@ def draw(
         _histogram(grid[1, i], found)
     grid[0, 0].set_ylabel('accuracy')
     grid[1, 0].set_ylabel('images (%)')
-    grid[0, 0].legend(loc='upper left', frameon=False, fontsize='small')
+    grid[0, 0].legend(loc='upper left', fontsize='small')
     return {'reliability': figure}
 
 
@@ -51,7 +51,7 @@ def _diagram(axes: 'Axes', found: Mapping[str, Any], name: str) -> None:
     common: Any = {'align': 'edge', 'edgecolor': 'white', 'linewidth': 0.7}
     axes.bar(left, accuracy, width, color=COLOURS[0], label='accuracy', **common)
     common |= {'edgecolor': _GAP, 'facecolor': '#c0392b33', 'hatch': '///'}
-    axes.bar(left, gaps, width, bottom=accuracy, label='confidence - accuracy', **common)
+    axes.bar(left, gaps, width, bottom=accuracy, label='gap to the confidence', **common)
     axes.plot([0, 1], [0, 1], color='#555555', linestyle='--', linewidth=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -73,6 +73,7 @@ def _diagram(axes: 'Axes', found: Mapping[str, Any], name: str) -> None:
         size='small',
         bbox={'facecolor': 'white', 'alpha': 0.9, 'edgecolor': '#cccccc'},
     )
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
 
 

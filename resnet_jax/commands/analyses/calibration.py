@@ -100,7 +100,7 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
 
 def _check(options: argparse.Namespace, subject: 'Subject') -> Path | None:
     """Refuses numbers out of range; gives the file for the temperature, if it is to be stored."""
-    from resnet_jax.inference.calibration import calibration_file
+    from resnet_jax.inference.calibration import calibration_file, check_writable
 
     if not 1 <= options.bins <= _MOST_BINS:
         raise InputError(f'--bins must be from 1 to {_MOST_BINS}, got {options.bins}')
@@ -108,7 +108,14 @@ def _check(options: argparse.Namespace, subject: 'Subject') -> Path | None:
         if getattr(options, name) < 0:
             raise InputError(f'--{name} must be at least 0, got {getattr(options, name)}')
     if options.store:
-        return calibration_file(subject.trained, options.calibration)
+        path = calibration_file(subject.trained, options.calibration)
+        if options.out is not None and path.resolve() == (options.out / path.name).resolve():
+            raise InputError(
+                f'--out would write its files over {path}, the stored temperature; '
+                'give another folder'
+            )
+        check_writable(path)
+        return path
     if options.calibration is not None:
         raise InputError('--calibration goes with --store: give that too')
     return None
