@@ -19,7 +19,7 @@ EPILOG = (
     'lesion --workdir runs/digits'
 )
 # Each is a file of resnet_jax/commands/analyses.
-KINDS = ('lesion', 'landscape')
+KINDS = ('lesion', 'landscape', 'similarity', 'calibration')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

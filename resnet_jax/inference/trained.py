@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from resnet_jax import data, models
@@ -42,6 +44,15 @@ class TrainedModel:
     title: str
     matmul_precision: str | None = None
     has_head: bool = True
+
+    def weights_digest(self) -> str:
+        """A hash of the values of the variables."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path, x in jax.tree_util.tree_leaves_with_path(self.variables):
+            array = np.asarray(x)
+            digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
