@@ -109,7 +109,7 @@ def _mean_norm(gradient: Array, mask: Array) -> Array:
     """The mean, over the examples that count, of the norm of each one's gradient."""
     axes = tuple(range(1, gradient.ndim))
     norms = jnp.sqrt(jnp.sum(jnp.square(gradient.astype(jnp.float32)), axes))
-    return jnp.sum(jnp.where(mask, norms, 0)) / jnp.sum(mask)
+    return jnp.mean(norms, where=mask)
 
 
 class Backward:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.analysis.figures.axes import plain_log
 from resnet_jax.figures import COLOURS, new_figure
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def draw(found: Mapping[str, Any], title: str) -> 'dict[str, Figure]':
         _gradient(middle, name, net, colour)
         _contribution(right, name, net, colour)
     if any(x['mean'] > 0 for net in nets.values() for x in net['gradient'].values()):
-        middle.set_yscale('log')
+        plain_log(middle)
     middle.set(ylabel="norm of the gradient at the stem's output")
     middle.set_title('Gradient along one path', fontsize='medium')
     right.set(ylabel='share of the total gradient (%)')
@@ -36,7 +37,9 @@ def draw(found: Mapping[str, Any], title: str) -> 'dict[str, Figure]':
     for axes in (left, middle, right):
         axes.set(xlabel='length: branches passed through', xlim=(-0.7, len(share) - 0.3))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_axisbelow(True)
         axes.grid(axis='y', alpha=0.3)
+    right.set_ylim(0, 1.3 * right.get_ylim()[1])  # below the legend
     middle.legend(frameon=False, fontsize='small')
     right.legend(frameon=False, fontsize='small')
     return {'paths': figure}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.analysis.figures.axes import plain_log
 from resnet_jax.figures import COLOURS, new_figure
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def _responses(nets: Mapping[str, Mapping[str, Any]], title: str) -> 'Figure':
     right.set(xlabel='layers, in descending order of magnitude')
     left.set_ylim(bottom=0)
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis='y', alpha=0.3)
     right.legend(frameon=False)
     return figure
@@ -98,11 +100,12 @@ def _panels(
             axes.plot(range(1, len(numbers) + 1), numbers, 'o-', color=colour, label=name, ms=3)
         _mark_stages(axes, list(values(nets['trained'])), offset=1)
         if logarithmic and any(x > 0 for net in nets.values() for x in values(net).values()):
-            axes.set_yscale('log')
+            plain_log(axes)
         else:
             axes.set_ylim(bottom=0)
         axes.set_title(heading, fontsize='medium')
         axes.set(xlabel='block, in order', ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis='y', alpha=0.3)
         axes.legend(frameon=False, fontsize='small')
     return figure
@@ -146,7 +149,8 @@ def _training(lines: Lines, title: str) -> 'Figure':
             numbers = [float('nan') if x is None else x for x in values]
             axes.plot(steps, numbers, color=shades.to_rgba(number), linewidth=1.2)
         axes.set_title(heading, fontsize='medium')
-        axes.set(xlabel='step', ylabel=label, yscale='log')
+        axes.set(xlabel='step', ylabel=label)
+        plain_log(axes)
         axes.grid(axis='y', alpha=0.3)
     figure.colorbar(shades, ax=list(panels), label='block, in order')
     return figure
