@@ -97,9 +97,7 @@ def test_a_path_without_branches_sees_the_masks_of_the_activations_alone(origina
     for block in net.chain.blocks:
         x = block(split[block.name], x)
         mask = mask * (np.asarray(x) > 0)
-    _, last = paths.loss_gradient(net.chain.tail, False)(
-        split['tail'], x, batch.labels, batch.mask
-    )
+    _, last = paths.loss_gradient(net.chain.tail, False)(split['tail'], x, batch.labels, batch.mask)
     assert_close(paths.Backward(net, batch).gradient(set()), np.asarray(last) * mask, 1e-5)
 
 

@@ -225,10 +225,10 @@ def study(
 
 def decay(mean: Mapping[int, float]) -> float | None:
     """The slope of log(norm) by length, by least squares; None for fewer than two norms above 0."""
-    points = [(length, math.log(norm)) for length, norm in mean.items() if norm > 0]
-    if len(points) < 2:
+    lengths = [length for length, norm in mean.items() if norm > 0]
+    if len(lengths) < 2:
         return None
-    return float(np.polyfit(*zip(*points, strict=True), 1)[0])
+    return float(np.polyfit(lengths, np.log([mean[k] for k in lengths]), 1)[0])
 
 
 def effective_lengths(blocks: int, mean: Mapping[int, float]) -> dict[str, Any]:

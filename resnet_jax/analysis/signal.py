@@ -29,12 +29,12 @@ class Moments(NamedTuple):
     """Moments of each channel over examples and positions.
 
     Attributes:
-      count: of examples times positions.
+      n: examples times positions.
       mean: of each channel.
       squares: sums of squared deviations from it.
     """
 
-    count: float
+    n: float
     mean: Float[np.ndarray, ' c']
     squares: Float[np.ndarray, ' c']
 
@@ -46,7 +46,7 @@ class Moments(NamedTuple):
     @property
     def variance(self) -> float:
         """The average channel variance (arXiv 2101.08692, section 3)."""
-        return float(np.mean(self.squares)) / self.count
+        return float(np.mean(self.squares)) / self.n
 
     @property
     def squared_mean(self) -> float:
@@ -56,24 +56,20 @@ class Moments(NamedTuple):
 
 def merged(a: Moments, b: Moments) -> Moments:
     """The moments of the examples of both (Chan et al. 1979)."""
-    count = a.count + b.count
-    step = b.mean - a.mean
-    return Moments(
-        count,
-        a.mean + step * (b.count / count),
-        a.squares + b.squares + step**2 * (a.count * b.count / count),
-    )
+    n, step = a.n + b.n, b.mean - a.mean
+    squares = a.squares + b.squares + step**2 * (a.n * b.n / n)
+    return Moments(n, a.mean + step * (b.n / n), squares)
 
 
-def moments(x: Float[Array, 'n ... c'], mask: Bool[Array, ' n']) -> Moments:
-    """The moments of the examples that count, on the device: not jitted."""
+def moments(x: Float[Array, 'n ... c'], mask: Bool[Array, ' n']) -> tuple[Array, Array, Array]:
+    """The `Moments` of the examples that count, on the device, to use in other programs."""
     exact = x.astype(jnp.float32)
     weight = mask.astype(jnp.float32).reshape(-1, *(1,) * (x.ndim - 1))
     axes = tuple(range(x.ndim - 1))
     count = jnp.sum(weight) * math.prod(x.shape[1:-1])
     mean = jnp.sum(exact * weight, axes) / count
     deviations = exact - mean.reshape(*(1,) * (x.ndim - 1), -1)
-    return Moments(count, mean, jnp.sum(weight * deviations**2, axes))  # type: ignore[arg-type]
+    return count, mean, jnp.sum(weight * deviations**2, axes)
 
 
 def probed(
@@ -190,7 +186,8 @@ def study(network: Network, batches: Iterable[Batch]) -> dict[str, Any]:
         found, value, gradients = _measure(network, split, batch)
         # As a list, because JAX sorts the keys of a dict.
         for name, more in zip(found, jax.device_get(list(found.values())), strict=True):
-            new = Moments(*(np.asarray(x, np.float64) for x in more))
+            n, mean, squares = (np.asarray(x, np.float64) for x in more)
+            new = Moments(float(n), mean, squares)
             measured[name] = merged(measured[name], new) if name in measured else new
         exact = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(gradients))
         sums = jax.tree.map(np.add, sums, exact) if sums else exact
@@ -210,10 +207,11 @@ def study(network: Network, batches: Iterable[Batch]) -> dict[str, Any]:
 
 def _measure(
     network: Network, split: Mapping[str, Any], batch: Batch
-) -> tuple[dict[str, Moments], Array, dict[str, Any]]:
+) -> tuple[dict[str, Any], Array, dict[str, Any]]:
     """Of a batch: moments by path, summed loss, block -> (gradient sums of parameters, squares)."""
     chain, own = network.chain, network.own_statistics
-    x, inputs, found = batch.images, [], {}
+    x, inputs = batch.images, []
+    found: dict[str, Any] = {}
     for part in (chain.stem, *chain.blocks):
         inputs.append(x)
         x, moments = _forward(part.module, own)(split[part.name], x, batch.mask)

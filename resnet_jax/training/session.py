@@ -126,7 +126,8 @@ class Session:
           done: number of steps taken.
           count: of them, since the last call.
           state: after them.
-          arrays, batches: of these steps, as `Run.signal` and `Run.dispatches` have them.
+          arrays: the examples, where they are on the device.
+          batches: of these steps, as `Run.dispatches` gives them.
         """
         every = self.run.config.log.signal_every
         if self.run.signal is None or done // every == (done - count) // every:

@@ -100,7 +100,7 @@ def _std(x: Float[Array, '...']) -> Float[Array, '']:
 
 @jax.custom_vjp
 def _noted(x: Array, probe: Array) -> Array:
-    """x itself. The gradient of `probe` is the squared norm of that of x."""
+    """Gives x itself. The gradient of `probe` is the squared norm of that of x."""
     del probe
     return x
 

@@ -17,5 +17,6 @@ def plain_log(axes: 'Axes') -> None:
     if decades < 2:
         subs = (1, 2, 5) if decades > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter('{x:g}' if decades < 5 else None)
+    if decades < 5:
+        axes.yaxis.set_major_formatter('{x:g}')
     axes.yaxis.set_minor_formatter(NullFormatter())

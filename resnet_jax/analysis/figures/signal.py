@@ -132,6 +132,7 @@ def _mark_stages(axes: 'Axes', paths: Sequence[str], offset: int) -> None:
 
 def _training(lines: Lines, title: str) -> 'Figure':
     """Over the steps of a run: a line for each block, from dark (first) to bright (last)."""
+    import numpy as np
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -140,14 +141,15 @@ def _training(lines: Lines, title: str) -> 'Figure':
     figure = new_figure((1.6 + 4.2 * len(kinds), 4.0), title)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     count = max(len(_blocks(lines, kind)) for kind in kinds)
-    shades = ScalarMappable(Normalize(1, max(count, 2)), colormaps['viridis'].resampled(256))
+    shades = ScalarMappable(Normalize(1, max(count, 2)), colormaps['viridis'])
+    colours = shades.to_rgba(np.arange(1, count + 1))
     steps = [step for step, _ in lines]
     for axes, kind in zip(panels, kinds, strict=True):
         heading, label = TRAINED_KINDS[kind]
-        for number, block in enumerate(_blocks(lines, kind), 1):
+        for block, colour in zip(_blocks(lines, kind), colours, strict=False):
             values = [figures.get(f'{kind}/{block}') for _, figures in lines]
             numbers = [float('nan') if x is None else x for x in values]
-            axes.plot(steps, numbers, color=shades.to_rgba(number), linewidth=1.2)
+            axes.plot(steps, numbers, color=colour, linewidth=1.2)
         axes.set_title(heading, fontsize='medium')
         axes.set(xlabel='step', ylabel=label)
         plain_log(axes)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 TEXT = 'How many paths of each length a residual net has, and how much gradient they carry.'
 EPILOG = (
-    'Example: resnet-jax analyze paths --workdir runs/digits --init. A path goes through the branch '
-    'of some blocks, its length, and through the shortcut of the others; the gradient is that of '
-    "the cross entropy at the stem's output, along this path alone. Source: arXiv 1605.06431."
+    'Example: resnet-jax analyze paths --workdir runs/digits --init. A path goes through the '
+    'branch of some blocks, as many as its length, and through the shortcut of the others; the '
+    "gradient is that of the cross entropy at the stem's output, along this path alone. Source: arXiv 1605.06431."
 )
 
 
@@ -77,11 +77,19 @@ def _printed(found: dict[str, Any]) -> str:
             length,
             f'{100 * found["share"][length]:.3g}',
             *(f'{net["gradient"][length]["mean"]:.3g}' for net in nets.values()),
-            *(f'{100 * net["effective"]["contribution"].get(length, 0):.3g}' for net in nets.values()),
+            *(
+                f'{100 * net["effective"]["contribution"].get(length, 0):.3g}'
+                for net in nets.values()
+            ),
         ]
         for length in found['gradient']
     ]
-    header = ['length', 'paths %', *(f'gradient ({n})' for n in nets), *(f'total % ({n})' for n in nets)]
+    header = [
+        'length',
+        'paths %',
+        *(f'gradient ({n})' for n in nets),
+        *(f'total % ({n})' for n in nets),
+    ]
     lines = [text.aligned(header, rows, text.terminal_width()), '']
     for name, net in nets.items():
         decay, effective = net['decay'], net['effective']
