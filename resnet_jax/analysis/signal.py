@@ -186,8 +186,8 @@ def study(network: Network, batches: Iterable[Batch]) -> dict[str, Any]:
         found, value, gradients = _measure(network, split, batch)
         # As a list, because JAX sorts the keys of a dict.
         for name, more in zip(found, jax.device_get(list(found.values())), strict=True):
-            n, mean, squares = (np.asarray(x, np.float64) for x in more)
-            new = Moments(float(n), mean, squares)
+            count, mean, squares = (np.asarray(x, np.float64) for x in more)
+            new = Moments(float(count), mean, squares)
             measured[name] = merged(measured[name], new) if name in measured else new
         exact = jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(gradients))
         sums = jax.tree.map(np.add, sums, exact) if sums else exact

@@ -15,7 +15,8 @@ TEXT = 'How many paths of each length a residual net has, and how much gradient 
 EPILOG = (
     'Example: resnet-jax analyze paths --workdir runs/digits --init. A path goes through the '
     'branch of some blocks, as many as its length, and through the shortcut of the others; the '
-    "gradient is that of the cross entropy at the stem's output, along this path alone. Source: arXiv 1605.06431."
+    "gradient is that of the cross entropy at the stem's output, along this path alone. "
+    'Source: arXiv 1605.06431.'
 )
 
 
