@@ -19,7 +19,7 @@ EPILOG = (
     'lesion --workdir runs/digits'
 )
 # Each is a file of resnet_jax/commands/analyses.
-KINDS = ('lesion', 'landscape', 'similarity', 'calibration')
+KINDS = ('lesion', 'paths', 'landscape', 'signal', 'similarity', 'calibration')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
