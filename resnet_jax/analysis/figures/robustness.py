@@ -12,8 +12,8 @@ from resnet_jax.figures import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURE = 0.85  # inches, of an example under one corruption
-_LABEL = 1.7  # inches, of the corruption's name
+PICTURE = 0.9  # inches, of an example under one corruption
+_LABEL = 1.3  # inches, of the corruption's name
 
 
 def draw(found: Mapping[str, Any], title: str) -> 'dict[str, Figure]':
@@ -67,6 +67,7 @@ def sheet(
     columns = (0, *severities)
     size = (_LABEL + PICTURE * len(columns), 0.8 + PICTURE * len(names))
     figure = new_figure(size, title)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore
     panels = figure.subplots(len(names), len(columns), squeeze=False)
     for row, name in zip(panels, names, strict=True):
         for axes, severity in zip(row, columns, strict=True):
@@ -76,7 +77,7 @@ def sheet(
             )
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-            if row is panels[0]:
+            if name == names[0]:
                 axes.set_title(f'severity {severity}' if severity else 'undamaged', size='small')
         row[0].set_ylabel(_shown(name, frost), rotation=0, ha='right', va='center', size='small')
     return figure
