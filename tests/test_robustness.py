@@ -36,7 +36,9 @@ def picture(side, channels=3):
     """Smooth shapes, edges and some noise; no black or white."""
     y, x = np.mgrid[:side, :side] / side
     planes = [0.5 + 0.3 * np.sin(9 * x * y + 2 * k) for k in range(3)]
-    image = 200 * np.stack(planes[:channels], axis=-1) + 30 * ((x - 0.5) ** 2 + y**2 < 0.2)[..., None]
+    image = (
+        200 * np.stack(planes[:channels], axis=-1) + 30 * ((x - 0.5) ** 2 + y**2 < 0.2)[..., None]
+    )
     noise = np.random.default_rng(0).integers(0, 20, image.shape)
     return (image + noise).clip(1, 254).astype(np.uint8)
 
@@ -68,8 +70,11 @@ def test_every_corruption_changes_images_of_every_size(name, side, channels):
 
 
 @pytest.mark.parametrize(
-    'name', ['gaussian_noise', 'shot_noise', 'impulse_noise', 'glass_blur', 'motion_blur', 'snow']
-    + ['frost', 'fog', 'elastic_transform'],
+    'name',
+    [
+        *('gaussian_noise', 'shot_noise', 'impulse_noise', 'glass_blur', 'motion_blur', 'snow'),
+        *('frost', 'fog', 'elastic_transform'),
+    ],
 )
 def test_random_numbers_belong_to_the_seed_the_severity_and_the_example(name):
     image = picture(32)
@@ -135,7 +140,9 @@ def test_closed_forms(side):
         bright = corrupt(image, 'brightness', severity)
         value = np.minimum(x.max(axis=2) + added[i], 1)
         assert np.abs(bright.max(axis=2) - 255 * value).max() <= 1.01
-        hues = [np.asarray(Image.fromarray(each).convert('HSV'))[..., :2] for each in (image, bright)]
+        hues = [
+            np.asarray(Image.fromarray(each).convert('HSV'))[..., :2] for each in (image, bright)
+        ]
         assert np.median(np.abs(hues[0].astype(int) - hues[1])) <= 2
         out = io.BytesIO()
         Image.fromarray(image).save(out, 'JPEG', quality=quality[i])
@@ -244,7 +251,12 @@ class Rewired:
 
     def __init__(self, rng):
         self.random = self
-        self._rng, self.normal, self.uniform, self.poisson = rng, rng.normal, rng.uniform, rng.poisson
+        self._rng, self.normal, self.uniform, self.poisson = (
+            rng,
+            rng.normal,
+            rng.uniform,
+            rng.poisson,
+        )
         self.randint = rng.integers
 
     def __getattr__(self, name):
@@ -268,8 +280,8 @@ def library(monkeypatch):
     return run
 
 
-# The library has the parameters of ImageNet-C, another elastic transform (of severities of its own),
-# another crop in the enlargements, pixels enlarged without a filter, and photographs of frost.
+# The library has the parameters of ImageNet-C; an elastic transform with its own parameters, another
+# crop in the enlargements, pixels enlarged without a filter, and photographs of frost.
 @pytest.mark.parametrize(
     ('name', 'tolerance'),
     [
@@ -293,7 +305,10 @@ def test_zoomed_corruptions_are_close_to_the_library(library):
         assert np.abs(found - library('zoom_blur', severity, image)).mean() < 2
     # Of noise, a pixel makes a difference: the amounts of snow are compared.
     for severity in SEVERITIES:
-        found, theirs = corrupt(image, 'snow', severity, SEED, INDEX), library('snow', severity, image)
+        found, theirs = (
+            corrupt(image, 'snow', severity, SEED, INDEX),
+            library('snow', severity, image),
+        )
         assert found.mean() == pytest.approx(theirs.mean(), abs=4)
         assert found.std() == pytest.approx(theirs.std(), rel=0.1)
 
@@ -323,7 +338,7 @@ def test_the_authors_glass_and_frost(library, monkeypatch):
 
 def test_bad_corruptions_are_refused():
     image = picture(32)
-    with pytest.raises(InputError, match="'motion_blr'.*motion_blur"):
+    with pytest.raises(InputError, match=r"'motion_blr'.*motion_blur"):
         corrupt(image, 'motion_blr', 1)
     with pytest.raises(InputError, match='severity must be from 1 to 5, got 6'):
         corrupt(image, 'fog', 6)
@@ -398,7 +413,9 @@ def test_the_batch_size_makes_no_difference(subject, found):
 
 
 def study_of(clean, **errors):
-    by_name = {name: {str(s): e for s, e in zip((1, 3), of, strict=True)} for name, of in errors.items()}
+    by_name = {
+        name: {str(s): e for s, e in zip((1, 3), of, strict=True)} for name, of in errors.items()
+    }
     return {'clean': clean, 'error': by_name}
 
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-MOST_SCORES = 2**27  # scores kept for the curves, 512 MiB: 50,000 examples of 1,000 classes fit twice
+MOST_SCORES = (
+    2**27
+)  # scores kept for the curves, 512 MiB: 50,000 examples of 1,000 classes fit twice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +53,12 @@ class Observer:
         mask: Bool[np.ndarray, ' n'] = np.asarray(batch['mask'])
         labels = np.asarray(batch['label'])[mask]
         x = np.asarray(logits, np.float64)[mask]
-        # As logarithms, in which probabilities close to 1 stay apart.
-        x = x - x.max(axis=1, keepdims=True)
-        x -= np.log(np.exp(x).sum(axis=1, keepdims=True))
         guessed, rows = x.argmax(axis=1), np.arange(len(x))
+        x -= x[rows, guessed][:, None]
+        others = np.exp(x)
+        others[rows, guessed] = 0
+        # As logarithms, in which probabilities close to 1 stay apart.
+        x -= np.log1p(others.sum(axis=1, keepdims=True))
         self._rows.append((labels, guessed, np.exp(x[rows, guessed]), np.exp(x[rows, labels])))
         self._scores.append(x[-self._found % self.every :: self.every].astype(np.float32))
         self._found += len(x)
@@ -91,7 +95,7 @@ class ConfusedPair(NamedTuple):
 
 
 def confused_pairs(predictions: Predictions, count: int) -> list[ConfusedPair]:
-    """The pairs of classes that are confused most often; of equal counts, the larger share first."""
+    """The pairs of classes confused most often; of equal counts, the larger share first."""
     sizes = np.bincount(predictions.labels)
     wrong = np.array(confident_mistakes(predictions, len(predictions.labels)), int)
     pairs = np.stack([predictions.labels[wrong], predictions.guessed[wrong]], axis=1)

@@ -193,8 +193,8 @@ def check_baseline(
     """
     if not _is_error(baseline.get('clean')) or not isinstance(baseline.get('error'), dict):
         raise InputError(
-            f'{where} is no baseline: it lacks the fields clean and error; give the robustness.json '
-            'of another model'
+            f'{where} is no baseline: it lacks the fields clean and error; give the '
+            'robustness.json of another model'
         )
     for name in names:
         errors = baseline['error'].get(name)

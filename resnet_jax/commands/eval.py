@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 TEXT = 'Evaluate the model of a run, or a published one.'
 EPILOG = (
     'Examples: resnet-jax eval --workdir runs/digits; PyTorch weights: resnet-jax eval --model '
-    'resnet50 --weights resnet50.pth --data folder:imagenet --split val; with a page of the mistakes: '
-    'resnet-jax eval --workdir runs/digits --report'
+    'resnet50 --weights resnet50.pth --data folder:imagenet --split val; with a page of the '
+    'mistakes: resnet-jax eval --workdir runs/digits --report'
 )
 
 

@@ -23,12 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--report',
         nargs='?',
-        type=Path,
-        const=Path(),
+        const=True,
         metavar='DIR',
         help='write a page with the most confident mistakes, the most confused classes and the ROC '
-        'and precision-recall curves of each class; default: report_SPLIT in the workdir, or in the '
-        'current folder without a run',
+        'and precision-recall curves of each class; default: report_SPLIT in the workdir, or in '
+        'the current folder without a run',
     )
     parser.add_argument(
         '--mistakes', type=int, default=24, metavar='N', help='shown on that page (default: 24)'
@@ -47,7 +46,7 @@ def prepare(options: argparse.Namespace, split: str) -> Path | None:
         return None
     plain = ''.join(c if c.isalnum() else '_' for c in split)
     default = (options.workdir or Path('.')) / f'report_{plain}'
-    folder: Path = default if options.report == Path() else options.report
+    folder = default if options.report is True else Path(options.report)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / '.try').touch()

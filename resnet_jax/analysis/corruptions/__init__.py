@@ -1,14 +1,14 @@
 """The fifteen common corruptions of images, at five severities, as rows of a table.
 
-Source: Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common corruptions
-and perturbations", arXiv 1903.12261, section 3 and appendix B. Parameters and steps are those of the
-programs that made the published sets CIFAR-10-C and ImageNet-C (github.com/hendrycks/robustness,
-make_cifar_c.py and make_imagenet_c.py); the code here is written anew, with NumPy, SciPy and Pillow.
-What differs from the published sets:
+Source: Hendrycks and Dietterich 2019, "Benchmarking neural network robustness to common
+corruptions and perturbations", arXiv 1903.12261, section 3 and appendix B. Parameters and steps are
+those of the programs that made the published sets CIFAR-10-C and ImageNet-C
+(github.com/hendrycks/robustness, make_cifar_c.py and make_imagenet_c.py); the code is our own, with
+NumPy, SciPy and Pillow. What differs from the published sets:
 
 - Random numbers are others, so the images are other samples of the same distributions.
-- Frost adds photographs of frost that are not part of this package: by default a texture is computed
-  instead, see `weather.procedural_frost`. Its error is not that of the published frost.
+- Frost adds photographs of frost that are not part of this package: by default a texture is
+  computed instead, see `weather.procedural_frost`. Its error is not that of the published frost.
 - ImageNet-C was stored as JPEG files of quality 85 after its corruption; here nothing is stored.
 
 As in the published sets, images are corrupted after resize and crop, as uint8 at the size of the

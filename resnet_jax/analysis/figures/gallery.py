@@ -31,7 +31,9 @@ def draw(curves: Mapping[str, Curves], title: str) -> 'dict[str, Figure]':
     ):
         label = figure_text(shortened(printable(name), _LONGEST_NAME))
         look = {'color': colour, 'linewidth': 1.4, 'linestyle': (0, dashes) if dashes else '-'}
-        axes.plot(each.false_positives, each.true_positives, label=f'{label}  {each.auc:.3f}', **look)
+        axes.plot(
+            each.false_positives, each.true_positives, label=f'{label}  {each.auc:.3f}', **look
+        )
         other.step(
             each.recall,
             each.precision,
@@ -39,7 +41,7 @@ def draw(curves: Mapping[str, Curves], title: str) -> 'dict[str, Figure]':
             label=f'{label}  {each.average_precision:.3f}',
             **look,
         )
-    _finish(axes, 'share of the other classes that is accepted', 'share of the class', 'area')
+    _finish(axes, 'false positive rate', 'true positive rate', 'area')
     _finish(other, 'recall', 'precision', 'average precision')
     return {'roc': roc, 'precision_recall': recall}
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 TEXT = 'The error under fifteen corruptions, such as noise, blur and fog, at five severities.'
 EPILOG = (
     'Example: resnet-jax analyze robustness --workdir runs/digits --severities 1,3,5. Images are '
-    'corrupted after resize and crop; up to 64 pixels with the parameters of CIFAR-10-C, above with '
-    'those of ImageNet-C. Source: arXiv 1903.12261.'
+    'corrupted after resize and crop; up to 64 pixels with the parameters of CIFAR-10-C, above '
+    'with those of ImageNet-C. Source: arXiv 1903.12261.'
 )
 
 
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--baseline',
         type=Path,
         metavar='FILE',
-        help="robustness.json of another model on the same examples: gives mCE and relative mCE, the "
-        "errors as shares of that model's",
+        help='robustness.json of another model on the same examples: gives mCE and relative mCE, '
+        "the errors as shares of that model's",
     )
     parser.add_argument(
         '--examples',

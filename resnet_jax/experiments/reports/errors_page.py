@@ -63,7 +63,7 @@ def errors_page(
             'pairs_note': '' if pairs else none,
             'tables': '\n'.join(map(html_table, tables)),
             'plots': '\n'.join(
-                f'<img alt="{_text(name)}" src="{_uri(path.read_bytes(), "png")}">'
+                f'<figure><img alt="{_text(name)}" src="{_uri(path.read_bytes(), "png")}"></figure>'
                 for name, path in plots.items()
             ),
             'facts': '\n'.join(
