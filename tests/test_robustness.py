@@ -280,8 +280,8 @@ def library(monkeypatch):
     return run
 
 
-# The library has the parameters of ImageNet-C; an elastic transform with its own parameters, another
-# crop in the enlargements, pixels enlarged without a filter, and photographs of frost.
+# The library has the parameters of ImageNet-C; an elastic transform with its own parameters,
+# another crop in the enlargements, pixels enlarged without a filter, and photographs of frost.
 @pytest.mark.parametrize(
     ('name', 'tolerance'),
     [

@@ -65,8 +65,11 @@ class Observer:
 
     def predictions(self) -> Predictions:
         """Of all batches so far."""
-        columns = (np.concatenate(column) for column in zip(*self._rows, strict=True))
-        return Predictions(*columns, np.concatenate(self._scores), self.every)
+        labels, guessed, confidence, of_label = (
+            np.concatenate(column) for column in zip(*self._rows, strict=True)
+        )
+        scores = np.concatenate(self._scores)
+        return Predictions(labels, guessed, confidence, of_label, scores, self.every)
 
 
 def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
@@ -76,7 +79,8 @@ def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
     return [int(i) for i in wrong[order[:count]]]
 
 
-class ConfusedPair(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ConfusedPair:
     """A class that is taken for another.
 
     Attributes:

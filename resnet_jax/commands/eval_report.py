@@ -1,6 +1,7 @@
 """The report of `resnet-jax eval --report`: a page with the mistakes, and its files."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,12 @@ def write(
             for i in mistakes
         ],
         'confused': [
-            {**p._asdict(), 'true': names[p.true], 'predicted': names[p.predicted]} for p in pairs
+            {
+                **dataclasses.asdict(pair),
+                'true': names[pair.true],
+                'predicted': names[pair.predicted],
+            }
+            for pair in pairs
         ],
         'curves_n': len(predictions.scores),
         'report': str(folder / 'report.html'),
@@ -233,7 +239,11 @@ def _pair_cards(whole: Mapping[str, Any], images: Mapping[int, Any]) -> 'list[Ca
             images[each['example']],
             [
                 ('', f'{each["true"]} taken for {each["predicted"]}'),
-                ('', f'{each["count"]:,} times, {100 * each["share"]:.1f} % of {each["true"]}'),
+                (
+                    '',
+                    f'{each["count"]:,} image{"s" * (each["count"] > 1)}, '
+                    f'{100 * each["share"]:.1f} % of {each["true"]}',
+                ),
                 ('note', f'shown: example {each["example"]}'),
             ],
         )

@@ -1,13 +1,14 @@
 """Curves of each class against the rest."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.analysis.gallery import Curves
 from resnet_jax.figures import figure_text, new_figure, styles
 from resnet_jax.text import printable, shortened
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 20  # in one figure
@@ -30,7 +31,11 @@ def draw(curves: Mapping[str, Curves], title: str) -> 'dict[str, Figure]':
         curves.items(), styles(list(curves)).values(), strict=True
     ):
         label = figure_text(shortened(printable(name), _LONGEST_NAME))
-        look = {'color': colour, 'linewidth': 1.4, 'linestyle': (0, dashes) if dashes else '-'}
+        look: dict[str, Any] = {
+            'color': colour,
+            'linewidth': 1.4,
+            'linestyle': (0, dashes) if dashes else '-',
+        }
         axes.plot(
             each.false_positives, each.true_positives, label=f'{label}  {each.auc:.3f}', **look
         )
@@ -46,10 +51,7 @@ def draw(curves: Mapping[str, Curves], title: str) -> 'dict[str, Figure]':
     return {'roc': roc, 'precision_recall': recall}
 
 
-def _finish(axes: object, x: str, y: str, figure: str) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
+def _finish(axes: 'Axes', x: str, y: str, figure: str) -> None:
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x, ylabel=y)
     axes.set_aspect('equal')
     axes.grid(alpha=0.3)
