@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from resnet_jax.text import Table
 
 PAIRS = 12  # of confused classes
+_DEFAULT = Path('report_SPLIT')  # what --report alone stands for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--report',
         nargs='?',
-        const=True,
+        type=Path,
+        const=_DEFAULT,
         metavar='DIR',
         help='write a page with the most confident mistakes, the most confused classes and the ROC '
         'and precision-recall curves of each class; default: report_SPLIT in the workdir, or in '
@@ -47,7 +49,7 @@ def prepare(options: argparse.Namespace, split: str) -> Path | None:
         return None
     plain = ''.join(c if c.isalnum() else '_' for c in split)
     default = (options.workdir or Path('.')) / f'report_{plain}'
-    folder = default if options.report is True else Path(options.report)
+    folder: Path = default if options.report == _DEFAULT else options.report
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / '.try').touch()
@@ -91,25 +93,8 @@ def write(
     pairs = gallery.confused_pairs(predictions, PAIRS)
     files = _file_names(source, mistakes)
     added: dict[str, Any] = {
-        'classes': {
-            name: {
-                **of,
-                'auc': None if (each := curves[i]) is None else each.auc,
-                'average_precision': None if each is None else each.average_precision,
-            }
-            for i, (name, of) in enumerate(result['classes'].items())
-        },
-        'mistakes': [
-            {
-                'index': i,
-                'file': files[i],
-                'true': names[predictions.labels[i]],
-                'predicted': names[predictions.guessed[i]],
-                'confidence': float(predictions.confidence[i]),
-                'probability_of_true': float(predictions.of_label[i]),
-            }
-            for i in mistakes
-        ],
+        'classes': _with_areas(result['classes'], curves),
+        'mistakes': [_mistake(predictions, i, files[i], names) for i in mistakes],
         'confused': [
             {
                 **dataclasses.asdict(pair),
@@ -127,6 +112,32 @@ def write(
     page = _page(trained, source, whole, images, plots)
     write_texts(folder, {'report.json': json_text(whole, indent=1) + '\n', 'report.html': page})
     return added
+
+
+def _with_areas(
+    classes: Mapping[str, Mapping[str, Any]], curves: 'Mapping[int, Curves | None]'
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            **of,
+            'auc': None if (each := curves[i]) is None else each.auc,
+            'average_precision': None if each is None else each.average_precision,
+        }
+        for i, (name, of) in enumerate(classes.items())
+    }
+
+
+def _mistake(
+    predictions: 'Predictions', index: int, file: str | None, names: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        'index': index,
+        'file': file,
+        'true': names[predictions.labels[index]],
+        'predicted': names[predictions.guessed[index]],
+        'confidence': float(predictions.confidence[index]),
+        'probability_of_true': float(predictions.of_label[index]),
+    }
 
 
 def _file_names(source: 'Source', indices: Sequence[int]) -> dict[int, str | None]:
@@ -187,7 +198,6 @@ def _page(
     images: Mapping[int, Any],
     plots: Mapping[str, Path],
 ) -> str:
-    import resnet_jax
     from resnet_jax.experiments.reports.document import timestamp
     from resnet_jax.experiments.reports.errors_page import errors_page
 
@@ -201,7 +211,6 @@ def _page(
         ('model', trained.title),
         ('data', f'{source.name} {source.split}, {n:,} images'),
         ('scored over', f'{whole["over"]} classes'),
-        ('version', f'resnet-jax {resnet_jax.__version__}'),
         ('written', timestamp(None)),
     ]
     return errors_page(
