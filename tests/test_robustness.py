@@ -25,6 +25,7 @@ from resnet_jax.analysis.corruptions import (
     weather,
 )
 from resnet_jax.analysis.examples import Examples
+from resnet_jax.cli import main
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.training.evaluate import evaluate, make_eval_step
@@ -453,15 +454,13 @@ def test_a_baseline_must_fit(tmp_path):
         check({'clean': 1.5, 'error': {}})
 
 
-def test_the_command_compares_with_a_baseline(tmp_path):
+def test_the_command_compares_with_a_baseline(tmp_path, ask, capsys):
     run, out = tmp_path / 'run', tmp_path / 'out'
     made = command('train', *flags(), '--workdir', run)
     assert made.returncode == 0, made.stderr
-    evaluated = json.loads(command('eval', '--workdir', run, '--json').stdout)
+    evaluated = ask('eval', '--workdir', run)
     options = ('--workdir', run, '--corruptions', 'contrast,frost', '--severities', '1,5')
-    done = command('analyze', 'robustness', *options, '--json')
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = ask('analyze', 'robustness', *options)
     assert found['clean'] == pytest.approx(1 - evaluated['top1'])
     assert list(found['error']['frost']) == ['1', '5'] and found['mce'] is None
     assert found['frost'] == 'procedural' and 'not the photographs' in found['notes'][0]
@@ -470,11 +469,18 @@ def test_the_command_compares_with_a_baseline(tmp_path):
     for name in ('errors.png', 'errors.svg', 'example_0.png'):
         assert (folder / name).stat().st_size > 1000
     baseline = ('--baseline', folder / 'robustness.json')
-    done = command('analyze', 'robustness', *options, *baseline, '--out', out)
-    assert done.returncode == 0, done.stderr
-    assert 'relative CE %' in done.stdout and 'not the photographs' in done.stdout
+
+    def analyze(*arguments):
+        code = main(['analyze', 'robustness', *map(str, arguments)])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    code, said = analyze(*options, *baseline, '--out', out)
+    assert code == 0 and 'relative CE %' in said and 'not the photographs' in said
     assert json.loads((out / 'robustness.json').read_text())['mce'] == pytest.approx(1)
-    wrong = command('analyze', 'robustness', *options, *baseline, '--seed', 1)
-    assert wrong.returncode == 2 and 'has seed 0, and this analysis 1' in wrong.stderr
-    wrong = command('analyze', 'robustness', '--workdir', run, '--corruptions', 'fogg')
-    assert wrong.returncode == 2 and "did you mean 'fog'" in wrong.stderr
+    code, said = analyze(*options, *baseline, '--seed', 1)
+    assert code == 2 and 'has seed 0, and this analysis 1' in said
+    code, said = analyze('--workdir', run, '--corruptions', 'fogg')
+    assert code == 2 and "did you mean 'fog'" in said
+    code, said = analyze('--workdir', run, '--severities', '0,1')
+    assert code == 2 and '--severities takes numbers from 1 to 5' in said
