@@ -19,7 +19,10 @@ EPILOG = (
     'lesion --workdir runs/digits'
 )
 # Each is a file of resnet_jax/commands/analyses.
-KINDS = ('lesion', 'paths', 'landscape', 'signal', 'similarity', 'calibration')
+KINDS = (
+    *('lesion', 'paths', 'landscape', 'signal', 'similarity'),
+    *('calibration', 'robustness'),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

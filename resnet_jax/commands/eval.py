@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands import data_options, model_options
+from resnet_jax.commands import data_options, eval_report, model_options
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.json_files import json_text
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 TEXT = 'Evaluate the model of a run, or a published one.'
 EPILOG = (
     'Examples: resnet-jax eval --workdir runs/digits; PyTorch weights: resnet-jax eval --model '
-    'resnet50 --weights resnet50.pth --data folder:imagenet --split val'
+    'resnet50 --weights resnet50.pth --data folder:imagenet --split val; with a page of the '
+    'mistakes: resnet-jax eval --workdir runs/digits --report'
 )
 
 
@@ -47,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='where --per-class draws it; default: confusion_SPLIT.png in the workdir, or in the '
         'current folder without a run',
     )
+    eval_report.add_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
 def run(options: argparse.Namespace) -> None:
     """Evaluates the model and prints the figures."""
+    from resnet_jax.analysis.gallery import Observer
     from resnet_jax.inference.class_matching import match_classes
     from resnet_jax.inference.trained import evaluate_trained
     from resnet_jax.records.writers import signs_of_life
@@ -73,23 +76,30 @@ def run(options: argparse.Namespace) -> None:
         notes.append(f'scored over {of}; the data has {len(matched):,} of {len(model_names):,}')
     for remark in notes:
         text.note(remark)
+    folder = eval_report.prepare(options, source.split)
+    observer = None if folder is None else Observer(len(source), len(classes))
     with signs_of_life(f'evaluating {len(source):,} images'):
         figures, sums = evaluate_trained(
-            trained, source, chosen.batch_size, chosen.workers, classes
+            trained, source, chosen.batch_size, chosen.workers, classes, observer
         )
     about = {'data': source.name, 'split': source.split, 'over': options.over}
     result: dict[str, Any] = {**trained.origin, **about, **figures}
     failed = None
-    if options.per_class:
-        names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]
+    names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]
+    if options.per_class or folder:
         result |= _by_class(source.class_names, sums['confusion'])
+    if folder and observer:
+        result |= eval_report.write(
+            folder, options.mistakes, trained, source, names, observer.predictions(), result
+        )
+    if options.per_class:
         path, failed = _draw(options, source, trained.title, names, sums['confusion'])
         result['confusion_png'] = None if failed else str(path)
     if options.json:
         print(json_text(result))
     else:
         title = f'{trained.title}, on {source.name} {source.split}: {figures["n"]} images'
-        _print_figures(title, result, len(classes))
+        _print_figures(title, result, len(classes), options.per_class)
     if failed:  # the figures are worth more than their picture
         raise RunError(failed)
 
@@ -105,7 +115,7 @@ def _check_confusion(options: argparse.Namespace) -> None:
     plots.check_writable(options.confusion, '--confusion')
 
 
-def _print_figures(title: str, result: dict[str, Any], classes: int) -> None:
+def _print_figures(title: str, result: dict[str, Any], classes: int, per_class: bool) -> None:
     width = text.terminal_width()
     print(text.paragraph(title, width, '  '))
     rows = [
@@ -115,10 +125,12 @@ def _print_figures(title: str, result: dict[str, Any], classes: int) -> None:
         ('calibration error', f'{100 * result["ece"]:.2f} % (15 bins)'),
     ]
     print(text.pairs(rows, width))
-    if 'classes' in result:
+    if per_class:
         print(f'\n{_class_table(result["classes"], width)}')
     if result.get('confusion_png'):
         print(f'\nconfusion matrix: {result["confusion_png"]}')
+    if 'report' in result:
+        print(f'\nreport: {result["report"]}')
 
 
 def _by_class(

@@ -11,13 +11,14 @@ from resnet_jax.data.loader import (
     batch_indices,
     batch_positions,
     epoch_order,
+    eval_batch,
     eval_batches,
     load_arrays,
     rows,
     train_batches,
 )
 from resnet_jax.data.preprocessing import MOST_CHANNELS, Preprocessing, fit_mean, fit_std
-from resnet_jax.data.read_ahead import default_workers, usable_cores
+from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
@@ -49,6 +50,7 @@ __all__ = [
     'decode_image',
     'default_workers',
     'epoch_order',
+    'eval_batch',
     'eval_batches',
     'example_keys',
     'find_images',
@@ -65,6 +67,7 @@ __all__ = [
     'printable',
     'random_crop',
     'random_flip',
+    'read_ahead',
     'read_labels',
     'rows',
     'split_sizes',

@@ -208,8 +208,7 @@ def eval_batches(
     """
     if batch_size < 1:
         raise InputError(f'batch_size must be positive, not {batch_size}')
-    source = source.with_bands(preprocessing.channels)
-    make = functools.partial(_eval_batch, source, preprocessing, batch_size, part)
+    make = functools.partial(eval_batch, source, preprocessing, batch_size, part=part)
     return read_ahead(make, 0, -(-len(source) // batch_size), workers)
 
 
@@ -248,17 +247,26 @@ def _train_batch(
     return batch
 
 
-def _eval_batch(
+def eval_batch(
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
-    part: tuple[int, int],
     number: int,
+    part: tuple[int, int] = (0, 1),
 ) -> Batch:
+    """Reads one batch of `eval_batches`.
+
+    Args:
+      source: the split.
+      preprocessing: its `prepare` is applied to each image.
+      batch_size: examples a batch.
+      number: of the batch, from 0.
+      part: as in `train_batches`.
+    """
     here = range(number * batch_size, (number + 1) * batch_size)[rows(batch_size, part)]
     batch = _empty_batch(len(here), preprocessing)
     size, here = len(here), here[: max(0, len(source) - here.start)]
-    for i, example in enumerate(source.take(here)):
+    for i, example in enumerate(source.with_bands(preprocessing.channels).take(here)):
         batch['image'][i] = preprocessing.prepare(example['image'])
         batch['label'][i] = example['label']
     return batch | {'mask': np.arange(size) < len(here)}

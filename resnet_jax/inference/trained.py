@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ def evaluate_trained(
     batch_size: int,
     workers: int | None = None,
     classes: Sequence[int] | None = None,
+    observe: Callable[[dict[str, Any], Any], None] | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Evaluates a model on a split, with the preprocessing and precision of its training.
 
@@ -102,14 +103,26 @@ def evaluate_trained(
       workers: number of reading processes; None: what suits the machine.
       classes: the model's classes that count, those of the labels first; None: all, and the labels
         are the model's.
+      observe: called with each batch and the logits of the classes that count.
 
     Returns:
       As `evaluate.evaluate`: the figures, and the sums that they come from.
     """
     workers = data.default_workers() if workers is None else workers
+    step = make_eval_step(
+        trained.model, trained.preprocessing, classes=classes, with_outputs=observe is not None
+    )
+
+    def observed(variables: Any, batch: dict[str, Any]) -> Any:
+        if observe is None:
+            return step(variables, batch)
+        sums, outputs = step(variables, batch)
+        observe(batch, outputs)
+        return sums
+
     with matmul_precision(trained.matmul_precision):
         return evaluate(
-            make_eval_step(trained.model, trained.preprocessing, classes=classes),
+            observed,
             trained.variables,
             data.eval_batches(source, trained.preprocessing, batch_size, workers),
         )

@@ -22,21 +22,24 @@ def make_eval_step(
     task: Task = TASKS['classification'],
     level: int | None = None,
     classes: Sequence[int] | None = None,
+    with_outputs: bool = False,
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
     `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
     [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
     `classes` are the outputs that count, in the order of the labels; None: all, in their own order.
+    `with_outputs` gives (sums, outputs).
     """
 
     @functools.partial(jit, level=level, out_shardings=sharding)
-    def eval_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+    def eval_step(variables: Any, batch: dict[str, Array]) -> Any:
         images = preprocessing.normalize(batch['image'])
         outputs: Any = model.apply(variables, images, train=False)
         if classes is not None:
             outputs = outputs[..., np.asarray(classes)]
-        return task.eval_sums(outputs, task.targets(batch), batch['mask'])
+        sums = task.eval_sums(outputs, task.targets(batch), batch['mask'])
+        return (sums, outputs) if with_outputs else sums
 
     return eval_step
 

@@ -126,7 +126,7 @@ def to_html(
         'curves_title': html.escape(curves[0]),
         'curves_note': html.escape(curves[1]),
         'finals_hidden': '' if finals else ' hidden',
-        'tables': '\n'.join(map(_table, document.tables)),
+        'tables': '\n'.join(map(html_table, document.tables)),
         'lists': '\n'.join(_list(title, items) for title, items in document.lists),
         'facts': '\n'.join(
             f'<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>'
@@ -138,8 +138,13 @@ def to_html(
         ),
         'data': embedded({**charts, 'finals': finals}),
     }
+    return filled(TEMPLATE, parts)
+
+
+def filled(template: Path, parts: Mapping[str, str]) -> str:
+    """A template with HTML in the place of each `{{name}}`."""
     # In one pass, so that a part that looks like a placeholder stays as it is.
-    return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], TEMPLATE.read_text())
+    return re.sub(r'\{\{(\w+)\}\}', lambda match: parts[match[1]], template.read_text())
 
 
 def embedded(data: Any) -> str:
@@ -155,7 +160,8 @@ def _list(title: str, items: Iterable[str]) -> str:
     return f'<h2>{html.escape(title)}</h2>\n<ul>{entries}</ul>'
 
 
-def _table(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A table as HTML, with its title and notes."""
     columns = range(1, len(table.header))
     kinds = ['', *(' class="number"' if table.is_numeric(i) else '' for i in columns)]
     head = ''.join(
