@@ -19,7 +19,7 @@ EPILOG = (
     'lesion --workdir runs/digits'
 )
 # Each is a file of resnet_jax/commands/analyses.
-KINDS = ('lesion',)
+KINDS = ('lesion', 'attribution')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
