@@ -111,7 +111,11 @@ def _compiled_logits(model: ResNet) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _compiled_scores(model: ResNet) -> Any:
-    return jit(lambda v, x, targets: of_targets(model.apply(v, x, train=False), targets))
+    def scores(variables: Variables, images: Array, targets: Array) -> Array:
+        logits: Any = model.apply(variables, images, train=False)
+        return of_targets(logits, targets)
+
+    return jit(scores)
 
 
 @functools.lru_cache(maxsize=16)

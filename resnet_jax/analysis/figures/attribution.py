@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 1.5  # inches
+MOST_COLUMNS = 8  # of a contact sheet of few methods
 MOST_PIXELS = 384  # longer side of an image in the picture
 MAP_SIDE = 224  # pixels of a drawn map
 PERCENTILE = 99.5  # of a signed map's magnitudes, beyond which colours do not change
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     Attributes:
       image: as it was before its preprocessing.
       box: of what the model sees of it, in its pixels.
+      input_size: side of the model's input, pixels.
       maps: by method, raw.
       true, predicted: names of classes.
       confidence: probability of the predicted class.
@@ -40,14 +42,16 @@ class Row(NamedTuple):
 
     image: UInt8[np.ndarray, 'height width c']
     box: Box
+    input_size: int
     maps: Mapping[str, Float[np.ndarray, 'h w']]
     true: str
     predicted: str
     confidence: float
 
 
-def crop_box(height: int, width: int, preprocessing: Preprocessing) -> Box:
-    """What `Preprocessing.prepare` leaves of an image, in the image's own pixels."""
+def crop_box(shape: tuple[int, ...], preprocessing: Preprocessing) -> Box:
+    """What `Preprocessing.prepare` leaves of an image of a shape, in the image's own pixels."""
+    height, width = shape[:2]
     size = preprocessing.image_size
     resize = size if preprocessing.resize is None else preprocessing.resize
     ends = []
@@ -78,20 +82,26 @@ def draw(found: Mapping[str, Any], rows: Sequence[Row], title: str) -> 'dict[str
 def _sheet(rows: Sequence[Row], title: str) -> 'Figure':
     methods = list(rows[0].maps)
     columns = 2 + len(methods)
-    size = (max(6.0, CELL * columns + 0.3), CELL * len(rows) + 1.4)
-    figure = new_figure(size, title)
-    panels = figure.subplots(len(rows), columns, squeeze=False)
+    # Of few methods, several examples beside each other.
+    across = max(1, min(MOST_COLUMNS // columns, len(rows)))
+    down = -(-len(rows) // across)
+    figure = new_figure((max(7.0, CELL * columns * across), CELL * down + 1.6), title)
+    panels = figure.subplots(down, across * columns, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
-    for row, (words, picture, *others) in zip(rows, panels, strict=True):
+    groups = panels.reshape(down, across, columns)
+    for i, row in enumerate(rows):
+        words, picture, *others = groups[i // across, i % across]
         _caption(words, row)
         _image(picture, row, np.asarray(_rgb(row.image)))
         for name, axes in zip(methods, others, strict=True):
             _overlay(axes, row, name)
-    panels[0, 1].set_title('image', size='small')
-    for name, axes in zip(methods, panels[0, 2:], strict=True):
-        axes.set_title(METHODS[name].title, size='small')
-    _colour_bars(figure, panels[:, 2:].ravel().tolist(), methods)
+    for top in groups[0]:
+        for axes, head in zip(
+            top[1:], ('image', *(METHODS[name].title for name in methods)), strict=True
+        ):
+            axes.set_title(head, size='small')
+    _colour_bars(figure, panels.ravel().tolist(), methods)
     return figure
 
 
@@ -130,13 +140,14 @@ def _overlay(axes: 'Axes', row: Row, method: str) -> None:
 
     grey = np.asarray(_rgb(row.image).convert('L'), np.float32) / 255
     _image(axes, row, np.repeat((0.25 + 0.7 * grey)[..., None], 3, axis=2))
-    raw = row.maps[method]
-    values = enlarged(raw[None], max(MAP_SIDE, *raw.shape))[0]
+    values = row.maps[method]
+    if len(values) < row.input_size:  # else of pixels, and drawn as they are
+        values = enlarged(values[None], max(MAP_SIDE, row.input_size))[0]
     shades, strength = _scaled(values, METHODS[method].signed)
     colours = matplotlib.colormaps[SIGNED if METHODS[method].signed else UNSIGNED](shades)
-    colours[..., 3] = 0.85 * strength
+    colours[..., 3] = strength
     left, top, right, bottom = row.box
-    axes.imshow(colours, extent=(left, right, bottom, top), interpolation='bilinear')
+    axes.imshow(colours, extent=(left, right, bottom, top), interpolation='antialiased')
     height, width = row.image.shape[:2]
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
@@ -147,9 +158,9 @@ def _scaled(values: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
     if signed:
         limit = np.percentile(np.abs(values), PERCENTILE) or np.abs(values).max() or 1.0
         relative = np.clip(values / limit, -1, 1)
-        return 0.5 + 0.5 * relative, np.sqrt(np.abs(relative))
+        return 0.5 + 0.5 * relative, 0.25 + 0.6 * np.abs(relative)
     relative = np.clip(values, 0, None) / (values.max() if values.max() > 0 else 1.0)
-    return relative, np.sqrt(relative)
+    return relative, 0.85 * np.sqrt(relative)
 
 
 def _rgb(image: np.ndarray) -> Image.Image:
@@ -165,20 +176,19 @@ def _colour_bars(figure: 'Figure', axes: 'list[Axes]', methods: Sequence[str]) -
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    kinds = {METHODS[name].signed for name in methods}
-    for signed in sorted(kinds):
+    kinds = sorted({METHODS[name].signed for name in methods})
+    words = {-1: 'against the class', 0: '0', 1: 'for the class'}
+    for signed in kinds:
         scale = ScalarMappable(Normalize(-signed, 1), SIGNED if signed else UNSIGNED)
-        bar = figure.colorbar(
-            scale, ax=axes, location='bottom', aspect=40, shrink=0.9, pad=0.01, fraction=0.02
-        )
+        bar = figure.colorbar(scale, ax=axes, location='bottom', aspect=50, shrink=0.5, pad=0.01)
         ticks = [-1, 0, 1] if signed else [0, 1]
-        words = {-1: 'against the class', 0: '0', 1: 'for the class'}
         bar.set_ticks(ticks, labels=[words[tick] for tick in ticks], size='x-small')
-        bar.set_label('relative to the largest value of the map', size='x-small')
+        if signed == kinds[0]:
+            bar.set_label('relative to the largest value of each map', size='x-small')
 
 
 def _curves(found: Mapping[str, Any], title: str) -> 'Figure':
-    figure = new_figure((9.5, 4.4), title)
+    figure = new_figure((9.5, 4.4 + 0.1 * len(found['deletion'])), title)
     panels = figure.subplots(1, 2, sharey=True)
     looks = styles([name for name in found['deletion'] if name != RANDOM])
     share = [100 * x for x in found['curves']['fraction']]
@@ -201,7 +211,8 @@ def _curves(found: Mapping[str, Any], title: str) -> 'Figure':
         axes.set_title(kind, size='medium')
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-        axes.legend(title='area', frameon=False, fontsize='small', title_fontsize='small')
+        look = {'frameon': False, 'fontsize': 'small', 'title_fontsize': 'small', 'ncols': 2}
+        axes.legend(title='area', loc='upper center', bbox_to_anchor=(0.5, -0.15), **look)
     panels[0].set_ylabel('mean probability of the class')
     panels[0].set_ylim(0, 1)
     return figure

@@ -135,13 +135,12 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     first = maps[options.method[0]]
     if first.size <= _MOST_NUMBERS:
         figures['maps'] = first.tolist()
-    classes = subject.trained.preprocessing.class_names
     pictures = draw(
         figures,
         _rows(options.images, subject, maps, figures),
-        subject.title + _explained(options, layer),
+        f'{subject.title}; {_explained(options, layer)}',
     )
-    save = functools.partial(_save, maps, labels, logits.argmax(axis=1), targets, classes)
+    save = functools.partial(_save, maps, labels, logits.argmax(axis=1), targets, _names(subject))
     return Report(figures, _printed(figures), pictures, {'attribution.npz': save})
 
 
@@ -181,11 +180,21 @@ def _target(given: str, subject: 'Subject') -> Any:
         return lambda labels, predicted: labels
     if given == 'predicted':
         return lambda labels, predicted: predicted
-    names = subject.trained.preprocessing.class_names
+    names = _names(subject)
     number = class_finder(names)(given)
     if number is None:
         raise unknown_name('target', given, ['true', 'predicted', *names])
     return lambda labels, predicted: np.full_like(labels, number)
+
+
+def _names(subject: 'Subject') -> tuple[str, ...]:
+    """The names of the model's classes; where the weights give none, those of the data."""
+    names = list(subject.trained.preprocessing.class_names)
+    if names == [str(i) for i in range(len(names))]:
+        examples = subject.examples
+        for number, name in zip(examples.classes, examples.source.class_names, strict=True):
+            names[number] = name
+    return tuple(names)
 
 
 def _baseline(name: str, subject: 'Subject') -> 'Array':
@@ -203,7 +212,7 @@ def _examples(
     """What is known of each example, by the names of classes, and the accuracy."""
     import numpy as np
 
-    names = subject.trained.preprocessing.class_names
+    names = _names(subject)
     predicted = logits.argmax(axis=1)
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     confidence = shifted.max(axis=1) / shifted.sum(axis=1)
@@ -281,7 +290,8 @@ def _rows(
     return [
         Row(
             image=original['image'],
-            box=crop_box(*original['image'].shape[:2], preprocessing),
+            box=crop_box(original['image'].shape, preprocessing),
+            input_size=preprocessing.image_size,
             maps={name: each[i] for name, each in maps.items()},
             **{key: figures['examples'][i][key] for key in ('true', 'predicted', 'confidence')},
         )
@@ -292,7 +302,7 @@ def _rows(
 def _explained(options: argparse.Namespace, layer: str) -> str:
     """The end of the pictures' title."""
     words = {'true': 'the true class', 'predicted': 'the predicted class'}
-    return f'; logit of {words.get(options.target, options.target)}, layer {layer}'
+    return f'logit of {words.get(options.target, options.target)}, layer {layer}'
 
 
 def _save(
