@@ -316,15 +316,13 @@ def explain(
     start = 0
     for batch in batches:
         n = int(batch.mask.sum())
-        chosen = np.zeros(len(batch.mask), np.int32)
-        chosen[batch.mask] = targets[start : start + n]
         case = Case(
             unrolled(model),
             layer,
             variables,
             batch.images,
-            jnp.asarray(chosen),
-            np.arange(start, start + len(chosen)),
+            jnp.asarray(padded(targets[start : start + n], batch.mask), jnp.int32),
+            np.arange(start, start + len(batch.mask)),
             baseline,
             settings or Settings(),
         )
@@ -333,6 +331,13 @@ def explain(
             found[name].append(np.asarray(maps, np.float32)[batch.mask])
         start += n
     return {name: np.concatenate(maps) for name, maps in found.items()}
+
+
+def padded(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The values of a batch's examples, with zeros for its padding, so that it has one shape."""
+    found = np.zeros((len(mask), *values.shape[1:]), values.dtype)
+    found[mask] = values
+    return found
 
 
 def enlarged(maps: Float[np.ndarray, 'n h w'], size: int) -> Float[np.ndarray, 'n size size']:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from resnet_jax.analysis.attribution import Maps, enlarged
+from resnet_jax.analysis.attribution import Maps, enlarged, padded
 from resnet_jax.analysis.examples import Batch
 from resnet_jax.analysis.parts import Chain
 from resnet_jax.analysis.responses import of_targets
@@ -135,18 +135,21 @@ def deletion_and_insertion(
     first = 0
     for batch in batches:
         here = slice(first, first + int(batch.mask.sum()))
-        images, size = batch.images[batch.mask], batch.images.shape[1]
-        chosen = jnp.asarray(targets[here], jnp.int32)
+        images, size = batch.images, batch.images.shape[1]
+        chosen = jnp.asarray(padded(targets[here], batch.mask), jnp.int32)
         score = functools.partial(_probabilities, model, variables, chosen)
-        random = random_ranks(np.arange(here.start, here.stop), size, seed)
+        random = random_ranks(np.arange(first, first + len(images)), size, seed)
         ways = {
             'deletion': (images, jnp.broadcast_to(baseline, images.shape)),
             'insertion': (blurred(images), images),
         }
         for name in names:
-            order = random if name == RANDOM else ranks(enlarged(maps[name][here], size), random)
+            order = random
+            if name != RANDOM:
+                order = ranks(enlarged(padded(maps[name][here], batch.mask), size), random)
             for kind, (start, end) in ways.items():
-                found[kind][name].append(curve(score, start, end, order, fractions))
+                values = curve(score, start, end, order, fractions)
+                found[kind][name].append(values[batch.mask])
         first = here.stop
     return _summary(found, fractions)
 
