@@ -180,7 +180,9 @@ def _colour_bars(figure: 'Figure', axes: 'list[Axes]', methods: Sequence[str]) -
     words = {-1: 'against the class', 0: '0', 1: 'for the class'}
     for signed in kinds:
         scale = ScalarMappable(Normalize(-signed, 1), SIGNED if signed else UNSIGNED)
-        bar = figure.colorbar(scale, ax=axes, location='bottom', aspect=50, shrink=0.5, pad=0.01)
+        bar = figure.colorbar(
+            scale, ax=axes, location='bottom', panchor=False, aspect=50, shrink=0.5, pad=0.01
+        )
         ticks = [-1, 0, 1] if signed else [0, 1]
         bar.set_ticks(ticks, labels=[words[tick] for tick in ticks], size='x-small')
         if signed == kinds[0]:
