@@ -21,7 +21,7 @@ EPILOG = (
 # Each is a file of resnet_jax/commands/analyses.
 KINDS = (
     *('lesion', 'paths', 'landscape', 'signal', 'similarity'),
-    *('calibration', 'robustness'),
+    *('attribution', 'calibration', 'robustness'),
 )
 
 

@@ -229,7 +229,7 @@ class ResNet(nn.Module):
         before, _, _ = spell_out(self.block, self.fixup)
         tail = [Operation(op.kind) for op in before]
         x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
-        x = jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+        x = self.pool(x)
         features['pooled'] = x
         # Not a module's output, so capture_intermediates would miss it. Nothing happens without.
         self.sow('intermediates', 'pooled', x)
@@ -237,6 +237,10 @@ class ResNet(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             features['logits'] = self._head(x)
         return features
+
+    def pool(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n c']:
+        """The mean over space; a method of its own, so that an analysis can intercept it."""
+        return jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
 
     @nn.nowrap
     def body(self) -> tuple[Stem, list[Stage]]:
