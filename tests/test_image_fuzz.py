@@ -24,7 +24,7 @@ KINDS = [
     *(('WEBP', mode) for mode in ('RGB', 'RGBA')),
     *(('GIF', 'P'), ('BMP', 'RGB'), ('PPM', 'RGB')),
 ]
-SECONDS, MEBIBYTES = 2.0, 300  # for any one of the small files here
+SECONDS, MEBIBYTES = 2.0, 300  # of the processor, for any one of the small files here
 MOST_MEBIBYTES = 1500  # where a damaged header asks for nearly MAX_IMAGE_PIXELS pixels
 
 
@@ -107,7 +107,7 @@ def try_inputs(first, count):
         image = picture(rng, mode)
         data, orientation = encode(image, kind, rng)
         channels = int(rng.choice([1, 3]))
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             found = decode_image(damage(data, rng), channels, 'it')
         except InputError as error:
@@ -123,7 +123,7 @@ def try_inputs(first, count):
             if damage is whole:
                 turned = orientation >= 5
                 assert found.shape[:2] == (image.size if turned else image.size[::-1])
-        assert time.perf_counter() - began < SECONDS, (number, kind, mode)
+        assert time.process_time() - began < SECONDS, (number, kind, mode)
     return good
 
 
@@ -167,9 +167,9 @@ def test_damaged_avif():
 def test_extreme_shapes_cost_no_more_than_others(shape, interpolation):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.perf_counter()
+    began = time.process_time()
     assert resize_and_crop(image, 224, 256, interpolation).shape == (224, 224, 3)
     crop = random_resized_crop(image, 224, np.random.default_rng(0))
     assert crop.shape == (224, 224, 3)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024

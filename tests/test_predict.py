@@ -292,7 +292,14 @@ def test_bad_files_of_a_folder_are_skipped(run, folder, pattern, form):
 def test_skipped_images_leave_the_others_as_they_are(run, folder):
     good = [folder / f'{i}.png' for i in (1, 3, 5)]
     alone = json.loads(run(*good, '--json').stdout)
-    assert json.loads(run(folder, '--json').stdout) == alone
+    beside = json.loads(run(folder, '--json').stdout)
+    assert {**beside, 'predictions': []} == {**alone, 'predictions': []}
+    assert len(beside['predictions']) == len(good)
+    for a, b in zip(alone['predictions'], beside['predictions'], strict=True):
+        assert a['image'] == b['image']
+        for one, other in zip(a['top'], b['top'], strict=True):  # of batches of another size
+            assert one['class'] == other['class']
+            assert one['probability'] == pytest.approx(other['probability'], rel=1e-5)
 
 
 def test_bad_file_that_is_named(run, folder):

@@ -13,6 +13,7 @@ from running import differing
 
 import resnet_jax
 from resnet_jax import load_weights
+from resnet_jax.cli import main
 from resnet_jax.errors import InputError
 from resnet_jax.interop.weights import tensors_from_variables
 
@@ -20,6 +21,7 @@ torch = pytest.importorskip('torch')
 import safetensors.numpy  # noqa: E402
 from publishers import (  # noqa: E402
     PUBLISHERS,
+    SMALL,
     foreign,
     importable,
     small,
@@ -159,3 +161,17 @@ def test_a_pickled_model_is_named(tmp_path):
         InputError, match=r'more than tensors: .*mynets\.Net.*model\.state_dict\(\)'
     ):
         load_weights(tmp_path / 'net.pth', small())
+
+
+def test_a_net_without_a_head_gives_features_and_no_logits(ask, capsys, tmp_path):
+    path = PUBLISHERS['Barlow Twins'].save(tmp_path)
+    what = ['features', '--model', 'resnet18', '--weights', path, '--image-size', 32]
+    what += [f'--model.{field}={value}' for field, value in SMALL.items()]
+    what += ['--data', 'digits', '--limit', 2]
+    said = ask(*what, '--layer', 'pooled', '--out', tmp_path / 'pooled.npz')
+    assert list(said['layers']) == ['pooled']
+    wrong = [*what, '--layer', 'logits', '--out', tmp_path / 'logits.npz']
+    assert main([*map(str, wrong)]) == 2
+    assert "holds no head, so there is no 'logits'" in capsys.readouterr().err
+    assert main(['eval', *map(str, [*what[1:], '--data', 'digits'])]) == 2
+    assert 'init.reset_head=True' in capsys.readouterr().err

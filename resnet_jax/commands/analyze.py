@@ -19,7 +19,7 @@ EPILOG = (
     'lesion --workdir runs/digits'
 )
 # Each is a file of resnet_jax/commands/analyses.
-KINDS = ('lesion', 'attribution')
+KINDS = ('lesion', 'paths', 'landscape', 'signal', 'similarity', 'attribution', 'calibration')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,8 @@ EPILOG = (
     '`resnet-jax probe` measures how useful the features are; docs/features.md describes the files.'
 )
 
+_OF_THE_HEAD = ('head', 'logits')
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the command."""
@@ -60,13 +62,18 @@ def run(options: argparse.Namespace) -> None:
 
     compilation.keep_compiled()
     if options.list:
-        _list(options, model_options.load_model(options))
+        _list(options, model_options.load_model(options, headless=True))
         return
     if not options.layer or options.out is None:
         raise InputError('give --layer NAME and --out FILE, or --list to see the layers')
     check_suffix(options.out, f'--out {options.out}')
     chosen = data_options.choose_data(options)
-    trained = model_options.load_model(options)
+    trained = model_options.load_model(options, headless=True)
+    if not trained.has_head and (random := [n for n in options.layer if n in _OF_THE_HEAD]):
+        raise InputError(
+            f'{options.weights} holds no head, so there is no {random[0]!r}; pooled is the input '
+            'of the head'
+        )
     for remark in chosen.source.notes:
         text.note(remark)
     with signs_of_life(f'features of {len(chosen.source):,} images'):

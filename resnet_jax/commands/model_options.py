@@ -82,11 +82,12 @@ def _read_names(path: Path) -> list[str]:
         raise InputError(f'cannot read the class names in {path}: {error}') from error
 
 
-def load_model(options: argparse.Namespace) -> 'TrainedModel':
+def load_model(options: argparse.Namespace, headless: bool = False) -> 'TrainedModel':
     """Loads the model that the options select.
 
     Args:
       options: includes those of `add_model_options`.
+      headless: whether a file of weights may lack a head, which is then random.
 
     Raises:
       InputError: unless the options give either a run, or a model and weights.
@@ -106,7 +107,9 @@ def load_model(options: argparse.Namespace) -> 'TrainedModel':
     if options.model is None or options.weights is None:
         raise InputError('give --workdir DIR, or --model NAME and --weights FILE')
     settings = preprocessing_settings(options)
-    trained, assumed = published.load_published(options.model, options.weights, **settings)
+    trained, assumed = published.load_published(
+        options.model, options.weights, headless=headless, **settings
+    )
     if assumed:
         p = trained.preprocessing
         text.note(

@@ -50,6 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='print image, rank, class and probability as CSV, with a header',
     )
     parser.add_argument(
+        '--calibrated',
+        action='store_true',
+        help='divide the logits by the temperature that `resnet-jax analyze calibration --store` '
+        'has fitted to these weights',
+    )
+    parser.add_argument(
+        '--calibration',
+        type=Path,
+        metavar='FILE',
+        help='for --calibrated: where the temperature is (default: calibration.json in the '
+        'workdir)',
+    )
+    parser.add_argument(
         '--sheet',
         type=Path,
         metavar='FILE.png',
@@ -87,6 +100,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
         plots.check_writable(options.sheet, '--sheet')
     elif options.labels:
         raise InputError('--labels goes with --sheet FILE.png: give that too')
+    temperature = _temperature(options, trained)
     labels = data.read_labels(options.labels, '--labels') if options.labels else None
     if labels:
         find = class_finder(trained.preprocessing.class_names)
@@ -111,13 +125,14 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
 
     line_by_line = options.jsonl or options.csv
     progress = not (line_by_line and sys.stdout.isatty())  # the lines on the terminal show it
-    found = predict.predict(trained, files, options.topk, skip, progress, labels)
+    found = predict.predict(trained, files, options.topk, skip, progress, labels, temperature)
     results: Iterator[dict[str, Any]] = map(_as_object, keep_for_sheet(found))
     if not line_by_line or any(file.named for file in files):
         with signs_of_life(f'predicting {len(files):,} images'):
             results = iter(list(results))  # to fail on a named file before printing anything
     if options.json:
-        print(json_text({**trained.origin, 'predictions': list(results)}))
+        about = {'temperature': temperature} if options.calibrated else {}
+        print(json_text({**trained.origin, **about, 'predictions': list(results)}))
     elif options.jsonl:
         for item in results:
             print(json_text(item))
@@ -130,6 +145,20 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
         print(f'sheet of {len(drawn)} of {len(files)} images: {options.sheet}', file=sys.stderr)
     if skipped:
         raise RunError(f'{len(skipped)} of {len(files)} images could not be read')
+
+
+def _temperature(options: argparse.Namespace, trained: 'TrainedModel') -> float:
+    """What divides the logits: the stored temperature, which is said, or 1."""
+    from resnet_jax.inference import calibration
+
+    if not options.calibrated:
+        if options.calibration is not None:
+            raise InputError('--calibration goes with --calibrated: give that too')
+        return 1.0
+    path = calibration.calibration_file(trained, options.calibration)
+    found = calibration.read_calibration(path, trained)
+    text.note(f'the probabilities are calibrated, with the logits divided by {found.words}')
+    return found.temperature
 
 
 def _as_object(item: 'Prediction') -> dict[str, Any]:

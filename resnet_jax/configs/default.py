@@ -134,6 +134,9 @@ def get_config() -> ConfigDict:
     config.log = ConfigDict()  # where figures go besides the workdir: docs/tracking.md
     config.log.trackers = ()  # wandb, mlflow: --config.log.trackers=wandb,mlflow; each is an extra
     config.log.project = placeholder(str)  # the trackers' own, or resnet-jax, if not set
+    # Measure every block after every so many steps, on the step's batch; 0: never. Each costs about
+    # a step without remat. In metrics.jsonl, split 'signal': for `resnet-jax analyze signal`.
+    config.log.signal_every = 0
 
     config.optim = ConfigDict()
     config.optim.name = 'sgd'  # sgd, adam, adamw, lamb

@@ -52,7 +52,8 @@ def train_seeds(
     """Trains, or resumes, a run for each seed.
 
     The runs are trained one after another where they cannot share a program: data that is streamed,
-    several processes, batch norm per replica on several devices, runs at different steps.
+    several processes, batch norm per replica on several devices, runs at different steps, patience,
+    measuring the signal.
 
     Args:
       config: of the runs; its `seed` is not used.
@@ -101,7 +102,7 @@ def _train_alone(config: ConfigDict, folder: Path, like: Run, console: Console |
 def _can_share_a_program(run: Run, folders: Sequence[Path]) -> bool:
     """Whether runs like this, in these folders, compute the same in one program as alone."""
     alone = len(folders) == 1 or run.inputs.arrays is None or jax.process_count() > 1
-    if alone or run.config.train.patience:
+    if alone or run.config.train.patience or run.config.log.signal_every:
         return False
     if run.placement.batch_norm == 'per_replica' and run.placement.devices > 1:
         return False

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -245,7 +244,7 @@ def _describe(
             for f in fields
             if f.name not in ('parent', 'name', 'scan_blocks', 'remat')
         },
-        'weights_digest': _digest(trained.variables),
+        'weights_digest': trained.weights_digest(),
         'matmul_precision': trained.matmul_precision,
         'preprocessing': preprocessing,
         'data': {
@@ -258,16 +257,6 @@ def _describe(
         'full': full,
     }
     return json.loads(json.dumps(found))  # lists for tuples, as it is read back
-
-
-def _digest(variables: Any) -> str:
-    """A hash of the weights' values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path, x in jax.tree_util.tree_leaves_with_path(variables):
-        array = np.asarray(x)
-        digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -52,6 +52,7 @@ def predict(
     skip: Callable[[InputError], None] | None = None,
     progress: bool = False,
     labels: Mapping[str, str] | None = None,
+    temperature: float = 1.0,
 ) -> Iterator[Prediction]:
     """Predicts the most probable classes of each image, in the order of the files.
 
@@ -64,6 +65,7 @@ def predict(
       progress: show a bar if standard error is a terminal and it takes over a second.
       labels: path, name or name without suffix of an image -> its class. An image that is not there
         is of the class that its folder is called by, if that is one of the model's.
+      temperature: divides the logits, see `analysis.calibration`.
 
     Returns:
       An iterator that computes lazily, a batch at a time.
@@ -74,7 +76,7 @@ def predict(
     """
     if topk < 1:
         raise InputError(f'--topk must be at least 1, got {topk}')
-    return _predictions(trained, files, topk, skip, progress, labels or {})
+    return _predictions(trained, files, topk, skip, progress, labels or {}, temperature)
 
 
 def _predictions(
@@ -84,6 +86,7 @@ def _predictions(
     skip: Callable[[InputError], None] | None,
     progress: bool,
     labels: Mapping[str, str],
+    temperature: float,
 ) -> Iterator[Prediction]:
     preprocessing = trained.preprocessing
     names = preprocessing.class_names
@@ -93,7 +96,7 @@ def _predictions(
         variables: dict[str, Any], images: UInt8[Array, 'n h w c']
     ) -> Float32[Array, 'n classes']:
         logits: Any = trained.model.apply(variables, preprocessing.normalize(images), train=False)
-        return jax.nn.softmax(logits)
+        return jax.nn.softmax(logits / temperature)
 
     find = class_finder(names)
 

@@ -153,13 +153,14 @@ def _stored_preprocessing(
 
 
 def load_published(
-    name: str, source: str | os.PathLike[str], **settings: Any
+    name: str, source: str | os.PathLike[str], *, headless: bool = False, **settings: Any
 ) -> tuple[TrainedModel, bool]:
     """Loads a model from a file of weights, ready to evaluate and predict.
 
     Args:
       name: of a registered model.
       source: as for `read_published`.
+      headless: whether the file may lack a head, which is then random.
       **settings: as for `read_published`.
 
     Returns:
@@ -169,12 +170,14 @@ def load_published(
       InputError: if the file cannot be read or does not fit the model.
     """
     found = read_published(name, source, **settings)
+    has_head = found.classes is not None or not headless
     trained = TrainedModel(
         found.model,
-        finished(found.variables(), found.model),
+        finished(found.variables(reset_head=not has_head), found.model),
         found.preprocessing,
         {'model': name, 'weights': os.fspath(source)},
         f'{name}, {os.fspath(source)}',
+        has_head=has_head,
     )
     return trained, found.assumed
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from resnet_jax import data, models
@@ -32,6 +34,7 @@ class TrainedModel:
       origin: the source of the model, for JSON output: {'workdir', 'step'} or {'model', 'weights'}.
       title: the source of the model, for people to read.
       matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
+      has_head: whether the head's weights are loaded; otherwise they are random.
     """
 
     model: models.ResNet
@@ -40,6 +43,16 @@ class TrainedModel:
     origin: dict[str, Any]
     title: str
     matmul_precision: str | None = None
+    has_head: bool = True
+
+    def weights_digest(self) -> str:
+        """A hash of the values of the variables."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path, x in jax.tree_util.tree_leaves_with_path(self.variables):
+            array = np.asarray(x)
+            digest.update(f'{jax.tree_util.keystr(path)} {array.dtype} {array.shape}'.encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:

@@ -29,6 +29,7 @@ ANCHOR = ('params', 'stage1', 'block1', 'conv1', 'kernel')
 GROUPS_SHOWN = 3
 # What classifiers are called, in layouts and in the training scripts around them.
 HEADS = ('fc', 'head.fc', 'linear', 'classifier.1', 'classifier', 'head', 'last_linear')
+_NEW_HEAD = 'to train a new head, set reset_head: init.reset_head=True of a config'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,13 +212,13 @@ def check(found: Match, sizes: Sizes, where: str, model: ResNet) -> None:
         theirs, ours = head[0][1:]
         raise InputError(
             f'the head in {where} ({head[0][0]}) is {list(theirs)}, that of the model '
-            f'{list(ours)}; make the model with as many classes as the file has, or set '
-            'reset_head to initialise a new head'
+            f'{list(ours)}; make the model with as many classes as the file has, or '
+            f'{_NEW_HEAD}'
         )
     if found.faults == len(found.missing) and not found.head and _is_body(found, model):
         raise InputError(
             f'{where} holds the body of the model and no head: {len(found.missing)} tensors are '
-            f'missing ({_grouped(found.missing)}); set reset_head to initialise a new head'
+            f'missing ({_grouped(found.missing)}); {_NEW_HEAD}'
         )
     parts = []
     if found.missing:

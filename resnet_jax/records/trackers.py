@@ -108,16 +108,18 @@ def connect_wandb(run: TrackedRun) -> Client:
         ),
     )
     record.config.update(dict(run.fields), allow_val_change=True)
-    for split in ('train', 'eval'):
+    for split in ('train', 'eval', 'signal'):
         record.define_metric(f'{split}/*', step_metric='step')
     next_row = record.step  # the first that is not recorded
 
     def log(lines: Sequence[Line]) -> None:
         for line in lines:
-            # Rows must be numbered upwards; a step has up to two, perhaps from two processes.
+            # Rows must be numbered upwards; a step has up to two, perhaps from two processes. The
+            # signal is written before the training figures of its step, and waits for them.
             row = 2 * line['step'] + (line['split'] == 'eval')
             if row >= next_row:
-                record.log({**_figures(line), 'step': line['step']}, step=row, commit=True)
+                figures = {**_figures(line), 'step': line['step']}
+                record.log(figures, step=row, commit=line['split'] != 'signal')
 
     def end(status: str, summary: Mapping[str, Any]) -> None:
         record.summary.update({**_with_prefix(summary), 'status': status})

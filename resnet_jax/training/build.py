@@ -17,7 +17,7 @@ from resnet_jax import data, models, text
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.training import optim, processes, step
+from resnet_jax.training import optim, processes, signal, step
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.groups import EVERYTHING, Groups, read_groups
@@ -42,6 +42,8 @@ class Run:
       train_step: the same compiled for the placement; state and totals are donated.
       eval_step: see `make_eval_step`.
       schedule: the learning rate as a function of the step.
+      signal: (seed, state, arrays, batch that was taken last) -> figures of the state's blocks by
+        name, see `signal.make_signal`; None without config.log.signal_every.
       steps_per_dispatch: number of batches that `train_step` takes at a time, where they divide.
     """
 
@@ -54,6 +56,7 @@ class Run:
     train_step: Callable[..., Any]
     eval_step: Callable[..., Any]
     schedule: Callable[[int], Any]
+    signal: Callable[..., dict[str, float]] | None
     steps_per_dispatch: int
 
     @property
@@ -172,6 +175,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         train_step=placement.compile(steps, template, level),
         eval_step=make_eval_step(model, preprocessing, placement.everywhere, task, level),
         schedule=schedule,
+        signal=_make_signal(config, inputs, placement, model, groups),
         steps_per_dispatch=_steps_per_dispatch(config, inputs),
     )
 
@@ -223,8 +227,7 @@ def _make_steps(
     norm_fields = placement.norm_fields(config.train.batch_size // pieces)
 
     def train_step(seed: Any, state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
-        if arrays is not None:
-            batch = {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
+        batch = _examples(arrays, batch)
         one = step.make_train_step(
             model.clone(**norm_fields),
             optimizer,
@@ -240,6 +243,57 @@ def _make_steps(
         return step.add_up(one)(state, totals, batch)
 
     return step.repeat(train_step)
+
+
+def _examples(arrays: Any, batch: Any) -> Any:
+    """A batch's examples, of data on the device by their numbers."""
+    if arrays is None:
+        return batch
+    return {name: jnp.take(a, batch['index'], axis=0) for name, a in arrays.items()}
+
+
+def _make_signal(
+    config: ConfigDict,
+    inputs: Inputs,
+    placement: Placement,
+    model: models.ResNet,
+    groups: Groups,
+) -> Callable[..., dict[str, float]] | None:
+    """What measures the signal, on the examples that a step gives the model at a time."""
+    if not config.log.signal_every:
+        return None
+    if jax.process_count() > 1:
+        raise InputError(
+            'config field log.signal_every measures in one process, and here are '
+            f'{jax.process_count()}; set it to 0'
+        )
+    task, pieces = TASKS[config.task], config.optim.accumulate
+    # It sees the whole batch in every mode, as under jit.
+    seen = dataclasses.replace(placement, mode='jit')
+    measure = signal.make_signal(
+        model.clone(**seen.norm_fields(config.train.batch_size // pieces)),
+        task.loss(config.loss, inputs.class_weights()),
+        groups,
+    )
+
+    def run(seed: Any, variables: Any, number: Any, arrays: Any, batch: Any) -> Any:
+        batch = _examples(arrays, batch)
+        batch['position'] = jnp.arange(batch['image'].shape[0])
+        batch = {name: x[::pieces] for name, x in batch.items()}
+        prepare = make_prepare(config, inputs.preprocessing, seed)
+        given = prepare(batch['image'], task.targets(batch), number, batch['position'])
+        return measure(variables, *given)
+
+    level = config.train.xla_optimization_level
+    compiled = jit(run, level, out_shardings=placement.everywhere)
+
+    def signal_of(seed: Any, state: TrainState, arrays: Any, batch: Batch) -> dict[str, float]:
+        variables = {'params': state.params, 'batch_stats': state.batch_stats}
+        placed = placement.put_batch(batch)
+        found = compiled(seed, variables, state.step - 1, arrays, placed)
+        return signal.in_order(model, found)
+
+    return signal_of
 
 
 def make_prepare(

@@ -49,6 +49,7 @@ RANGES: dict[str, Range] = {
     'train.xla_optimization_level': Range(0, 3, whole=True),
     'train.eval_every': Range(0, whole=True),
     'train.patience': Range(0, whole=True),
+    'log.signal_every': Range(0, whole=True),
     'train.eval_batch_size': Range(1, 2**20, whole=True),
     'optim.scale_by_batch': Range(0, whole=True),
     'optim.layer_decay': Range(0, 1, open='low'),

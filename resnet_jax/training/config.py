@@ -28,6 +28,7 @@ FREE_FIELDS = frozenset(
         'data.dir',
         'data.workers',
         'log.project',
+        'log.signal_every',
         'log.trackers',
         'parallel.devices',
         'parallel.mode',

@@ -204,6 +204,7 @@ def _take_steps(
                 jax.block_until_ready(totals)
                 session.first_dispatch_done(count)
                 session.step_bytes = memory.jitted_bytes(run.train_step, seed, state, totals, *rest)
+            session.measure(done, count, state, arrays, batches)
             last, signum = done == total, stop_requested(number)
             saves = last or signum is not None or done % config.checkpoint.every == 0
             evaluates = last or (signum is None and done % eval_every == 0)

@@ -116,6 +116,26 @@ class Session:
         self.console.figures(done, figures, images_left, self._name)
         self.restart_clock()
 
+    def measure(self, done: int, count: int, state: TrainState, arrays: Any, batches: Any) -> None:
+        """Writes the signal by block, where config.log.signal_every wants it. Waits for the device.
+
+        Where several steps are taken at a time it is measured after the last of them, so that the
+        steps are those of a run that does not measure.
+
+        Args:
+          done: number of steps taken.
+          count: of them, since the last call.
+          state: after them.
+          arrays: the examples, where they are on the device.
+          batches: of these steps, as `Run.dispatches` gives them.
+        """
+        every = self.run.config.log.signal_every
+        if self.run.signal is None or done // every == (done - count) // every:
+            return
+        with self.paused_clock(state.step):
+            last = {name: x[-1] for name, x in batches.items()}
+            self._write(done, 'signal', self.run.signal(self.run.seed, state, arrays, last))
+
     def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         """Evaluates on the evaluation split and writes the figures.
 

@@ -31,16 +31,9 @@ def _removed(found: Mapping[str, Any], title: str) -> 'Figure':
     stages = sorted({name.split('/')[0] for name in names})
     colours = [COLOURS[stages.index(name.split('/')[0]) % len(COLOURS)] for name in names]
     axes.bar(range(len(names)), heights, color=colours)
-    axes.axhline(100 * found['error'], color='#555555', linestyle='--', linewidth=1)
-    axes.annotate(
-        f'undamaged: {100 * found["error"]:.2f} %',
-        (0.995, 100 * found['error']),
-        xycoords=('axes fraction', 'data'),
-        xytext=(0, 3),
-        textcoords='offset points',
-        ha='right',
-        size='small',
-    )
+    _undamaged(axes, found['error'])
+    axes.legend(loc='upper right', frameon=False, fontsize='small')
+    axes.margins(y=0.15)
     # Of many names, those of the stages' first parts and a few more are legible.
     step = -(-len(names) // 60)
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90, size='x-small')
@@ -52,6 +45,8 @@ def _removed(found: Mapping[str, Any], title: str) -> 'Figure':
 
 
 def _several(found: Mapping[str, Any], title: str) -> 'Figure':
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure((9.0, 4.2), title)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, label in zip(
@@ -61,7 +56,10 @@ def _several(found: Mapping[str, Any], title: str) -> 'Figure':
         strict=True,
     ):
         _draws(axes, found[key])
-        axes.axhline(100 * found['error'], color='#555555', linestyle='--', linewidth=1)
+        _undamaged(axes, found['error'])
+        if found[key]:
+            axes.legend(loc='lower right', frameon=False, fontsize='small')
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel('error (%)')
@@ -91,4 +89,8 @@ def _draws(axes: 'Axes', groups: Mapping[str, Any]) -> None:
             linewidth=0,
             label='95 % interval of the mean',
         )
-    axes.legend(loc='upper left', frameon=False, fontsize='small')
+
+
+def _undamaged(axes: 'Axes', error: float) -> None:
+    label = f'undamaged: {100 * error:.2f} %'
+    axes.axhline(100 * error, color='#555555', linestyle='--', linewidth=1, label=label)

@@ -1,0 +1,103 @@
+"""`resnet-jax analyze paths`."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax import text
+from resnet_jax.commands.analyses import networks
+from resnet_jax.commands.analyses.subject import Report
+from resnet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from resnet_jax.commands.analyses.subject import Subject
+
+TEXT = 'How many paths of each length a residual net has, and how much gradient they carry.'
+EPILOG = (
+    'Example: resnet-jax analyze paths --workdir runs/digits --init. A path goes through the '
+    'branch of some blocks, as many as its length, and through the shortcut of the others; the '
+    "gradient is that of the cross entropy at the stem's output, along this path alone. "
+    'Source: arXiv 1605.06431.'
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of this kind."""
+    group = parser.add_argument_group('the paths')
+    group.add_argument(
+        '--lengths',
+        metavar='N,N,...',
+        help='lengths to measure (default: up to 25 from 0 to the number of blocks)',
+    )
+    group.add_argument(
+        '--draws',
+        type=int,
+        default=10,
+        metavar='N',
+        help='random paths of each length for each batch (default: 10)',
+    )
+    networks.add_fresh_options(parser, 'of the random paths and of the fresh network')
+
+
+def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
+    """Measures the paths of the model, and of a fresh one beside it."""
+    from resnet_jax.analysis import paths
+    from resnet_jax.analysis.figures.paths import draw
+
+    paths.check_residual(subject.chain)
+    if options.draws < 1:
+        raise InputError(f'--draws must be at least 1, got {options.draws}')
+    lengths = _lengths(options.lengths, len(subject.chain.blocks))
+    found = {
+        name: paths.study(
+            network, subject.examples, lengths, draws=options.draws, seed=options.seed
+        )
+        for name, network in networks.open_networks(options, subject).items()
+    }
+    figures: dict[str, Any] = {**found.pop('trained'), **found}
+    return Report(figures, _printed(figures), draw(figures, subject.title))
+
+
+def _lengths(given: str | None, blocks: int) -> list[int] | None:
+    if given is None:
+        return None
+    try:
+        found = sorted({int(part) for part in given.split(',')})
+    except ValueError:
+        raise InputError(f'--lengths takes numbers like 0,1,5, got {given!r}') from None
+    if found[0] < 0 or found[-1] > blocks:
+        raise InputError(
+            f'--lengths takes numbers from 0 to {blocks}, the number of blocks, got {given}'
+        )
+    return found
+
+
+def _printed(found: dict[str, Any]) -> str:
+    nets = {'trained': found} | ({'fresh': found['fresh']} if 'fresh' in found else {})
+    rows = [
+        [
+            length,
+            f'{100 * found["share"][length]:.3g}',
+            *(f'{net["gradient"][length]["mean"]:.3g}' for net in nets.values()),
+            *(
+                f'{100 * net["effective"]["contribution"].get(length, 0):.3g}'
+                for net in nets.values()
+            ),
+        ]
+        for length in found['gradient']
+    ]
+    header = [
+        'length',
+        'paths %',
+        *(f'gradient ({n})' for n in nets),
+        *(f'total % ({n})' for n in nets),
+    ]
+    lines = [text.aligned(header, rows, text.terminal_width()), '']
+    for name, net in nets.items():
+        decay, effective = net['decay'], net['effective']
+        if decay is not None and effective['low'] is not None:
+            lines.append(
+                f'{name}: log gradient {decay:+.3f} per branch; 95 % of the gradient comes from '
+                f'paths of length {effective["low"]} to {effective["high"]}, '
+                f'{100 * effective["share"]:.3g} % of all'
+            )
+    return '\n'.join(lines)
