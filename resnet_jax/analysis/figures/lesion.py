@@ -58,7 +58,7 @@ def _several(found: Mapping[str, Any], title: str) -> 'Figure':
         _draws(axes, found[key])
         _undamaged(axes, found['error'])
         if found[key]:
-            axes.legend(loc='lower right', frameon=False, fontsize='small')
+            axes.legend(loc='lower right', fontsize='small')
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
