@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from random_models import assert_close, fast_jit, random_images, random_variables
-from running import command, complains, flags
+from running import tiny
 from scipy import stats
 
 from resnet_jax import create_model
@@ -18,11 +18,15 @@ from resnet_jax.analysis import paths
 from resnet_jax.analysis.examples import Batch
 from resnet_jax.analysis.networks import Network, fresh_network
 from resnet_jax.analysis.parts import chain
+from resnet_jax.cli import main
 from resnet_jax.errors import InputError
+from resnet_jax.training import loop
 
 SIZE, CLASSES, N = 8, 5, 6
 SMALL = {'num_classes': CLASSES, 'stage_sizes': (2, 1), 'width': 4, 'stem_width': 4}
 LABELS = np.arange(N) % CLASSES
+SLOW = pytest.param('cifar_resnet164', marks=pytest.mark.slow)
+RESIDUAL = ['cifar_resnet20', 'cifar_preact_resnet20', SLOW]
 ALL = [set(c) for k in range(4) for c in itertools.combinations(range(3), k)]
 
 
@@ -69,7 +73,7 @@ def true_gradient(model, net, batch):
     return fast_jit(jax.grad(loss))(jnp.zeros(shape), net.variables, batch.images)
 
 
-@pytest.mark.parametrize('name', ['cifar_resnet20', 'cifar_preact_resnet20', 'cifar_resnet164'])
+@pytest.mark.parametrize('name', RESIDUAL)
 def test_the_gradients_of_all_paths_add_up_to_the_gradient(name, batch):
     model, net = network(name)
     backward = paths.Backward(net, batch)
@@ -168,14 +172,11 @@ def test_a_plain_net_is_refused(batch):
         paths.study(net, [batch])
 
 
-def test_the_command(tmp_path):
+def test_the_command(ask, capsys, tmp_path):
     run = tmp_path / 'run'
-    made = command('train', *flags({'model.stage_sizes': '(2,)'}), '--workdir', run)
-    assert made.returncode == 0, made.stderr
+    loop.train(tiny({'model.stage_sizes': '(2,)', 'train.steps': 4, 'train.eval_every': 0}), run)
     arguments = ('analyze', 'paths', '--workdir', run, '--limit', 40, '--batch-size', 20)
-    done = command(*arguments, '--init', '--draws', 2, '--json')
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = ask(*arguments, '--init', '--draws', 2)
     for net in (found, found['fresh']):
         assert net['share'] == {'0': 0.25, '1': 0.5, '2': 0.25}
         assert list(net['gradient']) == ['0', '1', '2']
@@ -187,4 +188,5 @@ def test_the_command(tmp_path):
     assert (found['statistics'], found['fresh']['statistics']) == ('running', 'batch')
     assert (run / 'analysis' / 'paths' / 'paths.png').stat().st_size > 1000
     assert json.loads((run / 'analysis' / 'paths' / 'paths.json').read_text()) == found
-    complains(command(*arguments, '--lengths', '3'), 2, '--lengths takes numbers from 0 to 2')
+    assert main([*map(str, arguments), '--lengths', '3']) == 2
+    assert '--lengths takes numbers from 0 to 2' in capsys.readouterr().err

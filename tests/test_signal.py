@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from random_models import assert_close, fast_jit, random_images, random_variables
-from running import STREAMED, command, differing, load_state, tiny
+from running import STREAMED, differing, load_state, tiny
 
 from resnet_jax import create_model
 from resnet_jax.analysis import signal
@@ -30,6 +30,7 @@ from resnet_jax.training.step import named_key
 SIZE, CLASSES, N = 8, 5, 7
 SMALL = {'num_classes': CLASSES, 'stage_sizes': (2, 1), 'width': 4, 'stem_width': 4}
 BLOCKS = ['stage1/block1', 'stage1/block2', 'stage2/block1']
+SLOW = pytest.param('cifar_plain20', marks=pytest.mark.slow)
 LABELS = np.arange(N) % CLASSES
 
 
@@ -167,13 +168,12 @@ def test_padding_does_not_reach_the_statistics_of_a_batch(images):
     assert signal.study(net, [padded]) == signal.study(net, [kept])
 
 
-@pytest.mark.parametrize('stacked', [False, True], ids=['', 'scanned'])
-def test_responses_of_a_preactivation_net_are_those_of_its_convolutions(stacked, images):
+def test_responses_of_a_preactivation_net_are_those_of_its_convolutions(images):
+    """Here with its blocks in a scan."""
     model, variables = make('cifar_preact_resnet20')
     layers = ['stem/conv1', *(f'{block}/conv{i}' for block in BLOCKS for i in (1, 2))]
     expected = intermediates(model, variables, images, layers)
-    if stacked:
-        model, variables = model.clone(scan_blocks=True), stack_blocks(variables)
+    model, variables = model.clone(scan_blocks=True), stack_blocks(variables)
     found = signal.study(Network(chain(model, SIZE), variables), in_two_batches(images))
     assert list(found['responses']) == layers
     for name in layers:
@@ -181,18 +181,24 @@ def test_responses_of_a_preactivation_net_are_those_of_its_convolutions(stacked,
     assert list(found['ratio']) == BLOCKS
 
 
-def test_what_a_bottleneck_and_a_plain_net_have(images):
-    batch = [Batch(images, LABELS, np.ones(N, bool))]
+@pytest.mark.slow
+def test_what_a_bottleneck_has(images):
     model, variables = make('cifar_resnet164')
-    found = signal.study(Network(chain(model, SIZE), variables), batch)
+    batch = Batch(images, LABELS, np.ones(N, bool))
+    found = signal.study(Network(chain(model, SIZE), variables), [batch])
     convs = [f'{block}/conv{i}' for block in BLOCKS for i in (1, 2, 3)]
     assert list(found['responses']) == ['stem/conv1', *convs]  # no shortcut_conv
+
+
+def test_what_a_plain_net_has(images):
     model, variables = make('cifar_plain20')
-    found = signal.study(Network(chain(model, SIZE), variables), batch)
+    batch = Batch(images, LABELS, np.ones(N, bool))
+    found = signal.study(Network(chain(model, SIZE), variables), [batch])
     assert found['ratio'] == found['branch'] == {} and list(found['gradient']) == BLOCKS
     assert set(draw(found, [], 'plain')) == {'responses', 'blocks', 'propagation'}
 
 
+@pytest.mark.slow
 def test_a_branch_that_starts_at_zero(images):
     model = create_model('cifar_resnet20', **SMALL, zero_init_last=True)
     net = fresh_network(model, SIZE, 3, seed=0)
@@ -201,7 +207,7 @@ def test_a_branch_that_starts_at_zero(images):
     draw({**found, 'fresh': found}, [], 'zero')
 
 
-@pytest.mark.parametrize('name', ['cifar_resnet20', 'cifar_preact_resnet20', 'cifar_plain20'])
+@pytest.mark.parametrize('name', ['cifar_resnet20', 'cifar_preact_resnet20', SLOW])
 def test_a_training_step_measures_what_the_analysis_does(name, images):
     model, variables = make(name, stochastic_depth=0.5, dropout=0.5)
     loss = optax.softmax_cross_entropy_with_integer_labels
@@ -227,9 +233,9 @@ def test_figures_are_in_the_order_of_the_blocks():
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    """A run that does not measure, one that does, and one that does and was resumed."""
+    """A run that does not measure, and one that does."""
     folder = tmp_path_factory.mktemp('runs')
-    fields = {'augment.transforms': 'pad_crop', 'optim.accumulate': 2, 'model.stage_sizes': '(2,)'}
+    fields = {'augment.transforms': 'pad_crop', 'model.stage_sizes': '(2,)', 'train.eval_every': 0}
     loop.train(tiny(fields), folder / 'off')
     fields['log.signal_every'] = 5
     loop.train(tiny(fields), folder / 'on')
@@ -274,8 +280,10 @@ def test_a_run_is_measured_on_the_batch_of_its_step():
     close(found['ratio/stage1/block1'], expected['ratio']['stage1/block1'])
 
 
+@pytest.mark.slow
 def test_several_steps_at_a_time_are_measured_after_the_last(tmp_path):
-    fields = {'train.steps_per_dispatch': 4, 'log.signal_every': 3, 'train.eval_every': 12}
+    fields = {'train.steps_per_dispatch': 4, 'log.signal_every': 3, 'optim.accumulate': 2}
+    fields |= {'train.eval_every': 12}
     loop.train(tiny(fields), tmp_path)
     assert [step for step, _ in signal.over_training(read_metrics(tmp_path))] == [4, 8, 12]
 
@@ -289,12 +297,9 @@ def test_several_processes_and_seeds(monkeypatch, tmp_path):
         build.build_run(config, run.inputs)
 
 
-def test_the_command(runs):
+def test_the_command(runs, ask):
     folder = runs / 'on'
-    arguments = ('analyze', 'signal', '--workdir', folder, '--limit', 40)
-    done = command(*arguments, '--init', '--seed', 3, '--json')
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = ask('analyze', 'signal', '--workdir', folder, '--limit', 40, '--init', '--seed', 3)
     names = ['stem/conv1', *(f'stage1/block{i}/conv{j}' for i in (1, 2) for j in (1, 2))]
     for net in (found, found['fresh']):
         assert list(net['responses']) == names
