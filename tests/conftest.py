@@ -28,8 +28,8 @@ BESIDE = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
 
 # Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
-SLOW_NOTEBOOKS = ('02_pretrained_and_finetune.ipynb', '03_preact_vs_original.ipynb')
-NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb',)
+NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
+SLOW_NOTEBOOKS = (*NOTEBOOKS_OF_REAL_DATA, '03_preact_vs_original.ipynb')
 
 
 def pytest_collection_modifyitems(items):
