@@ -250,7 +250,7 @@ def test_every_value_of_any_argument(command, capsys, tmp_path, monkeypatch):
 
 
 def test_a_misspelt_command_gets_the_nearest(capsys):
-    for word, hint in (('trian', "did you mean 'train'?"), ('zzz', 'known: compare')):
+    for word, hint in (('trian', "did you mean 'train'?"), ('zzz', 'such as analyze, compare')):
         with pytest.raises(SystemExit) as stop:
             main([word])
         assert stop.value.code == 2

@@ -71,6 +71,7 @@ def test_nothing_of_a_frozen_part_changes_by_a_bit(fields, tmp_path):
     assert [p for p in state if "'head'" in p]
 
 
+@pytest.mark.slow
 def test_parts_begin_at_their_time_also_after_an_interruption(tmp_path):
     fields = {**PULLS, 'model.stage_sizes': (1, 1), 'train.freeze': 'all but head',
               'train.unfreeze': 'stage2@4,all@8', 'optim.name': 'adam', 'train.steps': 12,
@@ -92,6 +93,7 @@ def test_parts_begin_at_their_time_also_after_an_interruption(tmp_path):
     assert not {p for p in moved(start.params, averaged) if p.startswith(('stem', 'stage1'))}
 
 
+@pytest.mark.slow
 def test_decay_towards_the_weights_that_a_run_starts_from(tmp_path):
     """With a strong decay and hardly any gradient the body returns to them, the new head to 0."""
     shape = {'model.stage_sizes': (1,), 'train.steps': 6, 'train.eval_every': 3}

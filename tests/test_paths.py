@@ -172,6 +172,7 @@ def test_a_plain_net_is_refused(batch):
         paths.study(net, [batch])
 
 
+@pytest.mark.slow
 def test_the_command(ask, capsys, tmp_path):
     run = tmp_path / 'run'
     loop.train(tiny({'model.stage_sizes': '(2,)', 'train.steps': 4, 'train.eval_every': 0}), run)

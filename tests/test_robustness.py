@@ -454,6 +454,7 @@ def test_a_baseline_must_fit(tmp_path):
         check({'clean': 1.5, 'error': {}})
 
 
+@pytest.mark.slow
 def test_the_command_compares_with_a_baseline(tmp_path, ask, capsys):
     run, out = tmp_path / 'run', tmp_path / 'out'
     made = command('train', *flags(), '--workdir', run)

@@ -386,7 +386,7 @@ def test_axes_that_count_have_whole_numbers(whole, tmp_path, monkeypatch):
     ]
     labels = {}
 
-    def look(canvas, path):
+    def look(canvas, *_, **options):
         canvas.draw()
         panel, bar = canvas.figure.axes
         labels['width'] = [tick.get_text() for tick in panel.get_xticklabels()]

@@ -297,6 +297,7 @@ def test_several_processes_and_seeds(monkeypatch, tmp_path):
         build.build_run(config, run.inputs)
 
 
+@pytest.mark.slow
 def test_the_command(runs, ask):
     folder = runs / 'on'
     found = ask('analyze', 'signal', '--workdir', folder, '--limit', 40, '--init', '--seed', 3)
