@@ -1,16 +1,13 @@
-"""Time and memory of a lesion study and of a loss surface, beside the obvious loops.
+"""Time and memory of a lesion study, beside the obvious loops.
 
-    lesion     the error of ResNet-110 with each of its 54 blocks removed, one by one
-    landscape  the loss of ResNet-20 at the points of a square grid in two directions
-
-`ours` is `resnet_jax.analysis`. The obvious loop runs the whole network for every lesion, or point:
-`jax` in one compiled program that takes the edited weights, `torch` eagerly, with the branch's last
-norm set to zero, or the weights moved. All compute the same numbers, which are compared. Each way
-is its own process: seconds with compilation and the first pass, and how much the process's peak
-memory grew; medians of the repetitions, taken in turn.
+The error of ResNet-110 with each of its 54 blocks removed, one by one. `ours` is
+`resnet_jax.analysis.lesion`. The obvious loop runs the whole network for every lesion: `jax` in one
+compiled program that takes the edited weights, `torch` eagerly, with the branch's last norm set to
+zero. All compute the same numbers, which are compared. Each way is its own process: seconds with
+compilation and the first pass, and how much the process's peak memory grew; medians of the
+repetitions, taken in turn.
 
     python benchmarks/analysis.py lesion
-    python benchmarks/analysis.py landscape --points 51
 """
 
 import argparse
@@ -27,8 +24,8 @@ from typing import Any
 import harness
 import numpy as np
 
-NETS = {'lesion': 'cifar_resnet110', 'landscape': 'cifar_resnet20'}
-CLASSES, SIZE, REACH = 10, 32, 1.0
+NETS = {'lesion': 'cifar_resnet110'}
+CLASSES, SIZE = 10, 32
 
 
 def start(task: str, images: int) -> tuple[Any, Any, np.ndarray, np.ndarray]:
@@ -146,9 +143,8 @@ def peak_kib() -> int:
     return int(found[1])
 
 
-def measure(task: str, way: str, images: int, points: int) -> dict[str, Any]:
+def measure(task: str, way: str, images: int) -> dict[str, Any]:
     """In this process: {'seconds', 'mib', 'values'}."""
-    del points
     model, variables, x, labels = start(task, images)
     if way == 'torch':
         import torch  # noqa: F401
@@ -163,14 +159,13 @@ def main() -> None:
     parser.add_argument('task', choices=WAYS)
     parser.add_argument('--ways', nargs='+', help='default: all')
     parser.add_argument('--images', type=int, default=200)
-    parser.add_argument('--points', type=int, default=51, help="of the landscape's side")
     parser.add_argument('--one', help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.task, options.one, options.images, options.points)))
+        print(json.dumps(measure(options.task, options.one, options.images)))
         return
     ways = options.ways or list(WAYS[options.task])
-    arguments = [options.task, '--images', str(options.images), '--points', str(options.points)]
+    arguments = [options.task, '--images', str(options.images)]
 
     def run(way: str) -> dict[str, Any]:
         command = [sys.executable, __file__, *arguments, '--one', way]
