@@ -402,6 +402,7 @@ def test_the_crop_is_where_the_preprocessing_takes_it(shape, resize):
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_maps_and_pictures(tmp_path, ask):
     sizes = {'stage_sizes': (1,), 'width': 4, 'stem_width': 4}
     model = create_model('cifar_resnet8', **sizes)

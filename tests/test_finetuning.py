@@ -187,6 +187,7 @@ STILL = {**CONSTANT, 'optim.learning_rate': 0.0, 'train.steps': 20, 'train.eval_
          'train.patience': 3, 'checkpoint.best': 'top1', 'checkpoint.every': 20}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_ends_early_where_nothing_improves(tmp_path, capfd):
     """Batch norm's statistics are frozen too: evaluations at 2, 4, 6 and 8 are all the same."""
     config = tiny({**STILL, 'train.freeze_batch_norm': 'all'})

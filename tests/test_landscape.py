@@ -371,6 +371,7 @@ def test_the_command_follows_the_checkpoints(run, ask, tmp_path):
     assert sum(way['explained']) == pytest.approx(1) and way['explained'][0] > way['explained'][1]
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_line_and_the_curvature(run, ask, tmp_path, matfree):
     line = ('--dimensions', 1, '--points', 3, '--limit', 100, '--out', tmp_path)
     found = ask('analyze', 'landscape', '--workdir', run, *line, '--curvature', 2)
