@@ -273,7 +273,7 @@ def test_walk_throughs(tmp_path):
 
 
 # Stored with their outputs, for readers who do not have the data.
-WITH_OUTPUTS = ('02_pretrained_and_finetune.ipynb',)
+WITH_OUTPUTS = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
