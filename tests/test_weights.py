@@ -38,7 +38,7 @@ PUBLISHED = {
     'resnetv2_18': ('timm_v2',),
     'resnetv2_50': ('timm_v2',),
     'resnetv2_50d': ('timm_v2',),
-    'bit_resnet50x1': ('timm_v2', 'bit'),
+    'bit_resnet50x1': ('timm_v2', 'bit', 'big_vision'),
     'cifar_resnet20': ('torchvision', 'timm', 'cifar'),
     'cifar_resnet164': ('torchvision', 'timm', 'cifar'),
     'cifar_preact_resnet164': ('cifar',),
@@ -87,7 +87,7 @@ def test_the_round_trip_is_exact(name, layout):
         ('se_resnet50', {}, ('timm',)),
         ('resnetv2_50', {}, ('timm_v2', 'cifar')),
         ('resnetv2_50d', {}, ('timm_v2',)),
-        ('bit_resnet50x1', {}, ('timm_v2', 'cifar', 'bit')),
+        ('bit_resnet50x1', {}, ('timm_v2', 'cifar', 'bit', 'big_vision')),
         ('resnet18', {}, ('torchvision', 'timm', 'huggingface', 'cifar')),
         ('cifar_resnet20', {'gate': 'exclusive'}, ()),
         ('cifar_resnet20', {'learn_branch_scale': True}, ()),
@@ -154,6 +154,37 @@ def test_names_are_those_of_the_publishers():
     hf = sizes_in('huggingface', create_model('resnet50_v1'))
     assert hf['resnet.encoder.stages.1.layers.0.layer.0.convolution.weight'] == (128, 256, 1, 1)
     assert hf['classifier.1.bias'] == (1000,)
+
+
+def big_visions_names(variables):
+    """The arrays of a BiT net as google-research/big_vision, models/bit_paper.py, has them."""
+    p = variables['params']
+    found = {
+        'root_block/conv_root/kernel': p['stem']['conv1']['kernel'],
+        'head/kernel': p['head']['kernel'],
+        'head/bias': p['head']['bias'],
+    }
+    norms = {'norm-pre-head': p['final_norm']}
+    for stage, blocks in ((k, v) for k, v in p.items() if k.startswith('stage')):
+        for block, parts in blocks.items():
+            unit = f'block{stage[-1]}/unit{int(block[5:]):02}'
+            for i in (1, 2, 3):
+                found[f'{unit}/conv{i}/kernel'] = parts[f'conv{i}']['kernel']
+                norms[f'{unit}/gn{i}'] = parts[f'norm{i}']
+            if 'shortcut_conv' in parts:
+                found[f'{unit}/conv_proj/kernel'] = parts['shortcut_conv']['kernel']
+    for name, norm in norms.items():
+        found |= {f'{name}/{leaf}': norm[leaf][None, None, None] for leaf in ('scale', 'bias')}
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+@pytest.mark.parametrize('prefix', ['', 'params/'])
+def test_a_file_with_big_visions_names(prefix, tmp_path):
+    model = small('bit_resnet50x1')
+    variables = random_variables(model, IMAGES)
+    arrays = {f'{prefix}{name}': x for name, x in big_visions_names(variables).items()}
+    np.savez(tmp_path / 'R50x1_224.npz', **arrays)
+    assert not differing(load_weights(tmp_path / 'R50x1_224.npz', model), variables)
 
 
 def test_a_file_with_bits_names(tmp_path):

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--layout',
         metavar='NAME',
-        help='ours, torchvision, timm, timm_v2, bit, huggingface or cifar',
+        help='ours, torchvision, timm, timm_v2, bit, big_vision, huggingface or cifar',
     )
     parser.add_argument('--dtype', metavar='NAME', help="float32, bfloat16, ...; default: SRC's")
     parser.add_argument('--weights-key', metavar='NAME', help=model_options.KEY_HELP)

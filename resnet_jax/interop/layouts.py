@@ -59,6 +59,7 @@ class Layout:
       as_convolution: our fully connected layers that it stores as 1x1 convolutions.
       leaves: our names of the arrays of a convolution or fully connected layer -> its names.
       norm_leaves: the same for a norm.
+      norm_ones: number of axes of length 1 before the channels in the arrays of its norms.
       separator: between the parts of a name.
       outputs_first: whether the axes of kernels are [outputs, inputs, window], as in PyTorch; else
         they are ours, [window, inputs, outputs].
@@ -82,6 +83,7 @@ class Layout:
     as_convolution: tuple[str, ...] = ()
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LEAVES)
     norm_leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NORM_LEAVES)
+    norm_ones: int = 0
     separator: str = '.'
     outputs_first: bool = True
 
@@ -128,6 +130,21 @@ LAYOUTS = {
         as_convolution=('head',),
         leaves={'kernel': 'kernel', 'bias': 'bias'},
         norm_leaves={'scale': 'gamma', 'bias': 'beta'},
+        separator='/',
+        outputs_first=False,
+    ),
+    # google-research/big_vision, models/bit_paper.py: Flax's variables
+    'big_vision': Layout(
+        stem={1: ('root_block/conv_root', None)},
+        block='block{stage}/unit{block:02}',
+        norm='gn{i}',
+        shortcut=('conv_proj', None),
+        final_norm='norm-pre-head',
+        head='head',
+        block_from=1,
+        leaves={'kernel': 'kernel', 'bias': 'bias'},
+        norm_leaves={'scale': 'scale', 'bias': 'bias'},
+        norm_ones=3,
         separator='/',
         outputs_first=False,
     ),
@@ -196,7 +213,7 @@ def tensor_names(model: ResNet, paths: Iterable[Path], layout: str) -> dict[Path
         _, *module, leaf = path
         row = LAYOUTS[layout]
         name = _module_name(model, row, tuple(module))
-        leaves = row.norm_leaves if 'norm' in module[-1] else row.leaves
+        leaves = row.norm_leaves if _is_of_norm(path) else row.leaves
         if name is None or leaf not in leaves:
             raise InputError(
                 f'layout {layout} has no name for {"/".join(module)} of this model; write our own '
@@ -266,6 +283,8 @@ def _numbered(name: str) -> tuple[str, int]:
 
 def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     """Computes the shape of our tensor of this path and shape in a layout."""
+    if layout != OURS and _is_of_norm(path):
+        return (1,) * LAYOUTS[layout].norm_ones + shape
     if layout == OURS or path[-1] != 'kernel':
         return shape
     *window, inputs, outputs = shape
@@ -278,9 +297,9 @@ def their_shape(path: Path, shape: tuple[int, ...], layout: str) -> tuple[int, .
 
 def to_theirs(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
     """Converts our array to a layout."""
-    if layout == OURS or path[-1] != 'kernel':
-        return array
     shape = their_shape(path, array.shape, layout)
+    if layout == OURS or path[-1] != 'kernel':
+        return array.reshape(shape)
     if LAYOUTS[layout].outputs_first:
         array = np.transpose(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
     return np.ascontiguousarray(array.reshape(shape))
@@ -288,6 +307,8 @@ def to_theirs(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
 
 def to_ours(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
     """Inverts `to_theirs`; accepts a fully connected layer as a 1x1 convolution, too."""
+    if layout != OURS and _is_of_norm(path):
+        return array.reshape(-1)
     if layout == OURS or path[-1] != 'kernel':
         return array
     outputs_first = LAYOUTS[layout].outputs_first
@@ -296,6 +317,10 @@ def to_ours(path: Path, array: np.ndarray, layout: str) -> np.ndarray:
     if outputs_first:
         array = np.transpose(array, (*range(2, array.ndim), 1, 0))
     return np.ascontiguousarray(array)
+
+
+def _is_of_norm(path: Path) -> bool:
+    return 'norm' in path[-2]
 
 
 def _is_fully_connected(path: Path) -> bool:
