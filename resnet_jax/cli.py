@@ -167,6 +167,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    kinds: dict[str, Sequence[str]] = {}
     for name in COMMANDS:
         command = importlib.import_module(f'resnet_jax.commands.{name}')
         sub = commands.add_parser(
@@ -178,7 +179,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         )
         command.add_arguments(sub)
         sub.set_defaults(run=command.run, command=name)
-    _check_command(parser, arguments)
+        kinds[name] = getattr(command, 'KINDS', ())
+    _check_word(parser, 'command', arguments[:1], COMMANDS)
+    if kinds.get(arguments[0] if arguments else ''):
+        _check_word(parser, 'kind', arguments[1:2], kinds[arguments[0]])
     options, rest = parser.parse_known_args(arguments)
     _check_options(options)
     prefix = PREFIXES.get(options.command)
@@ -189,10 +193,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _check_command(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    """Refuses an unknown command, with the nearest."""
-    if arguments and not arguments[0].startswith('-') and arguments[0] not in COMMANDS:
-        parser.error(str(unknown_name('command', arguments[0], COMMANDS)))
+def _check_word(
+    parser: argparse.ArgumentParser, kind: str, word: Sequence[str], known: Sequence[str]
+) -> None:
+    """Refuses an unknown command, or kind of a command, with the nearest."""
+    if word and not word[0].startswith('-') and word[0] not in known:
+        parser.error(str(unknown_name(kind, word[0], known)))
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -11,10 +11,11 @@ import random
 import jax
 import jax.numpy as jnp
 import pytest
-from running import DIGITS, TINY
+from running import DIGITS, TINY, flags
 
 from resnet_jax import cli
 from resnet_jax.cli import main
+from resnet_jax.commands.analyze import KINDS
 from resnet_jax.errors import InputError
 from resnet_jax.training import build, checks, loop
 from resnet_jax.training import config as configs
@@ -255,6 +256,55 @@ def test_a_misspelt_command_gets_the_nearest(capsys):
             main([word])
         assert stop.value.code == 2
         assert hint in capsys.readouterr().err
+
+
+def test_a_misspelt_kind_of_analysis_gets_the_nearest(capsys):
+    for word, hint in (('lesoin', "did you mean 'lesion'?"), ('zzz', 'known: attribution')):
+        with pytest.raises(SystemExit) as stop:
+            main(['analyze', word])
+        assert stop.value.code == 2
+        assert hint in capsys.readouterr().err
+
+
+# Numbers below the range of each option of a kind of `analyze`.
+BELOW = {
+    'lesion': {'--draws': 0, '--seed': -1, '--removed': '0', '--swapped': '1,99'},
+    'paths': {'--draws': 0, '--seed': -1, '--lengths': '-1'},
+    'landscape': {'--points': 1, '--range': 0, '--chunk': 0, '--curvature': -1, '--seed': -1},
+    'signal': {'--seed': -1},
+    'similarity': {},
+    'attribution': {
+        **dict.fromkeys(('--images', '--steps', '--samples', '--stride', '--patch'), 0),
+        **dict.fromkeys(('--noise', '--seed'), -1),
+    },
+    'calibration': {'--bins': 0, '--bootstrap': -1, '--seed': -1},
+    'robustness': {'--severities': '0', '--seed': -1, '--examples': -1},
+}
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs') / 'trained'
+    assert main(['train', *flags(), '--workdir', str(folder)]) == 0
+    return folder
+
+
+def test_numbers_out_of_range_are_refused_by_every_kind_of_analysis(run, capsys, tmp_path):
+    assert set(BELOW) == set(KINDS)
+    for kind, options in BELOW.items():
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f'resnet_jax.commands.analyses.{kind}').add_arguments(parser)
+        numeric = {
+            a.option_strings[0] for a in parser._actions if a.type in (int, float) and not a.choices
+        }
+        assert numeric <= set(options), f'give the new options of {kind} a number out of range'
+        for option, value in options.items():
+            out = tmp_path / 'out'
+            given = ['--workdir', str(run), '--limit=4', f'{option}={value}', f'--out={out}']
+            assert main(['analyze', kind, *given]) == 2
+            said = [x for x in capsys.readouterr().err.splitlines() if not x.startswith('note:')]
+            assert option in said[-1], (kind, option, said)
+    assert not list(tmp_path.iterdir())
 
 
 BODIES = {

@@ -231,7 +231,7 @@ def test_a_temperature_in_a_file_of_its_own(says, run, tmp_path, pictures):
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        (['--bins', '0'], '--bins must be from 1'),
+        (['--bins', '0'], '--bins must be at least 1'),
         (['--bootstrap', '-1'], '--bootstrap must be at least 0'),
         (['--calibration', 'x.json'], 'goes with --store'),
         (['--store', '--calibration', 'nowhere/x.json'], 'cannot write nowhere/x.json'),

@@ -203,5 +203,7 @@ def test_the_command_writes_a_report(tmp_path, ask, capsys):
     top = max(found['confused'], key=lambda each: each['count'])
     assert top['count'] == (confusion - np.diag(confusion.diagonal())).max()
     assert all(0 <= of['auc'] <= 1 for of in found['classes'].values())
+    assert main(['eval', '--workdir', str(run), '--mistakes', '3']) == 2
+    assert '--mistakes goes with --report' in capsys.readouterr().err
     assert main(['eval', '--workdir', str(run), '--report', str(run / 'config.json')]) == 2
-    assert 'cannot write in this folder' in capsys.readouterr().err
+    assert f'cannot write in {run / "config.json"}' in capsys.readouterr().err

@@ -95,6 +95,11 @@ def random_swaps(chain: Chain, count: int, draws: int, rng: np.random.Generator)
     return found
 
 
+def most_removals(chain: Chain) -> int:
+    """The number of blocks that `random_removals` can remove at most."""
+    return sum(block.keeps_shape for block in chain.blocks)
+
+
 def most_swaps(chain: Chain) -> int:
     """The number of pairs that `random_swaps` can swap at most."""
     return sum(len(group) // 2 for group in swappable(chain))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resnet_jax import text
 from resnet_jax.commands import data_options, model_options
-from resnet_jax.errors import InputError
+from resnet_jax.errors import Range, check_number
 from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
@@ -50,13 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Runs an analysis, writes its files and prints its figures."""
     from resnet_jax.commands.analyses.subject import open_subject
-    from resnet_jax.records.writers import signs_of_life
+    from resnet_jax.records.writers import check_folder, signs_of_life
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
+    if 'seed' in options:
+        check_number('--seed', options.seed, Range(0, 2**32 - 1, whole=True))
     subject = open_subject(options)
     folder = options.out or (options.workdir or Path('.')) / 'analysis' / options.kind
-    _check_folder(folder)
+    check_folder(folder, 'give another --out DIR')
     source = subject.examples.source
     with (
         signs_of_life(f'{options.kind} on {len(source):,} images'),
@@ -81,24 +83,14 @@ def run(options: argparse.Namespace) -> None:
     print('\nwritten: ' + ', '.join(str(path) for path in written))
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses a folder that cannot be written, before anything is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / '.try').touch()
-        (folder / '.try').unlink()
-    except OSError as error:
-        raise InputError(
-            f'cannot write in {folder}: {error.strerror}; give another --out DIR'
-        ) from None
-
-
 def _write(folder: Path, kind: str, result: dict[str, object], report: 'Report') -> list[Path]:
     """Writes the JSON, the pictures and the further files of an analysis."""
     from resnet_jax.figures import write_figures
+    from resnet_jax.records.writers import write_atomically
 
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f'{kind}.json'
-    path.write_text(json_text(result, indent=1) + '\n')
+    write_atomically(path, json_text(result, indent=1) + '\n')
     written = [path, *write_figures(report.pictures, folder)]
     for name, write in report.files.items():
         write(folder / name)

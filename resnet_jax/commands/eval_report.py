@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range, check_number
 from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resnet_jax.inference.trained import TrainedModel
     from resnet_jax.text import Table
 
-PAIRS = 12  # of confused classes
+MISTAKES, PAIRS = 24, 12  # shown by default: mistakes; pairs of confused classes
 _DEFAULT = Path('report_SPLIT')  # what --report alone stands for
 
 
@@ -33,37 +33,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'the current folder without a run',
     )
     parser.add_argument(
-        '--mistakes', type=int, default=24, metavar='N', help='shown on that page (default: 24)'
+        '--mistakes', type=int, metavar='N', help=f'shown on that page (default: {MISTAKES})'
     )
 
 
 def prepare(options: argparse.Namespace, split: str) -> Path | None:
-    """The folder of the report, which exists and can be written; None without a report.
+    """The folder of the report, which can be written; None without a report.
 
     Raises:
       InputError: for a folder that cannot be written, and a number of mistakes below 0.
     """
-    if options.mistakes < 0:
-        raise InputError(f'--mistakes must be at least 0, got {options.mistakes}')
+    from resnet_jax.records.writers import check_folder
+
     if options.report is None:
+        if options.mistakes is not None:
+            raise InputError('--mistakes goes with --report: give that too')
         return None
+    if options.mistakes is not None:
+        check_number('--mistakes', options.mistakes, Range(0, whole=True))
     plain = ''.join(c if c.isalnum() else '_' for c in split)
     default = (options.workdir or Path('.')) / f'report_{plain}'
     folder: Path = default if options.report == _DEFAULT else options.report
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / '.try').touch()
-        (folder / '.try').unlink()
-    except OSError as error:
-        raise InputError(
-            f'--report {folder}: cannot write in this folder ({error.strerror})'
-        ) from None
+    check_folder(folder, 'give another --report DIR')
     return folder
 
 
 def write(
     folder: Path,
-    count: int,
+    count: int | None,
     trained: 'TrainedModel',
     source: 'Source',
     names: Sequence[str],
@@ -73,8 +70,8 @@ def write(
     """Writes report.html, report.json and the pictures.
 
     Args:
-      folder: exists.
-      count: of mistakes to show.
+      folder: made if it does not exist.
+      count: of mistakes to show; None: `MISTAKES`.
       trained: the model.
       source: the examples.
       names: of the classes that count, those of the data first.
@@ -88,8 +85,9 @@ def write(
     from resnet_jax.analysis import gallery
     from resnet_jax.experiments.reports.document import write_texts
 
+    folder.mkdir(parents=True, exist_ok=True)
     curves = {i: gallery.class_curves(predictions, i) for i in range(len(source.class_names))}
-    mistakes = gallery.confident_mistakes(predictions, count)
+    mistakes = gallery.confident_mistakes(predictions, MISTAKES if count is None else count)
     pairs = gallery.confused_pairs(predictions, PAIRS)
     files = _file_names(source, mistakes)
     added: dict[str, Any] = {

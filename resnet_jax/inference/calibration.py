@@ -7,6 +7,7 @@ from typing import Any
 from resnet_jax.errors import InputError, Range, check_number
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.json_files import json_text, read_json, unreadable
+from resnet_jax.records.writers import write_atomically
 
 FILE = 'calibration.json'  # in a workdir
 _AGAIN = 'write it again with `resnet-jax analyze calibration --store`'
@@ -54,23 +55,6 @@ def calibration_file(trained: TrainedModel, path: Path | None) -> Path:
     return Path(trained.origin['workdir']) / FILE
 
 
-def check_writable(path: Path) -> None:
-    """Refuses a file that cannot be written, before anything is computed for it.
-
-    Raises:
-      InputError: naming the option that chooses another.
-    """
-    existed = path.exists()
-    try:
-        path.open('ab').close()
-    except OSError as error:
-        raise InputError(
-            f'cannot write {path}: {error.strerror}; give --calibration FILE.json elsewhere'
-        ) from None
-    if not existed:
-        path.unlink()
-
-
 def write_calibration(calibration: Calibration, path: Path) -> None:
     """Writes a temperature.
 
@@ -78,7 +62,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
       InputError: if the file cannot be written.
     """
     try:
-        path.write_text(json_text(dataclasses.asdict(calibration), indent=1) + '\n')
+        write_atomically(path, json_text(dataclasses.asdict(calibration), indent=1) + '\n')
     except OSError as error:
         raise InputError(f'cannot write {path}: {error.strerror}') from error
 

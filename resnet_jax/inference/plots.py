@@ -8,6 +8,7 @@ from jaxtyping import Int
 
 from resnet_jax.errors import InputError
 from resnet_jax.figures import figure_text
+from resnet_jax.records.writers import check_file
 from resnet_jax.text import printable, shortened
 
 _LONGEST_NAME = 32  # of a class in a figure, in characters
@@ -25,13 +26,7 @@ def check_writable(path: Path, option: str) -> None:
     """
     if path.suffix.lower() != '.png':
         raise InputError(f'{option} writes a PNG; give a name that ends in .png, not {path}')
-    existed = path.exists()
-    try:
-        path.open('ab').close()
-    except OSError as error:
-        raise InputError(f'{option} {path}: cannot write this file ({error.strerror})') from None
-    if not existed:
-        path.unlink()
+    check_file(path, f'{option} {path}', 'name a file that can be written')
 
 
 def plot_confusion(

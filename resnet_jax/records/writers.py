@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from resnet_jax.errors import Range
+from resnet_jax.errors import InputError, Range
 from resnet_jax.json_files import parse_json, unreadable
 from resnet_jax.text import paragraph, print_line, terminal_width
 
@@ -31,6 +31,43 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def check_file(path: Path, what: str, remedy: str) -> None:
+    """Checks that a file can be written, before anything is computed for it.
+
+    Args:
+      path: the file; one that exists stays as it is.
+      what: the file in the message, such as '--out FILE'.
+      remedy: what to do otherwise, for the message.
+
+    Raises:
+      InputError: if it cannot be opened for writing.
+    """
+    existed = path.exists()
+    try:
+        path.open('ab').close()
+    except OSError as error:
+        raise InputError(f'cannot write {what}: {error.strerror}; {remedy}') from None
+    if not existed:
+        path.unlink()
+
+
+def check_folder(folder: Path, remedy: str) -> None:
+    """Checks that files can be written into a folder, which may not exist yet.
+
+    Args:
+      folder: the folder; it is not made.
+      remedy: what to do otherwise, for the message.
+
+    Raises:
+      InputError: if it cannot be made or written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f'cannot write in {folder}: {there} is no folder; {remedy}')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f'cannot write in {folder}: no permission for {there}; {remedy}')
 
 
 def run_id(folder: Path) -> str:

@@ -104,6 +104,7 @@ def _add_settings(group: 'argparse._ArgumentGroup') -> None:
 def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     """Makes the maps, their checks and the pictures."""
     from resnet_jax.analysis import attribution, responses
+    from resnet_jax.analysis.examples import predictions
     from resnet_jax.analysis.figures.attribution import draw
 
     settings = _check(options)
@@ -112,7 +113,7 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     responses.check_layer(model, layer)
     choose_targets = _target(options.target, subject)
     baseline = _baseline(options.baseline, subject)
-    labels, logits = attribution.predictions(model, variables, subject.examples)
+    logits, labels = predictions(model, variables, subject.examples)
     targets = choose_targets(labels, logits.argmax(axis=1))
     explain = functools.partial(
         attribution.explain,
@@ -159,7 +160,6 @@ def _check(options: argparse.Namespace) -> 'Settings':
         if getattr(options, name) is not None:
             check_number(f'--{name}', getattr(options, name), _OF_ORDER)
     check_number('--noise', options.noise, Range(0.0))
-    check_number('--seed', options.seed, Range(0, whole=True))
     return Settings(
         steps=options.steps,
         samples=options.samples,
@@ -253,10 +253,9 @@ def _checks(
     baseline: 'Array',
 ) -> dict[str, Any]:
     """The checks that are asked for."""
-    import jax
-
     from resnet_jax.analysis import faithfulness
     from resnet_jax.analysis.attribution import METHODS
+    from resnet_jax.analysis.networks import fresh_network
 
     trained, found = subject.trained, dict[str, Any]()
     if options.curves:
@@ -270,9 +269,8 @@ def _checks(
             seed=options.seed,
         )
     if options.sanity:
-        fresh = faithfulness.fresh_variables(
-            trained.model, jax.random.key(options.seed), subject.chain.stem.inputs
-        )
+        p = trained.preprocessing
+        fresh = fresh_network(trained.model, p.image_size, p.channels, options.seed).variables
         signed = {name: METHODS[name].signed for name in maps}
         found |= faithfulness.sanity(subject.chain, trained.variables, fresh, maps, explain, signed)
     return found

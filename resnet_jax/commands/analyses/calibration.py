@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
 from resnet_jax.commands.analyses.subject import Report
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.analysis.examples import Examples
@@ -100,13 +100,11 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
 
 def _check(options: argparse.Namespace, subject: 'Subject') -> Path | None:
     """Refuses numbers out of range; gives the file for the temperature, if it is to be stored."""
-    from resnet_jax.inference.calibration import calibration_file, check_writable
+    from resnet_jax.inference.calibration import calibration_file
+    from resnet_jax.records.writers import check_file
 
-    if not 1 <= options.bins <= _MOST_BINS:
-        raise InputError(f'--bins must be from 1 to {_MOST_BINS}, got {options.bins}')
-    for name in ('bootstrap', 'seed'):
-        if getattr(options, name) < 0:
-            raise InputError(f'--{name} must be at least 0, got {getattr(options, name)}')
+    check_number('--bins', options.bins, Range(1, _MOST_BINS, whole=True))
+    check_number('--bootstrap', options.bootstrap, Range(0, whole=True))
     if options.store:
         path = calibration_file(subject.trained, options.calibration)
         if options.out is not None and path.resolve() == (options.out / path.name).resolve():
@@ -114,7 +112,7 @@ def _check(options: argparse.Namespace, subject: 'Subject') -> Path | None:
                 f'--out would write its files over {path}, the stored temperature; '
                 'give another folder'
             )
-        check_writable(path)
+        check_file(path, str(path), 'give --calibration FILE.json elsewhere')
         return path
     if options.calibration is not None:
         raise InputError('--calibration goes with --store: give that too')
@@ -135,10 +133,10 @@ def _fit_examples(options: argparse.Namespace, subject: 'Subject') -> 'Examples 
 
 
 def _logits(subject: 'Subject', examples: 'Examples') -> Any:
-    from resnet_jax.analysis import calibration
+    from resnet_jax.analysis.examples import predictions
 
     trained = subject.trained
-    return calibration.logits_and_labels(trained.model, trained.variables, examples)
+    return predictions(trained.model, trained.variables, examples)
 
 
 def _remark(fit: dict[str, Any], temperature: float | None, labels: Any) -> None:

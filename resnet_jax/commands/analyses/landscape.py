@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
 from resnet_jax.commands.analyses.subject import Report
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.analysis.directions import Grid
     from resnet_jax.commands.analyses.subject import Subject
 
-TEXT = 'The loss and the error around the weights, or around the way that training took.'
+TEXT = 'The loss and the error around the weights, or along the path of training.'
 EPILOG = (
     'Example: resnet-jax analyze landscape --workdir runs/digits --limit 200. Time grows with '
     'points times images: 15 x 15 points of a ResNet-20 on 300 images of 32 pixels take one to two '
@@ -143,16 +143,12 @@ def _check(options: argparse.Namespace) -> tuple[int, int]:
                 raise InputError(f'{name} does not go with --trajectory; leave out one of the two')
     dimensions: int = options.dimensions or 2
     points: int = _POINTS[dimensions] if options.points is None else options.points
-    if points < 2:
-        raise InputError(f'--points must be at least 2, got {points}')
-    reach = options.range
-    if reach is not None and not 0 < reach < math.inf:
-        raise InputError(f'--range must be a finite number above 0, got {reach:g}')
-    if options.chunk is not None and options.chunk < 1:
-        raise InputError(f'--chunk must be at least 1, got {options.chunk}')
-    for name in ('seed', 'curvature'):
-        if getattr(options, name) < 0:
-            raise InputError(f'--{name} must be at least 0, got {getattr(options, name)}')
+    check_number('--points', points, Range(2, whole=True))
+    check_number('--curvature', options.curvature, Range(0, whole=True))
+    if options.range is not None:
+        check_number('--range', options.range, Range(0, open='low'))
+    if options.chunk is not None:
+        check_number('--chunk', options.chunk, Range(1, whole=True))
     if options.curvature:
         hessian.need_matfree()
     return dimensions, points

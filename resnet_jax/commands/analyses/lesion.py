@@ -4,8 +4,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
+from resnet_jax.commands.analyses.numbers import whole_numbers
 from resnet_jax.commands.analyses.subject import Report
-from resnet_jax.errors import InputError
+from resnet_jax.errors import Range, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.commands.analyses.subject import Subject
@@ -45,38 +46,32 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
 
     chain = subject.chain
     names = lesion.removable(chain)
-    if options.draws < 1:
-        raise InputError(f'--draws must be at least 1, got {options.draws}')
-    most_removed = sum(block.keeps_shape for block in chain.blocks)
-    removed = _numbers('removed', options.removed, most_removed)
-    swapped = _numbers('swapped', options.swapped, lesion.most_swaps(chain))
+    check_number('--draws', options.draws, Range(1, whole=True))
+    counts = []
+    for option, most, what in (
+        ('removed', lesion.most_removals(chain), 'the blocks that keep the shape'),
+        ('swapped', lesion.most_swaps(chain), 'the pairs of equal shapes'),
+    ):
+        given = getattr(options, option)
+        chosen = None if given is None else whole_numbers(f'--{option}', given, 1, most, what)
+        counts.append(_some(most) if chosen is None else chosen)
     found = lesion.study(
         chain,
         subject.trained.variables,
         subject.examples,
         names,
-        removed,
-        swapped,
+        *counts,
         draws=options.draws,
         seed=options.seed,
     )
     return Report(found, _printed(found), draw(found, subject.title))
 
 
-def _numbers(option: str, given: str | None, most: int) -> list[int]:
-    """The numbers that an option gives, by default some from 1 to `most`."""
+def _some(most: int) -> list[int]:
+    """Some numbers from 1 to `most`."""
     import numpy as np
 
-    if given is None:
-        return sorted({int(n) for n in np.linspace(1, most, _AT_MOST)}) if most else []
-    try:
-        found = sorted({int(part) for part in given.split(',')})
-    except ValueError:
-        raise InputError(f'--{option} takes numbers like 1,2,5, got {given!r}') from None
-    if found[0] < 1 or found[-1] > most:
-        what = 'blocks that keep the shape' if option == 'removed' else 'pairs of equal shapes'
-        raise InputError(f'--{option} takes numbers from 1 to {most}, the {what}, got {given}')
-    return found
+    return sorted({int(n) for n in np.linspace(1, most, _AT_MOST)}) if most else []
 
 
 def _printed(found: dict[str, Any]) -> str:

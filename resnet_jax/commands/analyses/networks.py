@@ -3,8 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from resnet_jax.errors import Range, check_number
-
 if TYPE_CHECKING:
     from resnet_jax.analysis.networks import Network
     from resnet_jax.commands.analyses.subject import Subject
@@ -28,14 +26,9 @@ def add_fresh_options(parser: argparse.ArgumentParser, seed_of: str) -> None:
 
 
 def open_networks(options: argparse.Namespace, subject: 'Subject') -> 'dict[str, Network]':
-    """The networks to measure: 'trained', and 'fresh' with --init.
-
-    Raises:
-      InputError: for a seed that is none.
-    """
+    """The networks to measure: 'trained', and 'fresh' with --init."""
     from resnet_jax.analysis.networks import Network, fresh_network
 
-    check_number('--seed', options.seed, Range(0, 2**32 - 1, whole=True))
     trained = subject.trained
     found = {'trained': Network(subject.chain, trained.variables)}
     if options.init:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
 from resnet_jax.commands.analyses import networks
+from resnet_jax.commands.analyses.numbers import whole_numbers
 from resnet_jax.commands.analyses.subject import Report
-from resnet_jax.errors import InputError
+from resnet_jax.errors import Range, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.commands.analyses.subject import Subject
@@ -44,9 +45,10 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     from resnet_jax.analysis.figures.paths import draw
 
     paths.check_residual(subject.chain)
-    if options.draws < 1:
-        raise InputError(f'--draws must be at least 1, got {options.draws}')
-    lengths = _lengths(options.lengths, len(subject.chain.blocks))
+    check_number('--draws', options.draws, Range(1, whole=True))
+    lengths, most = None, len(subject.chain.blocks)
+    if options.lengths is not None:
+        lengths = whole_numbers('--lengths', options.lengths, 0, most, 'the number of blocks')
     found = {
         name: paths.study(
             network, subject.examples, lengths, draws=options.draws, seed=options.seed
@@ -55,20 +57,6 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     }
     figures: dict[str, Any] = {**found.pop('trained'), **found}
     return Report(figures, _printed(figures), draw(figures, subject.title))
-
-
-def _lengths(given: str | None, blocks: int) -> list[int] | None:
-    if given is None:
-        return None
-    try:
-        found = sorted({int(part) for part in given.split(',')})
-    except ValueError:
-        raise InputError(f'--lengths takes numbers like 0,1,5, got {given!r}') from None
-    if found[0] < 0 or found[-1] > blocks:
-        raise InputError(
-            f'--lengths takes numbers from 0 to {blocks}, the number of blocks, got {given}'
-        )
-    return found
 
 
 def _printed(found: dict[str, Any]) -> str:

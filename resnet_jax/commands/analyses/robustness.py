@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
+from resnet_jax.commands.analyses.numbers import whole_numbers
 from resnet_jax.commands.analyses.subject import Report
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.errors import Range, check_choice, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.commands.analyses.subject import Subject
@@ -56,15 +57,17 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     from resnet_jax.analysis import corruptions, robustness
     from resnet_jax.analysis.figures.robustness import draw
 
-    names, severities = _names(options.corruptions), _severities(options.severities)
+    names = _names(options.corruptions)
+    severities: tuple[int, ...] = corruptions.SEVERITIES
+    if options.severities is not None:
+        ends = severities[0], severities[-1]
+        severities = tuple(whole_numbers('--severities', options.severities, *ends, 'the severest'))
     check_choice('--frost', options.frost, corruptions.FROSTS)
     if options.frost == 'photographs' and 'frost' in names:
         corruptions.weather.photographs_folder()
     preprocessing = subject.trained.preprocessing
     corruptions.check_channels(preprocessing.channels)
-    for option in ('seed', 'examples'):
-        if getattr(options, option) < 0:
-            raise InputError(f'--{option} must be at least 0, got {getattr(options, option)}')
+    check_number('--examples', options.examples, Range(0, whole=True))
     shared = {
         'data': subject.examples.source.name,
         'split': subject.examples.source.split,
@@ -101,20 +104,6 @@ def _names(given: str | None) -> tuple[str, ...]:
     for name in chosen:
         check_choice('corruption', name, CORRUPTIONS)
     return chosen
-
-
-def _severities(given: str | None) -> tuple[int, ...]:
-    from resnet_jax.analysis.corruptions import SEVERITIES
-
-    if given is None:
-        return SEVERITIES
-    try:
-        found = tuple(sorted({int(part) for part in given.split(',')}))
-    except ValueError:
-        found = ()
-    if not found or not set(found) <= set(SEVERITIES):
-        raise InputError(f'--severities takes numbers from 1 to 5, like 1,3,5, got {given!r}')
-    return found
 
 
 def _baseline(
