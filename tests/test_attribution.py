@@ -16,6 +16,7 @@ from resnet_jax.analysis import attribution, faithfulness, responses
 from resnet_jax.analysis.attribution import METHODS, Settings
 from resnet_jax.analysis.examples import Batch
 from resnet_jax.analysis.figures.attribution import crop_box
+from resnet_jax.analysis.networks import fresh_network
 from resnet_jax.analysis.parts import chain
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
@@ -334,7 +335,7 @@ def test_areas_are_of_the_probability_of_the_class(original, images):
 def test_weights_become_random_from_the_head_downwards(preactivation):
     model, trained = preactivation
     parts = chain(model, SIZE)
-    fresh = faithfulness.fresh_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
+    fresh = fresh_network(model, SIZE, 3, seed=0).variables
     order = ['tail', 'stage2/block1', 'stage1/block2', 'stage1/block1', 'stem']
     found = dict(faithfulness.cascade(parts, trained, fresh))
     assert list(found) == order
@@ -360,7 +361,7 @@ def test_rank_correlation_is_scipys():
 def test_maps_that_ignore_the_weights_fail_the_sanity_check(original, images):
     """A map of the image alone stays; Grad-CAM does not, and Eigen-CAM does not see the head."""
     model, trained = original
-    fresh = faithfulness.fresh_variables(model, jax.random.key(0), (SIZE, SIZE, 3))
+    fresh = fresh_network(model, SIZE, 3, seed=0).variables
     maps = {
         **explain(original, images, ['grad_cam', 'eigen_cam']),
         'edges': np.asarray(images[..., 0]),

@@ -24,7 +24,6 @@ from resnet_jax.analysis.responses import (
     compiled_response,
     default_layer,
     of_targets,
-    unrolled,
 )
 from resnet_jax.errors import check_choice
 from resnet_jax.models import ResNet
@@ -102,11 +101,6 @@ class Case:
         """The gradient of these logits with respect to the images."""
         found: Array = _compiled_gradient(self.model)(self.variables, images, self.targets)
         return found
-
-
-@functools.lru_cache(maxsize=16)
-def _compiled_logits(model: ResNet) -> Any:
-    return jit(lambda variables, images: model.apply(variables, images, train=False))
 
 
 @functools.lru_cache(maxsize=16)
@@ -269,18 +263,6 @@ METHODS = {
 # Over the examples
 
 
-def predictions(
-    model: ResNet, variables: Variables, batches: Iterable[Batch]
-) -> tuple[Int[np.ndarray, ' n'], Float[np.ndarray, 'n classes']]:
-    """The labels and the logits of all examples, without padding."""
-    labels, logits = [], []
-    run = _compiled_logits(model)
-    for batch in batches:
-        labels.append(batch.labels[batch.mask])
-        logits.append(np.asarray(run(variables, batch.images))[batch.mask])
-    return np.concatenate(labels), np.concatenate(logits)
-
-
 def explain(
     model: ResNet,
     variables: Variables,
@@ -317,7 +299,7 @@ def explain(
     for batch in batches:
         n = int(batch.mask.sum())
         case = Case(
-            unrolled(model),
+            model.unrolled(),
             layer,
             variables,
             batch.images,

@@ -5,40 +5,15 @@ probability of 0.8. Source: Guo et al. 2017, arXiv 1706.04599. Everything is com
 float64 on the host.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 from jaxtyping import Bool, Float, Int
-
-from resnet_jax.analysis.examples import Batch
-from resnet_jax.training.compilation import jit
 
 Logits = Float[np.ndarray, 'n classes']
 Labels = Int[np.ndarray, ' n']
 Confidence = Float[np.ndarray, ' n']
 _STEPS = 200  # doublings of a bracket: more than the exponents of float64 between 1 and its ends
-
-
-def logits_and_labels(
-    model: nn.Module, variables: Mapping[str, Any], batches: Iterable[Batch]
-) -> tuple[Logits, Labels]:
-    """The logits of all examples, float32, and their labels.
-
-    The only part that runs the network; 50,000 examples of 1,000 classes take 200 MB.
-
-    Args:
-      model: the network.
-      variables: `params` and `batch_stats`.
-      batches: the examples.
-    """
-    run = jit(lambda variables, images: model.apply(variables, images, train=False))
-    logits, labels = [], []
-    for batch in batches:
-        logits.append(np.asarray(run(variables, batch.images), np.float32)[batch.mask])
-        labels.append(batch.labels[batch.mask])
-    return np.concatenate(logits), np.concatenate(labels)
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> Float[np.ndarray, 'n classes']:

@@ -99,7 +99,7 @@ def _rows(weights: Any, axes: tuple[int, ...]) -> Float[np.ndarray, '... size']:
 def moved(
     params: PyTree[Array], directions: Sequence[PyTree[Array]], point: Sequence[Any] | Array
 ) -> PyTree[Array]:
-    """The parameters at a point: plus so many times each direction."""
+    """The parameters plus, for each direction, its multiple at the point."""
     for i, direction in enumerate(directions):
         params = jax.tree.map(lambda w, d, i=i: w + point[i] * d, params, direction)
     return params

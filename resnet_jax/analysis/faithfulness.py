@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from resnet_jax.analysis.attribution import Maps, enlarged, padded
 from resnet_jax.analysis.examples import Batch
@@ -193,16 +193,6 @@ def _compiled_probabilities(model: ResNet) -> Any:
 
 
 # Random weights
-
-
-def fresh_variables(
-    model: ResNet, key: Key[Array, ''], image_shape: tuple[int, ...]
-) -> dict[str, Any]:
-    """The variables of a network before training, without stacked blocks."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    plain = model.clone(scan_blocks=False, remat=False)
-    found: dict[str, Any] = jit(functools.partial(plain.init, train=False))(key, images)
-    return found
 
 
 def cascade(

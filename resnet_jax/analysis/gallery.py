@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-MOST_SCORES = (
-    2**27
-)  # scores kept for the curves, 512 MiB: 50,000 examples of 1,000 classes fit twice
+# Scores kept for the curves, 512 MiB: 50,000 examples of 1,000 classes fit twice.
+MOST_SCORES = 2**27
 
 
 @dataclasses.dataclass(frozen=True)

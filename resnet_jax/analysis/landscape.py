@@ -23,8 +23,8 @@ from resnet_jax.models import ResNet
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training.compilation import jit
 
-# What becomes of batch norm's running statistics at another point than the network's own: they stay
-# as they are, or are computed anew from the examples.
+# Batch norm's running statistics at other points than the network's own: those of the network, or
+# recomputed from the examples.
 KEEP, RECOMPUTE = BATCH_NORM = ('keep', 'recompute')
 NO_BATCH_NORM = 'none'  # of a network without
 
@@ -33,7 +33,7 @@ Batches = Examples | Sequence[Batch]
 
 def unrolled(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str, Any]]:
     """The same network and its variables without `scan_blocks` and `remat`."""
-    return model.clone(scan_blocks=False, remat=False), unstack_blocks(variables)
+    return model.unrolled(), unstack_blocks(variables)
 
 
 @dataclasses.dataclass(frozen=True)

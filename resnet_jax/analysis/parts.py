@@ -138,7 +138,7 @@ def chain(model: ResNet, image_size: int, channels: int = 3) -> Chain:
       image_size: side of the images; the parts know their shapes.
       channels: of the images.
     """
-    return _chain(model.clone(scan_blocks=False, remat=False), image_size, channels)
+    return _chain(model.unrolled(), image_size, channels)
 
 
 @functools.lru_cache(maxsize=16)

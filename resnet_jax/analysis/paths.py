@@ -44,7 +44,7 @@ def check_residual(chain: Chain) -> None:
 
 
 def shares(blocks: int) -> list[float]:
-    """The share of each length, from 0, among the paths through so many blocks: binomial."""
+    """The share of paths of each length, from 0 to `blocks`: a binomial distribution."""
     return [math.comb(blocks, k) / 2**blocks for k in range(blocks + 1)]
 
 
@@ -153,7 +153,7 @@ def norms(
       network: a residual network.
       batches: the examples.
       lengths: of the paths.
-      draws: number of paths of each length, for each batch anew.
+      draws: number of paths of each length, drawn for each batch.
       seed: of the paths.
 
     Returns:
@@ -192,7 +192,7 @@ def study(
       network: a residual network.
       batches: the examples.
       lengths: to measure; None: `default_lengths`.
-      draws: number of paths of each length, for each batch anew.
+      draws: number of paths of each length, drawn for each batch.
       seed: of the paths.
 
     Returns:

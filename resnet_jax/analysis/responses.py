@@ -41,7 +41,7 @@ def check_layer(model: ResNet, layer: str) -> None:
         raise InputError(f'maps are of images; this model takes {model.dimensions}-D inputs')
     known = (*(name for name in layers(model) if name not in (POOLED, LOGITS)), FINAL_MAP)
     check_layers([layer], known)
-    if not _is_map(unrolled(model), layer):
+    if not _is_map(model.unrolled(), layer):
         raise InputError(
             f'the output of layer {layer!r} is no map; take a stage, a block, or a convolution or '
             'norm in one'
@@ -118,8 +118,3 @@ def of_targets(logits: Float[Array, 'n classes'], targets: Int[Array, ' n']) -> 
 def compiled_response(model: ResNet, layer: str) -> Any:
     """`response`, jitted once for each model and layer."""
     return jit(response(model, layer))
-
-
-def unrolled(model: ResNet) -> ResNet:
-    """The same function with every block by its own name."""
-    return model.clone(scan_blocks=False, remat=False)

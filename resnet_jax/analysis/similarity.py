@@ -183,7 +183,7 @@ def gram_matrices(view: View, panel_bytes: int = _PANEL_BYTES) -> dict[str, Squa
     """The centred Gram matrix of each layer over all examples, float64.
 
     Features are compared a panel at a time: as many batches as `panel_bytes` holds are kept, and
-    all later ones are computed anew for each panel.
+    all later ones are recomputed for each panel.
 
     Args:
       view: of the network.

@@ -1,4 +1,4 @@
-"""The way of a run's weights through the plane in which they move most.
+"""The path of a run's weights during training, in the plane of their principal components.
 
 Source: Li et al. 2018, arXiv 1712.09913, section 7.2.
 """

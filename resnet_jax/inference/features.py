@@ -39,7 +39,7 @@ def layers(model: models.ResNet) -> tuple[str, ...]:
     Args:
       model: from `create_model`. With `scan_blocks` it has the same layers as without.
     """
-    return _layers(_unrolled(model))
+    return _layers(model.unrolled())
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,7 +67,7 @@ def outputs_of(model: models.ResNet, layers: Sequence[str]) -> Extractor:
     It is not jitted, so that it can be part of what is: a loss, an attribution. Arguments, results
     and errors are those of `feature_extractor`.
     """
-    unrolled, wanted = _unrolled(model), tuple(layers)
+    unrolled, wanted = model.unrolled(), tuple(layers)
     check_layers(wanted, _layers(unrolled))
 
     def is_wanted(module: nn.Module, method: str) -> bool:
@@ -154,8 +154,3 @@ def check_layers(wanted: Sequence[str], known: Sequence[str]) -> None:
                 f'{unknown_name("layer", name, known)} (all: `resnet-jax features --list`, or '
                 'resnet_jax.inference.features.layers(model))'
             )
-
-
-def _unrolled(model: models.ResNet) -> models.ResNet:
-    """The same function with every block by its own name."""
-    return model.clone(scan_blocks=False, remat=False)

@@ -137,6 +137,11 @@ class ResNet(nn.Module):
     def _output_dtype(self) -> Any:
         return jnp.float64 if self.dtype == jnp.float64 else jnp.float32
 
+    @nn.nowrap
+    def unrolled(self) -> 'ResNet':
+        """The same function with every block by its own name: not scanned, nothing recomputed."""
+        return self.clone(scan_blocks=False, remat=False)
+
     def __call__(
         self, images: Float[Array, 'n *space c'], train: bool
     ) -> Float[Array, 'n num_classes']:

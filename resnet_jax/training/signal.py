@@ -43,7 +43,7 @@ def make_signal(model: ResNet, loss: Loss, groups: Groups = EVERYTHING) -> Signa
       output; 'gradient/...' the root mean square over examples of the norm of the gradient of the
       batch's summed loss with respect to the block's input.
     """
-    unrolled = model.clone(scan_blocks=False, remat=False)
+    unrolled = model.unrolled()
 
     def signal(variables: Mapping[str, Any], images: Array, targets: Any) -> dict[str, Array]:
         def run(probes: dict[str, Array]) -> tuple[Array, dict[str, Array]]:

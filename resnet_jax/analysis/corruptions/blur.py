@@ -15,7 +15,7 @@ from resnet_jax.analysis.corruptions.pixels import (
 
 
 def defocus(image: Bytes, parameters: tuple[float, float], rng: np.random.Generator) -> Bytes:
-    """Averages over a disk; the image goes on mirrored outside. Nothing is random."""
+    """Averages over a disk, with mirrored borders. Deterministic."""
     from scipy.signal import fftconvolve
 
     kernel = disk(*parameters)
@@ -86,7 +86,7 @@ def motion(image: Bytes, parameters: tuple[int, float], rng: np.random.Generator
 
 
 def zoom(image: Bytes, parameters: tuple[float, float], rng: np.random.Generator) -> Bytes:
-    """Averages the image and its enlargements. Nothing is random."""
+    """Averages the image and its enlargements. Deterministic."""
     factors = np.arange(1, *parameters)
     x = unit(image)
     total = x + sum(enlarged(x, float(factor)) for factor in factors)

@@ -11,7 +11,7 @@ from resnet_jax.analysis.corruptions.pixels import Bytes, as_bytes, unit
 
 
 def brightness(image: Bytes, added: float, rng: np.random.Generator) -> Bytes:
-    """Raises the largest channel; hue and saturation stay (the V of HSV). Nothing is random."""
+    """Raises the largest channel; hue and saturation stay (the V of HSV). Deterministic."""
     x = unit(image)
     value = x.max(axis=2, keepdims=True)
     raised = np.minimum(value + added, 1)
@@ -20,14 +20,14 @@ def brightness(image: Bytes, added: float, rng: np.random.Generator) -> Bytes:
 
 
 def contrast(image: Bytes, factor: float, rng: np.random.Generator) -> Bytes:
-    """Shrinks the differences from each channel's mean. Nothing is random."""
+    """Shrinks the differences from each channel's mean. Deterministic."""
     x = unit(image)
     mean = x.mean(axis=(0, 1), keepdims=True)
     return as_bytes((x - mean) * factor + mean)
 
 
 def pixelate(image: Bytes, factor: float, rng: np.random.Generator) -> Bytes:
-    """Reduces and enlarges, by averages over boxes. Nothing is random."""
+    """Reduces and enlarges, by averages over boxes. Deterministic."""
     side = image.shape[0]
     small = max(1, int(side * factor))
     picture = _picture(image).resize((small, small), Image.Resampling.BOX)
@@ -35,7 +35,7 @@ def pixelate(image: Bytes, factor: float, rng: np.random.Generator) -> Bytes:
 
 
 def jpeg(image: Bytes, quality: int, rng: np.random.Generator) -> Bytes:
-    """Compresses as JPEG with Pillow. Nothing is random."""
+    """Compresses as JPEG with Pillow. Deterministic."""
     out = io.BytesIO()
     _picture(image).save(out, 'JPEG', quality=quality)
     with Image.open(out) as opened:
@@ -88,7 +88,7 @@ def warped(
 
 
 def _sampled(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, outside: str) -> np.ndarray:
-    """Linear interpolation at fractional positions; outside the image goes on mirrored.
+    """Linear interpolation at fractional positions, with mirrored borders.
 
     As `scipy.ndimage.map_coordinates`, whose names of the two ways of mirroring it takes, and six
     times as fast: 'mirror' repeats no pixel, 'reflect' repeats the one at the border.
