@@ -1,13 +1,20 @@
-"""Time and memory of a lesion study, beside the obvious loops.
+"""Time and memory of a lesion study and of a loss surface, beside the obvious loops.
 
-The error of ResNet-110 with each of its 54 blocks removed, one by one. `ours` is
+lesion: the error of ResNet-110 with each of its 54 blocks removed, one by one. `ours` is
 `resnet_jax.analysis.lesion`. The obvious loop runs the whole network for every lesion: `jax` in one
 compiled program that takes the edited weights, `torch` eagerly, with the branch's last norm set to
-zero. All compute the same numbers, which are compared. Each way is its own process: seconds with
+zero.
+
+landscape: the loss of ResNet-20 at 51x51 points around its weights. `ours` is
+`resnet_jax.analysis.landscape`. The obvious loop computes the weights of every point and runs the
+network with them: `jax` compiled, `torch` eagerly with the weights changed in place.
+
+All compute the same numbers, which are compared. Each way is its own process: seconds with
 compilation and the first pass, and how much the process's peak memory grew; medians of the
 repetitions, taken in turn.
 
     python benchmarks/analysis.py lesion
+    python benchmarks/analysis.py landscape --images 50
 """
 
 import argparse
@@ -24,8 +31,10 @@ from typing import Any
 import harness
 import numpy as np
 
-NETS = {'lesion': 'cifar_resnet110'}
+NETS = {'lesion': 'cifar_resnet110', 'landscape': 'cifar_resnet20'}
 CLASSES, SIZE = 10, 32
+BATCH = 100
+POINTS = 51  # of each side of the surface
 
 
 def start(task: str, images: int) -> tuple[Any, Any, np.ndarray, np.ndarray]:
@@ -42,7 +51,7 @@ def start(task: str, images: int) -> tuple[Any, Any, np.ndarray, np.ndarray]:
     variables = jax.jit(model.init, static_argnames='train')(
         jax.random.key(0), jnp.asarray(x[:1]), train=False
     )
-    rescaled = jax.jit(lambda v, x: _own_statistics(model, v, x))(variables, jnp.asarray(x[:100]))
+    rescaled = jax.jit(lambda v, x: _own_statistics(model, v, x))(variables, jnp.asarray(x[:BATCH]))
     return model, rescaled, x, labels
 
 
@@ -94,30 +103,97 @@ def lesion_torch(model: Any, variables: Any, x: np.ndarray, labels: np.ndarray) 
             kept = norm.weight.clone(), norm.bias.clone()
             norm.weight.zero_(), norm.bias.zero_()
             wrong = 0
-            for i in range(0, len(x), 100):
-                logits = net(images[i : i + 100])
-                wrong += int((logits.argmax(1) != answers[i : i + 100]).sum())
+            for i in range(0, len(x), BATCH):
+                logits = net(images[i : i + BATCH])
+                wrong += int((logits.argmax(1) != answers[i : i + BATCH]).sum())
             norm.weight.copy_(kept[0]), norm.bias.copy_(kept[1])
             found.append(wrong / len(x))
     return found
 
 
+def surface(variables: Any) -> Any:
+    """Where the loss is measured: a grid along two directions."""
+    from resnet_jax.analysis.directions import random_grid
+
+    return random_grid(variables['params'], 2, POINTS, 1.0)
+
+
+def landscape_ours(model: Any, variables: Any, x: np.ndarray, labels: np.ndarray) -> list[float]:
+    from resnet_jax.analysis import landscape
+
+    grid = surface(variables)
+    batches = list(_batches(x, labels))
+    found = landscape.measure(model, variables, grid.directions, grid.points, batches)
+    return found.loss.tolist()
+
+
+def landscape_jax(model: Any, variables: Any, x: np.ndarray, labels: np.ndarray) -> list[float]:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    @jax.jit
+    def loss(params, images, labels):
+        logits = model.apply({**variables, 'params': params}, images, train=False)
+        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+    grid, found = surface(variables), []
+    for a, b in grid.points:
+        params = jax.tree.map(
+            lambda w, u, v, a=a, b=b: w + a * u + b * v, variables['params'], *grid.directions
+        )
+        losses = [loss(params, batch.images, batch.labels) for batch in _batches(x, labels)]
+        found.append(sum(map(float, losses)) / len(x))
+    return found
+
+
+def landscape_torch(model: Any, variables: Any, x: np.ndarray, labels: np.ndarray) -> list[float]:
+    import torch
+
+    net, images = _torch_net('landscape', model, variables), torch.from_numpy(x).permute(0, 3, 1, 2)
+    images = images.contiguous(memory_format=torch.channels_last)
+    grid, answers, found = surface(variables), torch.from_numpy(labels), []
+    first, second = (
+        _torch_state(model, {**variables, 'params': direction}) for direction in grid.directions
+    )
+    weights = {name: w.detach().clone() for name, w in net.named_parameters()}
+    with torch.inference_mode():
+        for a, b in grid.points.tolist():
+            for name, parameter in net.named_parameters():
+                parameter.copy_(weights[name] + a * first[name] + b * second[name])
+            total = 0.0
+            for i in range(0, len(x), BATCH):
+                logits = net(images[i : i + BATCH])
+                total += torch.nn.functional.cross_entropy(
+                    logits, answers[i : i + BATCH], reduction='sum'
+                ).item()
+            found.append(total / len(x))
+    return found
+
+
 def _torch_net(task: str, model: Any, variables: Any) -> Any:
     """The same net in PyTorch, with our weights."""
-    import tempfile
-
     import peers
     import torch
+
+    net = peers.torch_net(NETS[task], CLASSES).eval()
+    net.load_state_dict(_torch_state(model, variables), strict=False)
+    return net.to(memory_format=torch.channels_last)
+
+
+def _torch_state(model: Any, variables: Any) -> dict[str, Any]:
+    """Our variables under PyTorch's names."""
+    import tempfile
+
     from safetensors.torch import load_file
 
     from resnet_jax.interop import save_weights
 
-    net = peers.torch_net(NETS[task], CLASSES).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'net.safetensors'
         save_weights(path, variables, model, layout='cifar')
-        net.load_state_dict(load_file(path), strict=False)
-    return net.to(memory_format=torch.channels_last)
+        state: dict[str, Any] = load_file(path)
+    return state
 
 
 def _batches(x: np.ndarray, labels: np.ndarray) -> Any:
@@ -125,13 +201,14 @@ def _batches(x: np.ndarray, labels: np.ndarray) -> Any:
 
     from resnet_jax.analysis.examples import Batch
 
-    for i in range(0, len(x), 100):
-        part = labels[i : i + 100]
-        yield Batch(jnp.asarray(x[i : i + 100]), part, np.ones(len(part), bool))
+    for i in range(0, len(x), BATCH):
+        part = labels[i : i + BATCH]
+        yield Batch(jnp.asarray(x[i : i + BATCH]), part, np.ones(len(part), bool))
 
 
 WAYS: dict[str, dict[str, Callable[..., list[float]]]] = {
     'lesion': {'ours': lesion_ours, 'jax': lesion_jax, 'torch': lesion_torch},
+    'landscape': {'ours': landscape_ours, 'jax': landscape_jax, 'torch': landscape_torch},
 }
 
 

@@ -2,8 +2,8 @@
 
 A Python block that begins with an import is a script of its own; one that does not goes on from the
 block before it. Each runs in an empty folder beside a link to `configs`. The blocks of
-CONTRIBUTING.md run in a copy of the code to which its `diff` blocks have been applied. Commands and
-links in the text of notebooks are held to the same; pytest runs their code (nbmake).
+CONTRIBUTING.md run in a copy of the code, to which its `diff` blocks are applied in their order.
+Commands and links in the text of notebooks are held to the same; pytest runs their code (nbmake).
 """
 
 import json
@@ -20,6 +20,7 @@ import pytest
 from expected_counts import EXPECTED
 
 from resnet_jax import cli
+from resnet_jax.commands.analyze import KINDS
 from resnet_jax.experiments.reproduce.plan import make_plan
 from resnet_jax.experiments.search.search import load_search
 from resnet_jax.experiments.sweep import load_sweep
@@ -165,8 +166,10 @@ COMMANDS = [
 def test_commands_parse(path, arguments, capsys):
     """The sub-command and its options exist, and the config has the fields that are overridden.
 
-    So do sweeps and tables, but for those that the reader of the guide has added before.
+    So do sweeps, tables and analyses, but for those that the reader of the guide has added before.
     """
+    if path == GUIDE and arguments[0] == 'analyze' and arguments[1] not in KINDS:
+        return
     if '--help' in arguments or '--version' in arguments:
         with pytest.raises(SystemExit) as stop:
             cli._parse(arguments)
@@ -250,15 +253,16 @@ def test_walk_throughs(tmp_path):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns('__pycache__'))
     (tmp_path / 'configs').symlink_to('resnet_jax/configs')  # as in the checkout
     shutil.copy(ROOT / 'pyproject.toml', tmp_path)
-    for _, _, text in blocks(GUIDE, 'diff'):
-        apply(text, tmp_path)
     environment = os.environ | {
         # Compiling takes longer than running here.
         'XLA_FLAGS': '--xla_backend_optimization_level=0',
         'PYTHONPATH': str(tmp_path),
         'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
     }
-    for line, language, text in blocks(GUIDE, 'bash', 'python'):
+    for line, language, text in blocks(GUIDE, 'diff', 'bash', 'python'):
+        if language == 'diff':
+            apply(text, tmp_path)
+            continue
         command = ['bash', '-euc', text] if language == 'bash' else [sys.executable, '-c', text]
         result = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

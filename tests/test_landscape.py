@@ -403,7 +403,8 @@ def test_the_page_opens_without_a_network(tmp_path):
     ('options', 'message'),
     [
         (['--points', '1'], '--points must be at least 2'),
-        (['--range', '0'], '--range must be a finite number above 0'),
+        (['--range', '0'], '--range must be above 0'),
+        (['--range', 'inf'], '--range must be a finite number'),
         (['--chunk', '0'], '--chunk must be at least 1'),
         (['--batch-norm', 'recompte'], "did you mean 'recompute'"),
         (['--loss-range', '2,1'], 'the lower first'),

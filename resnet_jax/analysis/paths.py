@@ -77,7 +77,7 @@ def _forward(module: nn.Module, own: bool) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _linearized(module: nn.Module, own: bool, kept: int) -> Any:
-    """(variables, x) -> the pullback of a block in which one of the two paths is a constant.
+    """(variables, x) -> a block's output, and its pullback if one of the two paths is a constant.
 
     Everything is evaluated at the actual sum, so what follows the addition is differentiated there,
     and the two pullbacks add up to the block's own. `kept` is the position of the path that is
@@ -94,7 +94,7 @@ def _linearized(module: nn.Module, own: bool, kept: int) -> Any:
         with nn.intercept_methods(intercept):
             return run_module(module, variables, x, own)
 
-    return jit(lambda variables, x: jax.vjp(functools.partial(block, variables), x)[1])
+    return jit(lambda variables, x: jax.vjp(functools.partial(block, variables), x))
 
 
 @jit
@@ -121,9 +121,10 @@ class Backward:
         x = _forward(chain.stem.module, own)(split[chain.stem.name], batch.images)
         self._pulls = []
         for block in chain.blocks:
-            variables = split[block.name]
-            self._pulls.append([_linearized(block.module, own, k)(variables, x) for k in (0, 1)])
-            x = _forward(block.module, own)(variables, x)
+            variables, given = split[block.name], x
+            x, shortcut = _linearized(block.module, own, 0)(variables, given)
+            _, branch = _linearized(block.module, own, 1)(variables, given)
+            self._pulls.append((shortcut, branch))
         tail = split[chain.tail.name]
         _, self._last = loss_gradient(chain.tail, own)(tail, x, batch.labels, batch.mask)
 
