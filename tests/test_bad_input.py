@@ -161,6 +161,7 @@ def test_unknown_checkpoint_and_split(run, trained):
     complains(run('predict', '--workdir', trained, 'x.png', '--checkpoint', 'bset'), 2, "'best'")
 
 
+@pytest.mark.slow
 def test_checkpoint_with_a_missing_file(run, trained, tmp_path):
     """The message says how to fall back to the one before, and that works."""
     copy = tmp_path / 'copy'

@@ -209,8 +209,8 @@ def is_wrong(value, given):
 VALUES = (None, [], {}, 'x', -1, 1.5, True, 10**400, float('inf'), {'a': 1})
 
 
-@pytest.mark.parametrize('command', ['compare', pytest.param('eval', marks=pytest.mark.slow),
-                                     pytest.param('train', marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize('command', ['compare', 'eval', 'train'])
 def test_every_field_of_the_config(runs, tmp_path, command):
     bench = Bench(runs, tmp_path, command)
     path = bench.inner / 'config.json'

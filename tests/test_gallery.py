@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from running import command, flags
+from running import flags
 from sklearn import metrics
 
 from resnet_jax.analysis import gallery
@@ -185,8 +185,7 @@ def test_thumbnails(channels):
 
 def test_the_command_writes_a_report(tmp_path, ask, capsys):
     run = tmp_path / 'run'
-    made = command('train', *flags(), '--workdir', run)
-    assert made.returncode == 0, made.stderr
+    assert main(['train', *flags(), '--workdir', str(run)]) == 0
     found = ask('eval', '--workdir', run, '--report', '--mistakes', 5)
     folder = run / 'report_test'
     assert json.loads((folder / 'report.json').read_text()) | {'report': found['report']} == found

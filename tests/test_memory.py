@@ -28,8 +28,8 @@ def small(**settings):
 @pytest.mark.parametrize(
     'rate',
     [
-        pytest.param(0.0, id='sure', marks=pytest.mark.slow),
-        pytest.param(0.5, id='stochastic_depth'),
+        pytest.param(0.0, id='sure'),
+        pytest.param(0.5, id='stochastic_depth', marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize(

@@ -529,6 +529,7 @@ def test_labels_go_with_a_sheet(run, pictures, tmp_path):
     assert noted.returncode == 0 and 'note: the model has no class one of ' in noted.stderr
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_at_most_a_hundred_images(run, tmp_path):
     for i in range(103):
         Image.fromarray(np.full((8, 8), 2 * i, np.uint8)).save(tmp_path / f'{i:03d}.png')

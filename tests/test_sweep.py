@@ -151,6 +151,7 @@ def test_one_failure_does_not_stop_the_others(tmp_path):
     assert '[4/6] bad seed1: failed: training diverged' in result.stderr
 
 
+@pytest.mark.slow
 def test_shards_are_parts_that_make_up_the_whole(whole, tmp_path):
     file, out = whole[0], tmp_path / 'out'
     sweep = load_sweep(str(file))
