@@ -272,6 +272,8 @@ def _write_page(found: Mapping[str, Any], title: str, ends: Ends, path: Path) ->
         title={'text': f'{_html(title)}<br><sub>{_html(caption(found))}</sub>'},
         showlegend=False,
         scene={
+            # A little further away than by default, where the axes' titles are cut off.
+            'camera': {'eye': {'x': 1.6, 'y': 1.6, 'z': 1.2}},
             'xaxis': {'title': {'text': first}},
             'yaxis': {'title': {'text': second}},
             'zaxis': {'title': {'text': 'loss (nats)'}, 'tickvals': places, 'ticktext': names},
