@@ -25,7 +25,6 @@ from resnet_jax.data import (
 from resnet_jax.data.images import _random_box
 
 FALSE_ALARM = 1e-6
-SETTINGS = {'pad': 4, 'pad_mode': 'zero', 'crop_scale': (0.08, 1.0)}
 
 
 def is_uniform(places, count):
@@ -67,7 +66,7 @@ def test_an_image_is_cropped_anew_in_every_epoch(names):
     one = jnp.broadcast_to(BRIGHT, (1, 9, 9, 1))
 
     def at(step):
-        images, _ = augment(names, SETTINGS, jax.random.key(0), one, None, step, jnp.zeros(1, int))
+        images, _ = augment(names, jax.random.key(0), one, None, step, jnp.zeros(1, int))
         return images[0]
 
     found = places(jax.jit(jax.vmap(at))(jnp.arange(20_000)))
@@ -81,7 +80,7 @@ def test_crop_and_flip_are_independent():
     image = jnp.zeros((9, 9, 2)).at[4, 4, 0].set(1.0).at[:, :, 1].set(jnp.arange(9.0))
     images = jnp.broadcast_to(image, (20_000, *image.shape))
     found, _ = augment(
-        *(('flip', 'pad_crop'), SETTINGS, jax.random.key(0), images, None, 0, jnp.arange(20_000))
+        *(('flip', 'pad_crop'), jax.random.key(0), images, None, 0, jnp.arange(20_000))
     )
     crop = places(found[..., :1]) // 9
     rising = np.asarray(found[:, 4, 5, 1] - found[:, 4, 3, 1])
@@ -121,7 +120,7 @@ def test_a_streamed_image_is_cropped_anew_in_every_epoch():
     preprocessing = Preprocessing(16, 3, None, (0.5,) * 3, (0.5,) * 3, source.class_names)
     stream = train_batches(
         source, preprocessing, seed=0, batch_size=40, first_step=0, last_step=6, workers=0,
-        transforms=('random_resized_crop',), settings=SETTINGS,
+        transforms=('random_resized_crop',),
     )  # fmt: skip
     epochs = []
     for epoch, batch in enumerate(stream):

@@ -17,6 +17,7 @@ from running import STREAMED, checkpoint_steps, complains, flags, start
 
 from resnet_jax.data import (
     TRANSFORMS,
+    Parameter,
     Preprocessing,
     Transform,
     batch_indices,
@@ -29,12 +30,12 @@ from resnet_jax.data import (
     train_batches,
 )
 from resnet_jax.data.images import random_resized_crop
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
 COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())
 STREAM = {'seed': 3, 'batch_size': 7}
-CROP = {'transforms': ('random_resized_crop',), 'settings': {'crop_scale': (0.08, 1.0)}}
+CROP = {'transforms': ('random_resized_crop',)}
 
 
 def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
@@ -146,27 +147,24 @@ def test_random_crops_are_those_of_earlier_versions():
     np.testing.assert_array_equal(images, expected)
 
 
-def invert(rng, image, size, settings):
-    return rng.integers(2, dtype=np.uint8) * settings['most'] - image
+def invert(rng, image, size, most):
+    return rng.integers(2, dtype=np.uint8) * most - image
 
 
 def test_host_transforms_follow_one_another(monkeypatch):
     """Also in worker processes, which lack the rows that a program adds to the table."""
-    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 11, invert, ('most',)))
+    most = {'most': Parameter(200, Range(0, 255, whole=True), 'of the result')}
+    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 99, invert, most))
     options = {'seed': 3, 'batch_size': 7, 'first_step': 0, 'last_step': 3}
-    names = ('random_resized_crop', 'invert', 'flip')
-    settings = {'crop_scale': (0.08, 1.0), 'most': 255}
+    names = ('random_resized_crop', 'invert(most=255)', 'flip')
     source = open_source('synthetic', 'train[:20]')
     both = [
-        list(
-            train_batches(source, COLOUR, workers=n, transforms=names, settings=settings, **options)
-        )
-        for n in (0, 1)
+        list(train_batches(source, COLOUR, workers=n, transforms=names, **options)) for n in (0, 1)
     ]
     assert_same(*both)
     crops = np.concatenate([batch['image'] for batch in stream(0, 3, workers=0, crop=True)])
     expected = [
-        invert(np.random.default_rng([3, 11, position]), crop, 12, settings)
+        invert(np.random.default_rng([3, 99, position]), crop, 12, 255)
         for position, crop in enumerate(crops)
     ]
     np.testing.assert_array_equal(np.concatenate([b['image'] for b in both[0]]), expected)
