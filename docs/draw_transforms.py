@@ -45,16 +45,17 @@ def drawn(text, squares, whole):
         rngs = map(np.random.default_rng, range(DRAWS))
         return [chosen.apply(rng, whole, SIZE) for rng in rngs]
 
-    def one(step):
+    def one(step, squares):
         images, _ = augment(
-            *((text,), jax.random.key(0), jnp.asarray(squares), jnp.arange(2)),
+            *((text,), jax.random.key(0), squares, jnp.arange(2)),
             *(step, jnp.arange(2)),
             normalize=PREPROCESSING.normalize,
             classes=2,
         )
         return images[0]
 
-    pixels = 255 * (0.25 * np.asarray(jax.jit(jax.vmap(one))(jnp.arange(1, DRAWS + 1))) + 0.5)
+    draw = jax.jit(jax.vmap(one, (0, None)))
+    pixels = 255 * (0.25 * np.asarray(draw(jnp.arange(1, DRAWS + 1), squares)) + 0.5)
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
 

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -310,3 +312,18 @@ def test_host_transforms_make_the_training_set_stream():
     assert not is_streamed(())
     assert not is_streamed(('pad_crop', 'flip'))
     assert is_streamed(('random_resized_crop(scale=(0.5, 1.0))', 'flip'))
+
+
+def test_the_documents_table_holds_every_transform_with_its_defaults():
+    """docs/data.md, to four decimals, with what each sees and where it is from."""
+    page = (pathlib.Path(__file__).parents[1] / 'docs' / 'data.md').read_text()
+    for name, row in TRANSFORMS.items():
+
+        def written(value):
+            if isinstance(value, tuple):
+                return f'({", ".join(map(written, value))})'
+            return f'{round(value, 4)}' if isinstance(value, float) else str(value)
+
+        defaults = ', '.join(f'{k}={written(p.default)}' for k, p in row.parameters.items())
+        sees = 'host' if row.where == 'host' else row.domain
+        assert f'| `{name}({defaults})` | {sees} | {row.source}' in page, name

@@ -189,8 +189,10 @@ def test_erased_boxes_have_the_stated_areas_and_shapes():
 def test_operations_are_drawn_alike():
     """The 14 of RandAugment, told apart by the images that they make."""
     image = jnp.asarray(np.random.default_rng(0).integers(0, 200, (20, 20, 3)), jnp.uint8)
-    draw = jax.jit(jax.vmap(lambda key: rand_augment(key, image, 1, 9.0, 0.0, 0, 'nearest')))
-    images = np.asarray(draw(keys(2800))).reshape(2800, -1)
+    draw = jax.jit(
+        jax.vmap(lambda key, x: rand_augment(key, x, 1, 9.0, 0.0, 0, 'nearest'), (0, None))
+    )
+    images = np.asarray(draw(keys(2800), image)).reshape(2800, -1)
     _, counts = np.unique(images, axis=0, return_counts=True)
     # Nine are signed and make two images each, posterize, solarize, autocontrast, equalize and
     # identity one; every image of a signed one comes half as often.

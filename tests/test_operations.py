@@ -144,8 +144,8 @@ def test_jitter_changes_by_factors_of_the_range_in_some_order():
 
     def drawn(brightness, contrast):
         fields = {'brightness': brightness, 'contrast': contrast, 'saturation': 0.0, 'hue': 0.0}
-        run = jax.jit(jax.vmap(lambda key: color_jitter(key, pixels, **fields)))
-        return np.asarray(run(keys))
+        run = jax.jit(jax.vmap(lambda key, x: color_jitter(key, x, **fields), (0, None)))
+        return np.asarray(run(keys, pixels))
 
     mean = float(pixels.mean())
     factors = drawn(0.4, 0.0).mean(axis=(1, 2, 3)) / mean
@@ -239,7 +239,7 @@ def test_layers_are_operations_in_a_row():
         'fill': FILL,
         'interpolation': 'nearest',
     }
-    run = jax.jit(lambda key: policies.rand_augment(key, jnp.asarray(pixels), **arguments))
+    run = jax.jit(lambda key, image: policies.rand_augment(key, image, **arguments))
     seen = set()
     for key in jax.random.split(jax.random.key(1), 30):
         which, _, sign = jax.random.split(key, 3)
@@ -262,7 +262,7 @@ def test_layers_are_operations_in_a_row():
             else:
                 amount = int(amount) if name == 'posterize' else amount
                 expected = POINTWISE[name][1](expected, amount)
-        apart = np.abs(np.asarray(run(key), int) - np.asarray(expected, int))
+        apart = np.abs(np.asarray(run(key, pixels), int) - np.asarray(expected, int))
         assert (apart > 1).mean() < 0.01, [names[place] for place in picked]
     assert len(seen) == 14
 
@@ -274,7 +274,8 @@ def test_auto_augment_skips_operations_by_their_probabilities():
     keys = jax.random.split(jax.random.key(0), 2000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(policies.POLICIES, 'one', (row,))
-        found = jax.vmap(lambda key: policies.auto_augment(key, pixels, 'one', 0, 'nearest'))(keys)
+        run = jax.vmap(lambda key, x: policies.auto_augment(key, x, 'one', 0, 'nearest'), (0, None))
+        found = jax.jit(run)(keys, pixels)
     found = np.asarray(found)
     kept = pixels >> 4 << 4  # the upper four bits
     results = [pixels, kept, 255 - pixels, 255 - kept]

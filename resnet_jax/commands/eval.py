@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tta',
         choices=('flip', 'ten_crop'),
-        help='test-time augmentation: average the probabilities of each image and its mirror image, '
+        help='test-time augmentation: average the probabilities of an image and its mirror image, '
         'or of ten crops of the resized image (corners, middle, and their mirror images)',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
