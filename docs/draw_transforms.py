@@ -23,7 +23,9 @@ PREPROCESSING = Preprocessing(SIZE, 3, None, (0.5,) * 3, (0.25,) * 3, ('temple',
 SHOWN = {
     'random_scale_crop': 'random_scale_crop(sides=(100, 190))',
     'pad_crop': 'pad_crop(pad=12)',
-    'lighting': 'lighting(std=0.5)',
+    'lighting': 'lighting(std=1.0)',
+    'grey': 'grey(probability=0.5)',
+    'random_erasing': 'random_erasing(probability=1.0)',
     'color_jitter': 'color_jitter(hue=0.1)',
     'cutout': 'cutout(size=32)',
     'mixup': 'mixup(alpha=1.0)',
@@ -75,7 +77,10 @@ def main():
         axes.imshow(np.concatenate(parts, axis=1))
         axes.set_title(SHOWN.get(name, name), size=8, family='monospace', loc='left', pad=2)
     path = Path(__file__).with_name('transforms.png')
-    FigureCanvasAgg(figure).print_png(path)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
+    picture.quantize(256).save(path, optimize=True)
     print(path)
 
 

@@ -219,8 +219,11 @@ def aug_mix(
     positive = jax.random.bernoulli(keys[5], shape=shape)
     used = jnp.arange(AUGMIX_DEPTH)[None] < depth
 
-    def chain(*drawn: jax.Array) -> jax.Array:
-        return _operate(MIX, image, *drawn, fill, interpolation).astype(jnp.float32)
+    def chain(
+        which: jax.Array, levels: jax.Array, positive: jax.Array, used: jax.Array
+    ) -> jax.Array:
+        found = _operate(MIX, image, which, levels, positive, used, fill, interpolation)
+        return found.astype(jnp.float32)
 
     chains = jax.vmap(chain)(which, levels, positive, used)
     mean = jnp.tensordot(weights, chains, axes=1)
