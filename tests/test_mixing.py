@@ -1,5 +1,7 @@
 """Mixed images and targets: shares, pairs, devices, and training with distributions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,17 @@ IMAGES = jax.random.normal(jax.random.key(1), (N, SIZE, SIZE, 3))
 LABELS = jnp.asarray([3, 1, 4, 1, 5, 9, 2, 6])
 
 
+@functools.cache
+def program(name):
+    def run(images, labels, step):
+        positions = jnp.arange(len(images))
+        return augment((name,), KEY, images, labels, step, positions, classes=CLASSES)
+
+    return jax.jit(run)
+
+
 def mixed(name, step=0, images=IMAGES, labels=LABELS):
-    found = augment((name,), KEY, images, labels, step, jnp.arange(len(images)), classes=CLASSES)
-    return tuple(map(np.asarray, found))
+    return tuple(map(np.asarray, program(name)(images, labels, step)))
 
 
 @pytest.fixture(scope='module')
@@ -28,15 +38,8 @@ def steps():
     images = jnp.broadcast_to(jnp.arange(8.0).reshape(8, 1, 1, 1), (8, 6, 6, 1))
 
     def run(name):
-        one = jax.jit(
-            jax.vmap(
-                lambda step: jax.tree.map(
-                    lambda x: x[0],
-                    augment((name,), KEY, images, LABELS, step, POSITIONS, classes=CLASSES),
-                )
-            )
-        )
-        return tuple(map(np.asarray, one(jnp.arange(4000))))
+        first = jax.vmap(lambda step: [x[0] for x in program(name)(images, LABELS, step)])
+        return tuple(map(np.asarray, jax.jit(first)(jnp.arange(4000))))
 
     names = ('mixup(alpha=0.4)', 'cutmix', 'mixup_or_cutmix(probability=0.75)')
     return {name: run(name) for name in names}

@@ -295,7 +295,9 @@ def _from_json(found: Mapping[str, Any]) -> Sweep:
     base = config_files.canonical(str(found['base']))
 
     def transforms() -> Any:
-        return fields.get('augment.transforms') or configs.read_config_file(base).augment.transforms
+        if 'augment.transforms' in fields:
+            return fields['augment.transforms']
+        return configs.read_config_file(base).augment.transforms
 
     fields: dict[str, Any] = {}
     fields = configs.upgraded(found['fields'], transforms)
