@@ -283,7 +283,7 @@ def upgraded(
         names = found.get('augment.transforms')
         if names is None:
             names = transforms() if transforms else default_config().augment.transforms
-        found['augment.transforms'] = data.canonical_transforms(data.with_settings(names, settings))
+        found['augment.transforms'] = data.with_settings(names, settings)
     return found
 
 

@@ -7,9 +7,10 @@ from resnet_jax.data.transforms.apply import (
     example_keys,
     is_streamed,
     read_transforms,
+    with_settings,
 )
 from resnet_jax.data.transforms.geometry import random_crop, random_flip
-from resnet_jax.data.transforms.specs import Chosen, Parameter, Transform, split_list, with_settings
+from resnet_jax.data.transforms.specs import Chosen, Parameter, Transform, split_list
 from resnet_jax.data.transforms.table import TRANSFORMS
 
 __all__ = [

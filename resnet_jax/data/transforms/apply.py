@@ -9,9 +9,10 @@ or processes.
 """
 
 import collections
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -48,6 +49,25 @@ def canonical_transforms(texts: Sequence[str]) -> tuple[str, ...]:
         return tuple(map(str, read_transforms(texts)))
     except InputError:
         return tuple(texts)
+
+
+def with_settings(
+    texts: Sequence[str], settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Texts of the same transforms with other settings.
+
+    Args:
+      texts: as of `read_transforms`.
+      settings: name of a transform -> the settings that change; of others in `texts`, none.
+
+    Raises:
+      InputError: as `read_transforms`, also for the new settings.
+    """
+    changed = [
+        dataclasses.replace(one, settings={**one.settings, **settings.get(one.name, {})})
+        for one in read_transforms(texts)
+    ]
+    return tuple(map(str, read_transforms(list(map(str, changed)))))
 
 
 def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -> None:

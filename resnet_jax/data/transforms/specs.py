@@ -7,7 +7,7 @@ Python and never evaluated; values are literals, or bare words for names.
 import ast
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
@@ -178,15 +178,3 @@ def split_list(text: str) -> tuple[str, ...]:
         else:
             items[-1] += letter
     return tuple(item.strip() for item in items if item.strip())
-
-
-def with_settings(
-    texts: Sequence[str], settings: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, ...]:
-    """Texts in which transforms that are written without settings have these, by their names."""
-
-    def text_of(name: str) -> str:
-        found = ', '.join(f'{key}={value}' for key, value in settings[name].items())
-        return f'{name}({found})'
-
-    return tuple(text_of(text) if text in settings else text for text in texts)
