@@ -131,10 +131,10 @@ def _override(config: ConfigDict, field: str, text: Any) -> None:
     fields = flatten(config)
     if field in TO_TRANSFORMS:
         transform, setting = TO_TRANSFORMS[field]
-        value = ' '.join(str(text).split())[:40]
+        given = ' '.join(str(text).split())[:40]
         raise InputError(
             f'config field {field} is a setting of a transform now; set augment.transforms, such '
-            f"as --config.augment.transforms='{transform}({setting}={value}), flip'"
+            f"as --config.augment.transforms='{transform}({setting}={given}), flip'"
         )
     if field not in fields:
         near = [RENAMED[field]] if field in RENAMED else []

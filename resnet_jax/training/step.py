@@ -116,20 +116,15 @@ def make_train_step(
     gradients = _make_gradients(model, task, loss, groups)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        size = batch['image'].shape[0]
         share = jax.lax.axis_index(axis) if axis else 0
+        images = batch['image']
+        places = share * len(images) + jnp.arange(len(images))
         # The whole share at a time: an example may be mixed with one of another piece.
-        examples = prepare(
-            batch['image'], task.targets(batch), state.step, share * size + jnp.arange(size)
-        )
+        examples = prepare(images, task.targets(batch), state.step, places)
         key = jax.random.fold_in(dropout, state.step)
         key = jax.random.fold_in(key, share) if axis else key
         one = functools.partial(gradients, state)
-        grads, batch_stats, sums = (
-            one(state.batch_stats, examples, key)
-            if pieces == 1
-            else _piecewise(one, state, examples, key, pieces, task)
-        )
+        grads, batch_stats, sums = _piecewise(one, state, examples, key, pieces, task)
         if axis:
             grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
@@ -206,6 +201,8 @@ def _piecewise(
     task: Task,
 ) -> Any:
     """The mean gradient of the pieces, the statistics after the last, and all their sums."""
+    if pieces == 1:
+        return gradients(state.batch_stats, examples, key)
     # Piece j holds examples j, j + pieces, ...: every device's share has its part in each.
     parts = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), examples)
 
