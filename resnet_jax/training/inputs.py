@@ -81,10 +81,10 @@ class Inputs:
         int32 [B]}. B is this process's share of the batch.
         """
         config = self.config
-        size, seed = config.train.batch_size, config.seed
+        size, seed, repeats = config.train.batch_size, config.seed, config.augment.repeats
         if self.arrays is not None:
             for number in range(first_step, last_step):
-                indices = data.batch_indices(seed, number, size, len(self.train))
+                indices = data.batch_indices(seed, number, size, len(self.train), repeats)
                 yield {'index': indices[data.rows(size, processes.part())]}
             return
         yield from data.train_batches(
@@ -97,7 +97,7 @@ class Inputs:
             part=processes.part(),
             workers=workers(config),
             transforms=config.augment.transforms,
-            settings=config.augment,
+            repeats=repeats,
         )
 
     def eval_batches(self, devices: int = 1) -> Iterable[Batch]:
