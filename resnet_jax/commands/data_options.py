@@ -1,12 +1,16 @@
 """Options that choose the examples a model runs on; by default what its run is evaluated on."""
 
 import argparse
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
     from resnet_jax.data import Source
+
+
+SPECS = 'digits, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE or hf:NAME'
+DETAILS = ('labels', 'image_key', 'label_key', 'label_names')  # attributes of `data.Details`
 
 
 class ChosenData(NamedTuple):
@@ -24,12 +28,9 @@ class ChosenData(NamedTuple):
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> 'argparse._ArgumentGroup':
-    """Declares --data, --data-dir, --split, --limit, --batch-size and --labels."""
+    """Declares --data, --split, --limit, --batch-size and what a data set's name leaves open."""
     data = parser.add_argument_group('the data')
-    data.add_argument(
-        '--data', metavar='SPEC', help="tfds:NAME, folder:PATH or digits; default: the run's"
-    )
-    data.add_argument('--data-dir', metavar='DIR', help="of tfds:NAME; default: the run's data.dir")
+    data.add_argument('--data', metavar='SPEC', help=f"{SPECS}; default: the run's")
     data.add_argument(
         '--split',
         metavar='NAME',
@@ -41,12 +42,49 @@ def add_data_options(parser: argparse.ArgumentParser) -> 'argparse._ArgumentGrou
     data.add_argument(
         '--batch-size', type=int, metavar='N', help="default: the run's; with --model 100"
     )
+    add_details(data)
+    return data
+
+
+def add_details(data: 'argparse._ArgumentGroup') -> None:
+    """Declares what the name of a data set leaves open."""
+    data.add_argument(
+        '--data-dir', metavar='DIR', help='of tfds:NAME: where it lies; default: data.dir'
+    )
     data.add_argument(
         '--labels',
         metavar='FILE',
         help='of folder:PATH: a CSV of file names and classes, for splits without class folders',
     )
-    return data
+    for key in ('image', 'label'):
+        data.add_argument(
+            f'--{key}-key',
+            metavar='NAME',
+            help=f'of hf:NAME and tfds:NAME: the column of the {key}s; of tar:PATTERN: the suffix '
+            f'of their files{" or a field of the JSON" * (key == "label")}; default: found by type',
+        )
+    data.add_argument(
+        '--label-names',
+        metavar='FILE',
+        help='of tar:PATTERN, npz:FILE and hf:NAME: the names of the classes, one a line',
+    )
+
+
+def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
+    """The options of `add_details`, as `data.open_source` takes them.
+
+    Raises:
+      InputError: for an option without effect on this data set.
+    """
+    from resnet_jax import data
+
+    for field in DETAILS:
+        if getattr(options, field) is not None and not data.has_effect(spec, field):
+            kinds = ' or '.join(data.kinds_that_take(field))
+            raise InputError(
+                f'--{field.replace("_", "-")} has no effect on {spec}; it goes with {kinds}'
+            )
+    return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 
 def choose_data(options: argparse.Namespace) -> ChosenData:
@@ -77,16 +115,14 @@ def _of_run(options: argparse.Namespace) -> ChosenData:
 
     config = workdir.read_config(options.workdir)
     size, workers = options.batch_size or config.train.eval_batch_size, config.data.workers
-    if not any((options.data, options.split, options.data_dir, options.labels)):
+    if not any(getattr(options, field) for field in ('data', 'split', 'data_dir', *DETAILS)):
         return ChosenData(inputs.open_splits(config)[1], size, workers)
-    own = options.data is None
-    source = data.open_source(
-        options.data or config.data.name,
-        options.split or config.data.eval_split,
-        options.data_dir or config.data.dir,
-        options.labels or (config.data.labels if own else None),
-        config.data.slice_order if own else 'stratified',
-    )
+    spec = options.data or config.data.name
+    about = inputs.source_details(config)
+    if options.data is not None:
+        about = {'data_dir': about['data_dir']}
+    about |= {key: value for key, value in details(options, spec).items() if value is not None}
+    source = data.open_source(spec, options.split or config.data.eval_split, **about)
     return ChosenData(source, size, workers)
 
 
@@ -95,8 +131,9 @@ def _of_options(options: argparse.Namespace) -> ChosenData:
 
     if options.data is None:
         raise InputError('choose the examples: give --data SPEC, or --workdir DIR of a run')
-    sizes = data.split_sizes(options.data, options.data_dir, options.labels)
+    about = details(options, options.data)
+    sizes = data.split_sizes(options.data, **about)
     usual = [name for name in ('test', 'validation', 'val') if name in sizes]
     split = options.split or next(iter([*usual, *sizes]))
-    source = data.open_source(options.data, split, options.data_dir, options.labels)
+    source = data.open_source(options.data, split, **about)
     return ChosenData(source, options.batch_size or 100, None)

@@ -129,12 +129,18 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
     Raises:
       InputError: for data that does not exist or cannot be read.
     """
-    settings = config.data
-    about = settings.dir, settings.labels, settings.slice_order
-    train = data.open_source(settings.name, settings.train_split, *about)
+    settings, about = config.data, source_details(config)
+    train = data.open_source(settings.name, settings.train_split, **about)
     if settings.validation:
         return data.hold_out(train, settings.validation)
-    return train, data.open_source(settings.name, settings.eval_split, *about)
+    return train, data.open_source(settings.name, settings.eval_split, **about)
+
+
+def source_details(config: ConfigDict) -> dict[str, Any]:
+    """What a config says of its data set besides name and split, as `data.open_source` takes it."""
+    settings = config.data
+    same = ('labels', 'slice_order', 'image_key', 'label_key', 'label_names')
+    return {'data_dir': settings.dir, **{field: settings[field] for field in same}}
 
 
 def describe(inputs: Inputs) -> list[str]:
@@ -147,8 +153,8 @@ def describe(inputs: Inputs) -> list[str]:
 
 def _counts_text(source: Source, labels: np.ndarray | None) -> str:
     text = f'{len(source):,} images of {len(source.class_names)} classes'
-    if labels is None and source.name.startswith('tfds:'):
-        return text  # its labels are known once all its images are read
+    if labels is None and source.read_labels is None:
+        return text  # of tfds, whose labels are known once all its images are read
     counts = np.bincount(
         source.labels() if labels is None else labels, minlength=len(source.class_names)
     )
