@@ -14,7 +14,6 @@ from resnet_jax.errors import InputError
 # (image: a path, the bytes of a file or uint8 [H, W, C]; label)
 Record = tuple[str | bytes | np.ndarray, int]
 Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
-Place = tuple[str, int]  # whole split, index in it
 
 _CHUNK = 4096  # records read at a time
 _ORDER_SEED = 0  # of `stratified_order`
@@ -127,7 +126,7 @@ class Source:
         Raises:
           InputError: on an image that cannot be read or a label outside the classes, naming it.
         """
-        return [self.decode(record, place) for record, place in self.records(indices)]
+        return [self._example(*record, where) for record, where in self.records(indices)]
 
     def labels(self) -> Int[np.ndarray, ' n']:
         """The label of each example. Images are not decoded, but those of tfds are read."""
@@ -155,42 +154,42 @@ class Source:
         """The source with files read as images of this many bands, unless that is grey or RGB."""
         return self if channels in (1, 3) else dataclasses.replace(self, channels=channels)
 
-    def records(self, indices: Iterable[int]) -> list[tuple[Record, Place]]:
-        """Reads examples together as they are stored, not decoded, each with its place."""
+    def records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
+        """Records, not decoded, each with the words that name it in messages."""
         wanted = [int(i if self.chosen is None else self.chosen[i]) for i in indices]
-        found: dict[int, tuple[Record, Place]] = {}
+        found: dict[int, tuple[Record, str]] = {}
         first = 0
         for split, start, stop in self.parts:
             here = [i for i in wanted if first <= i < first + stop - start]
             inside = [i - first + start for i in here]
             for i, j, record in zip(here, inside, self.read(split, inside), strict=True):
-                found[i] = record, (split, j)
+                found[i] = record, f'{split} example {j}'
             first += stop - start
         return [found[i] for i in wanted]
 
-    def decode(self, record: Record, place: Place) -> Example:
-        """The example of a record, from `records`.
+    def stored_as(self, index: int) -> str:
+        """Where an example is stored, as far as that is known: the path of a file, or more."""
+        i = index if self.chosen is None else int(self.chosen[index])
+        for split, start, stop in self.parts:
+            if i < stop - start and self.name_of is not None:
+                return self.name_of(split, i + start)
+            if i < stop - start:
+                ((image, _),) = self.read(split, [i + start])
+                return image if isinstance(image, str) else f'{split} example {i + start}'
+            i -= stop - start
+        raise IndexError(index)
 
-        Raises:
-          InputError: as `take`.
-        """
-        image, label = record
+    def _example(self, image: str | bytes | np.ndarray, label: int, where: str) -> Example:
         if not 0 <= label < len(self.class_names):
             raise InputError(
-                f'{place[0]} example {place[1]} of {self.name} has label {label}, outside its '
-                f'{len(self.class_names)} classes (0 to {len(self.class_names) - 1}); correct the '
-                'label or choose another split'
+                f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
+                f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
+                'split'
             )
-        if isinstance(image, np.ndarray):
-            return {'image': image, 'label': label}
-        split, number = place
-        where = image if isinstance(image, str) else f'{split} example {number} of {self.name}'
-        try:
-            return {'image': decode_image(image, self.channels, where), 'label': label}
-        except InputError as error:
-            if self.name_of is None:
-                raise
-            raise InputError(f'{error}; it is {self.name_of(split, number)}') from None
+        if not isinstance(image, np.ndarray):
+            name = image if isinstance(image, str) else f'{where} of {self.name}'
+            image = decode_image(image, self.channels, name)
+        return {'image': image, 'label': label}
 
 
 def sliced_in_proportion(source: Source, sizes: Mapping[str, int]) -> Source:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from ml_collections import ConfigDict
 
 from resnet_jax import data
@@ -74,6 +74,11 @@ class Inputs:
             )
         return np.asarray(given, np.float32)
 
+    def indices(self, number: int) -> Int32[np.ndarray, ' batch_size']:
+        """The training examples that a step takes, of all processes together."""
+        config = self.config
+        return data.batch_indices(config.seed, number, config.train.batch_size, len(self.train))
+
     def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.
 
@@ -84,8 +89,7 @@ class Inputs:
         size, seed = config.train.batch_size, config.seed
         if self.arrays is not None:
             for number in range(first_step, last_step):
-                indices = data.batch_indices(seed, number, size, len(self.train))
-                yield {'index': indices[data.rows(size, processes.part())]}
+                yield {'index': self.indices(number)[data.rows(size, processes.part())]}
             return
         yield from data.train_batches(
             self.train,
