@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resnet_jax import text
 from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +69,42 @@ def add_details(data: 'argparse._ArgumentGroup') -> None:
         metavar='FILE',
         help='of tar:PATTERN, npz:FILE and hf:NAME: the names of the classes, one a line',
     )
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Declares --data, which is required, --split of several, and the details."""
+    data = parser.add_argument_group('the data')
+    data.add_argument('--data', required=True, metavar='SPEC', help=SPECS)
+    data.add_argument('--split', nargs='+', metavar='NAME', help='default: all splits')
+    add_details(data)
+
+
+def open_splits(options: argparse.Namespace) -> 'list[Source]':
+    """Opens the splits that the options of `add_split_options` choose.
+
+    Of all splits, those that cannot be used, such as one without labels, are left out with a note.
+
+    Raises:
+      InputError: for data that does not exist or cannot be read.
+    """
+    from resnet_jax import data
+
+    about = details(options, options.data)
+    if options.split:
+        names = list(dict.fromkeys(options.split))
+        return [data.open_source(options.data, split, **about) for split in names]
+    found, faults = [], []
+    for split in data.split_sizes(options.data, **about):
+        try:
+            found.append(data.open_source(options.data, split, **about))
+        except InputError as error:
+            faults.append(error)
+    if not found:
+        raise faults[0] if faults else InputError(f'{options.data} has no split')
+    notes = dict.fromkeys(note for source in found for note in source.notes)
+    for remark in (*notes, *(f'left out: {error}' for error in faults)):
+        text.note(remark)
+    return found
 
 
 def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:

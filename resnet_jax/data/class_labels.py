@@ -82,7 +82,7 @@ def number_classes(
     places = {name: number for number, name in enumerate(names)}
     unknown = next((text for of in texts.values() for text in of if text not in places), None)
     if unknown is not None:
-        raise InputError(f'{spec} has the class {printable(unknown)!r}, which {file} does not name')
+        raise InputError(f'{spec} has the class {unknown!r}, which {file} does not name')
     return names, {
         split: np.asarray([places[text] for text in of], np.int32) for split, of in texts.items()
     }

@@ -20,7 +20,6 @@ from resnet_jax.data.images import decode_image, read_file, size_of
 from resnet_jax.data.read_ahead import read_ahead
 from resnet_jax.data.sources import Record, Source
 from resnet_jax.errors import InputError, first_line
-from resnet_jax.text import printable
 
 VERSION = '1.0.0'
 _TOGETHER = 64  # images that a thread prepares in one call
@@ -70,7 +69,7 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(
             f'the name of a data set of TFDS has small letters, digits and _, and begins with a '
-            f'letter, got {printable(name)!r}'
+            f'letter, got {name!r}'
         )
 
 
@@ -152,13 +151,12 @@ def _check_names(sources: Mapping[str, Source], folder: Path, name: str) -> None
     for split in sources:
         if not re.fullmatch(r'[A-Za-z]\w*', split) or split == 'all':
             raise InputError(
-                f'the split {printable(split)!r} cannot be one of TFDS; rename it: letters, digits '
-                'and _'
+                f'the split {split!r} cannot be one of TFDS; rename it: letters, digits and _'
             )
     for names in {source.class_names for source in sources.values()}:
         odd = [each for each in names if not each or not each.isprintable() or each != each.strip()]
         if odd:
-            raise InputError(f'the class {printable(odd[0])!r} cannot be one of TFDS; rename it')
+            raise InputError(f'the class {odd[0]!r} cannot be one of TFDS; rename it')
 
 
 @contextlib.contextmanager
@@ -188,12 +186,13 @@ def _builder(
     )
     features = {'image': image, 'label': tfds.features.ClassLabel(names=list(first.class_names))}
 
-    class Copy(  # type: ignore[call-arg, misc]
-        tfds.core.GeneratorBasedBuilder, skip_registration=True
-    ):
+    base: Any = tfds.core.GeneratorBasedBuilder
+
+    class Copy(base, skip_registration=True):  # type: ignore[misc, call-arg]
         """A copy of another data set."""
 
         VERSION = tfds.core.Version(VERSION)
+        code_path = None  # TFDS looks for it with a package that it does not require
 
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(

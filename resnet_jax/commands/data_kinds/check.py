@@ -28,10 +28,7 @@ LISTED = 1000  # in the JSON
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this kind."""
-    group = parser.add_argument_group('the data')
-    group.add_argument('--data', required=True, metavar='SPEC', help=data_options.SPECS)
-    group.add_argument('--split', nargs='+', metavar='NAME', help='default: all splits')
-    data_options.add_details(group)
+    data_options.add_split_options(parser)
     check = parser.add_argument_group('the check')
     check.add_argument('--full', action='store_true', help='decode every image')
     check.add_argument(
@@ -69,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         check_number('--image-size', options.image_size, Range(1, LARGEST_SIDE, whole=True))
     check_number('--channels', options.channels, Range(1, data.MOST_CHANNELS, whole=True))
     check_folder(options.out, 'give another --out DIR')
-    sources = _sources(options)
+    sources = data_options.open_splits(options)
     found = [inspect(source.with_bands(options.channels), options.full) for source in sources]
     concerns = find_concerns(found, options.image_size)
     result = _result(options, found, concerns)
@@ -91,28 +88,6 @@ def run(options: argparse.Namespace) -> None:
         )
     if options.strict and counts['warning']:
         raise RunError(f'{counts["warning"]:,} findings in {options.data}; see {written[1]}')
-
-
-def _sources(options: argparse.Namespace) -> list[Any]:
-    """The chosen splits; of all those that can be used, with a note for each other."""
-    from resnet_jax import data
-
-    about = data_options.details(options, options.data)
-    if options.split:
-        names = list(dict.fromkeys(options.split))
-        return [data.open_source(options.data, split, **about) for split in names]
-    found, faults = [], []
-    for split, size in data.split_sizes(options.data, **about).items():
-        try:
-            found += [data.open_source(options.data, split, **about)] if size else []
-        except InputError as error:
-            faults.append(f'the split {split} is left out: {error}')
-    if not found:
-        raise InputError(faults[0] if faults else f'{options.data} holds no example')
-    notes = dict.fromkeys(note for source in found for note in source.notes)
-    for remark in (*notes, *faults):
-        text.note(remark)
-    return found
 
 
 def _result(

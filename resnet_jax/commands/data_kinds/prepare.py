@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_jax import text
 from resnet_jax.commands import data_options
-from resnet_jax.errors import InputError, Range, check_choice, check_number
+from resnet_jax.errors import InputError, Range, check_number
 from resnet_jax.json_files import json_text
 
 TEXT = 'Write a copy with smaller images that is read fast.'
@@ -22,10 +22,7 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this kind."""
     parser.add_argument('dst', type=Path, metavar='DST', help='folder of data sets, made if absent')
-    group = parser.add_argument_group('the data')
-    group.add_argument('--data', required=True, metavar='SPEC', help=data_options.SPECS)
-    group.add_argument('--split', nargs='+', metavar='NAME', help='default: all splits')
-    data_options.add_details(group)
+    data_options.add_split_options(parser)
     copy = parser.add_argument_group('the copy')
     copy.add_argument(
         '--size', type=int, required=True, metavar='S', help='shorter side of the images, pixels'
@@ -60,7 +57,10 @@ def run(options: argparse.Namespace) -> None:
     name = options.name or _default_name(options.data, options.size)
     prepared.check_name(name)
     check_folder(options.dst, 'give another folder DST')
-    sources = _sources(options)
+    channels = options.channels or 3
+    sources = {
+        source.split: source.with_bands(channels) for source in data_options.open_splits(options)
+    }
     channels = next(iter(sources.values())).channels
     if channels not in (1, 3) and not options.raw:
         raise InputError(f'images of {channels} bands cannot be JPEGs; give --raw')
@@ -73,20 +73,6 @@ def run(options: argparse.Namespace) -> None:
         print(json_text(result))
         return
     print(_printed(result, str(options.dst)))
-
-
-def _sources(options: argparse.Namespace) -> dict[str, Any]:
-    from resnet_jax import data
-
-    about = data_options.details(options, options.data)
-    sizes = data.split_sizes(options.data, **about)
-    for split in options.split or ():
-        check_choice(f'split of {options.data}', split, sizes)
-    names = list(dict.fromkeys(options.split or [split for split, n in sizes.items() if n]))
-    found = {split: data.open_source(options.data, split, **about) for split in names}
-    for note in dict.fromkeys(note for source in found.values() for note in source.notes):
-        text.note(note)
-    return {split: source.with_bands(options.channels or 3) for split, source in found.items()}
 
 
 def _default_name(spec: str, size: int) -> str:
