@@ -1,6 +1,7 @@
 """Write a data set of smaller images that is read fast: array_record, as TFDS keeps it."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -101,36 +102,18 @@ def write_copy(
 
     check_name(name)
     _check_names(sources, folder, name)
-    counts = dict.fromkeys(('before', 'kept'), 0)
-    faults: list[InputError] = []
-    total = sum(map(len, sources.values()))
-    bar = tqdm(total=total, desc=name, delay=1, disable=None if progress else True)
-
-    def examples(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
-        make = functools.partial(_prepared, source, side, quality)
-        batches = read_ahead(make, 0, -(-len(source) // _TOGETHER), 0)
-        key = 0
-        try:
-            for batch in batches:
-                for image, label, size, kept in batch:
-                    counts['before'] += size
-                    counts['kept'] += kept
-                    yield key, {'image': image, 'label': label}
-                    key += 1
-                bar.update(len(batch))
-        except InputError as error:
-            faults.append(error)  # TFDS makes another error of it
-            raise
-
+    n = sum(map(len, sources.values()))
+    tally = _Tally(tqdm(total=n, desc=name, delay=1, disable=None if progress else True))
+    examples = functools.partial(_examples, tally, side, quality)
     builder = _builder(sources, name, quality, examples)
     downloads = folder / 'downloads'
     existed = downloads.exists()
     try:
-        with bar, contextlib.redirect_stdout(io.StringIO()), _quiet():
+        with tally.bar, contextlib.redirect_stdout(io.StringIO()), _quiet():
             builder(data_dir=str(folder), file_format='array_record').download_and_prepare()
     except Exception as error:
-        if faults:
-            raise faults[0] from None
+        if tally.fault is not None:
+            raise tally.fault from None
         if isinstance(error, OSError):
             raise
         raise InputError(f'cannot write {folder / name}: {first_line(error)}') from error
@@ -139,7 +122,36 @@ def write_copy(
             shutil.rmtree(downloads, ignore_errors=True)
     path = Path(tfds.builder(name, data_dir=str(folder)).data_dir)
     after = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())
-    return Written(path, total, counts['before'], after, counts['kept'])
+    return Written(path, n, tally.before, after, tally.kept)
+
+
+@dataclasses.dataclass
+class _Tally:
+    """What has been written so far."""
+
+    bar: Any
+    before: int = 0
+    kept: int = 0
+    fault: InputError | None = None
+
+
+def _examples(
+    tally: _Tally, side: int, quality: int | None, source: Source
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The examples of a split for TFDS, numbered, made ahead in threads."""
+    make = functools.partial(_prepared, source, side, quality)
+    key = 0
+    try:
+        for batch in read_ahead(make, 0, -(-len(source) // _TOGETHER), 0):
+            for image, label, size, kept in batch:
+                tally.before += size
+                tally.kept += kept
+                yield key, {'image': image, 'label': label}
+                key += 1
+            tally.bar.update(len(batch))
+    except InputError as error:
+        tally.fault = error  # TFDS makes another error of it
+        raise
 
 
 def _check_names(sources: Mapping[str, Source], folder: Path, name: str) -> None:

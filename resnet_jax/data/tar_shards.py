@@ -23,12 +23,11 @@ from resnet_jax.data.class_labels import check_labelled, number_classes
 from resnet_jax.data.images import IMAGE_SUFFIXES, LARGEST_FILE
 from resnet_jax.data.shard_names import find_shards
 from resnet_jax.data.sources import Catalog, Details, Read, Record
+from resnet_jax.data.tar_headers import Member, read_members
 from resnet_jax.errors import InputError, first_line
 from resnet_jax.json_files import parse_json
 from resnet_jax.text import printable
 
-_BLOCK = tarfile.BLOCKSIZE
-_LONGEST_PADDING = 2**20  # bytes of zeros at the end of an archive
 _LARGEST_LABEL = 2**20  # bytes, of a member that holds a label
 _CLASS_SUFFIX, _JSON_SUFFIX = 'cls', 'json'  # WebDataset's, and img2dataset's
 _LABEL_FIELD = 'label'  # of the JSON
@@ -142,7 +141,7 @@ def _indexed(
     try:
         with path.open('rb') as raw:
             _check_start(raw, path)
-            members = _members(raw, path, size, left_out)
+            members = read_members(raw, path, left_out)
             for key, of_key in _grouped(members):
                 image, fault = _image(path, key, of_key, image_key)
                 label = _label(raw, path, key, of_key, label_key)
@@ -152,7 +151,7 @@ def _indexed(
                     )
                     left_out[reason] = left_out.get(reason, 0) + 1
                     continue
-                rows.append((image.offset, image.offset_data, image.size))
+                rows.append((image.header, image.start, image.size))
                 labels.append(sys.intern(label))
     except OSError as error:
         raise InputError(f'{path}: cannot read this shard ({error.strerror})') from None
@@ -172,55 +171,12 @@ def _check_start(raw: io.BufferedReader, path: Path) -> None:
             )
 
 
-def _members(
-    raw: io.BufferedReader, path: Path, size: int, left_out: dict[str, int]
-) -> Iterator[tarfile.TarInfo]:
-    """The plain files in a shard, in order; what it holds besides is counted."""
-    try:
-        archive = tarfile.TarFile(fileobj=raw)
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-            if member.isdir():
-                continue
-            kind = None if member.isreg() else 'links, devices and other members that are no files'
-            if member.issparse():
-                kind = 'sparse files'
-            if os.path.basename(member.name).startswith('.'):
-                kind = 'hidden files'
-            if kind is None:
-                yield member
-            else:
-                left_out[kind] = left_out.get(kind, 0) + 1
-        end = archive.offset
-    except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f'{path}: damaged or cut short, no tar file that can be read ({first_line(error)})'
-        ) from None
-    # The end is a block of zeros. Without it tarfile stops as if it were the end.
-    raw.seek(end)
-    rest = raw.read(_LONGEST_PADDING)
-    if rest[:_BLOCK].strip(b'\0'):
-        raise InputError(f'{path}: damaged at byte {end:,}: no header of a member there')
-    if len(rest) < _BLOCK:
-        raise InputError(
-            f'{path}: cut short at byte {size:,}, the end of the archive is missing; get it again, '
-            'or unpack what is there and pack it anew'
-        )
-    if rest.strip(b'\0'):
-        raise InputError(
-            f'{path}: something follows its end at byte {end:,}, as in archives that were joined; '
-            'give them as shards of their own'
-        )
-
-
 def _grouped(
-    members: Iterator[tarfile.TarInfo],
-) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
+    members: Iterator[Member],
+) -> Iterator[tuple[str, dict[str, Member]]]:
     """(key, suffix in lower case -> member) of neighbours that share a key."""
     key = ''
-    found: dict[str, tarfile.TarInfo] = {}
+    found: dict[str, Member] = {}
     for member in members:
         folder, name = os.path.split(member.name)
         stem, _, suffix = name.partition('.')
@@ -235,8 +191,8 @@ def _grouped(
 
 
 def _image(
-    path: Path, key: str, members: Mapping[str, tarfile.TarInfo], image_key: str | None
-) -> tuple[tarfile.TarInfo | None, str]:
+    path: Path, key: str, members: Mapping[str, Member], image_key: str | None
+) -> tuple[Member | None, str]:
     """The image of an example, or why there is none."""
     if image_key is not None:
         member = members.get(image_key.lower().removeprefix('.'))
@@ -257,7 +213,7 @@ def _label(
     raw: io.BufferedReader,
     path: Path,
     key: str,
-    members: Mapping[str, tarfile.TarInfo],
+    members: Mapping[str, Member],
     label_key: str | None,
 ) -> str | None:
     """The label of an example, as text; None if it has none."""
@@ -277,13 +233,10 @@ def _label(
     return str(value).strip() or None
 
 
-def _contents(raw: io.BufferedReader, member: tarfile.TarInfo, where: str) -> str:
+def _contents(raw: io.BufferedReader, member: Member, where: str) -> str:
     if member.size > _LARGEST_LABEL:
         raise InputError(f'{where}: {member.size:,} bytes are too many for a label')
-    here = raw.tell()
-    raw.seek(member.offset_data)
-    data = raw.read(member.size)
-    raw.seek(here)
+    data = os.pread(raw.fileno(), member.size, member.start)
     try:
         return data.decode().strip()
     except UnicodeDecodeError:
