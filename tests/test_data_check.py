@@ -124,6 +124,23 @@ def test_equal_pixels_in_different_files(clean):
     check(clean, '--full', '--strict', code=1)
 
 
+def test_of_many_classes_the_smallest_are_printed(tmp_path, capsys):
+    labels = np.concatenate([np.arange(40), np.arange(35), [7]])
+    images = RNG.integers(0, 256, (len(labels), 6, 6), np.uint8)
+    np.savez(tmp_path / 'a.npz', train_images=images, train_labels=labels)
+    options = [f'--data=npz:{tmp_path}/a.npz', f'--out={tmp_path}/out']
+    assert main(['data', 'check', *options]) == 0
+    printed = capsys.readouterr().out
+    assert 'the 30 smallest of 40 classes' in printed
+    rows = re.findall(r'^(\d+) +(\d)$', printed, re.MULTILINE)
+    assert [name for name, n in rows if n == '1'] == ['35', '36', '37', '38', '39']
+    assert len(rows) == 30 and '7' not in dict(rows)
+    assert (
+        len(json.loads((tmp_path / 'out' / 'check.json').read_text())['splits']['train']['classes'])
+        == 40
+    )
+
+
 def test_sizes_are_judged_by_the_model(clean):
     assert counted(check(clean, '--image-size', '32')) == {}
     assert counted(check(clean, '--image-size', '33')) == {'small': 12}

@@ -107,7 +107,6 @@ def write_copy(
     examples = functools.partial(_examples, tally, side, quality)
     builder = _builder(sources, name, quality, examples)
     downloads = folder / 'downloads'
-    existed = downloads.exists()
     try:
         with tally.bar, contextlib.redirect_stdout(io.StringIO()), _quiet():
             builder(data_dir=str(folder), file_format='array_record').download_and_prepare()
@@ -118,7 +117,7 @@ def write_copy(
             raise
         raise InputError(f'cannot write {folder / name}: {first_line(error)}') from error
     finally:
-        if downloads.is_dir() and not existed:  # TFDS makes it, and leaves it empty
+        if not any(path.is_file() for path in downloads.rglob('*')):  # TFDS leaves it empty
             shutil.rmtree(downloads, ignore_errors=True)
     path = Path(tfds.builder(name, data_dir=str(folder)).data_dir)
     after = sum(file.stat().st_size for file in path.rglob('*') if file.is_file())

@@ -23,6 +23,7 @@ EPILOG = (
     'Example: resnet-jax data check --data folder:photos --full --image-size 224'
 )
 SHOWN = 12  # cases of each concern on the page and in the terminal
+SHOWN_CLASSES = 30  # in the terminal: the smallest; the page has all
 LISTED = 1000  # in the JSON
 
 
@@ -185,7 +186,15 @@ def _tables(result: Mapping[str, Any]) -> list[text.Table]:
 
 def _print(result: Mapping[str, Any]) -> None:
     width = text.terminal_width()
-    parts = [text.aligned(t.header, t.rows, width) for t in _tables(result)]
+    *others, classes = _tables(result)
+    rows = classes.rows
+    if len(rows) > SHOWN_CLASSES:
+        totals = {row: sum(int(cell.replace(',', '')) for cell in row[1:]) for row in rows}
+        rows = tuple(sorted(rows, key=totals.__getitem__)[:SHOWN_CLASSES])
+    parts = [text.aligned(t.header, t.rows, width) for t in others]
+    parts.append(text.aligned(classes.header, rows, width))
+    if len(rows) < len(classes.rows):
+        parts.append(f'the {len(rows)} smallest of {len(classes.rows):,} classes')
     for of in result['findings'].values():
         if of['count']:
             lines = [
