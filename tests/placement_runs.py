@@ -27,8 +27,7 @@ FIELDS = {
     'train.batch_size': '32',
     'train.steps': '5',
     'data.memory_mib': '1024',
-    'augment.pad': '1',
-    'augment.transforms': 'pad_crop,flip',
+    'augment.transforms': 'pad_crop(pad=1),flip,mixup_or_cutmix',
 }
 PER_REPLICA = {'parallel.batch_norm': 'per_replica'}
 GROUPS = {'parallel.batch_norm': 'groups:2'}

@@ -163,7 +163,11 @@ def test_native_values_are_taken_or_refused_by_name(digits, field):
 
 def test_native_values_are_those_of_their_text():
     native = [('train.steps', 5), ('model.stage_sizes', [1, 2]), ('optim.nesterov', True)]
-    native += [('optim.learning_rate', 1), ('augment.transforms', ['flip']), ('data.dir', None)]
+    native += [
+        ('optim.learning_rate', 1),
+        ('augment.transforms', ['pad_crop(pad=2)', 'flip']),
+        ('data.dir', None),
+    ]
     text = [(field, str(value)) for field, value in native]
     one, other = (configs.load_config(str(DIGITS), pairs) for pairs in (native, text))
     assert configs.to_json(one) == configs.to_json(other)

@@ -190,7 +190,7 @@ def folder(tmp_path_factory):
 
 TRAIN = {'model.name': 'cifar_resnet8', 'model.stage_sizes': '(1,)', 'model.width': 4,
          'model.stem_width': 4, 'data.image_size': 8, 'train.batch_size': 8, 'train.steps': 12,
-         'augment.transforms': "('pad_crop','flip')", 'augment.pad': 1,
+         'augment.transforms': "('pad_crop(pad=1)','flip')",
          'optim.learning_rate': 0.1}  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def test_random_crops_of_a_streamed_folder(folder):
     to = Preprocessing(8, 5, None, (0.5,) * 5, (0.5,) * 5, source.class_names)
     (batch,) = train_batches(
         *(source, to), seed=0, batch_size=8, first_step=0, last_step=1,
-        transforms=('random_resized_crop',), settings={'crop_scale': (0.3, 1.0)},
+        transforms=('random_resized_crop(scale=(0.3, 1.0))',),
     )  # fmt: skip
     assert batch['image'].shape == (8, 8, 8, 5)
     for image, label in zip(batch['image'], batch['label'], strict=True):

@@ -7,15 +7,12 @@ import pathlib
 import sys
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
 
-from resnet_jax import data
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
@@ -71,12 +68,6 @@ def test_every_field_is_read(tmp_path):
     names = recorded(config)
     Recording.seen.clear()
     loop.train(config, tmp_path / 'run')
-    for transform in data.TRANSFORMS.values():
-        image = np.zeros((8, 8, 1), np.uint8)
-        if transform.where == 'host':
-            transform.apply(np.random.default_rng(0), image, 8, config.augment)
-        else:
-            transform.apply(jax.random.key(0), jnp.asarray(image), config.augment)
     for schedule in optim.SCHEDULES.values():
         schedule(config.optim, 0.1, 1.0, 0, 10)
     for optimizer in optim.OPTIMIZERS.values():
@@ -200,8 +191,13 @@ def test_bad_override(field, text, words):
         ('checkpoint.keep', 0, 'checkpoint.keep must be at least 1'),
         ('optim.momentum', 1, 'optim.momentum must be in [0, 1)'),
         ('optim.ema', 1.5, 'optim.ema must be in [0, 1)'),
-        ('augment.crop_scale', (0.5,), 'augment.crop_scale must be two'),
-        ('augment.crop_scale', (0.6, 0.5), 'augment.crop_scale must be two'),
+        ('augment.transforms', 'random_resized_crop(scale=(0.5,))', 'scale must be two numbers'),
+        ('augment.transforms', 'random_resized_crop(scale=(0.6, 0.5))', 'the smaller first'),
+        ('augment.transforms', 'pad_crop(pad=-1)', 'pad must be at least 0, got -1'),
+        ('augment.transforms', 'grey', 'takes images of 3 channels, not of 1'),
+        ('augment.pad', 2, "such as --config.augment.transforms='pad_crop(pad=2), flip'"),
+        ('augment.crop_scale', (0.5, 1), "'random_resized_crop(scale=(0.5, 1)), flip'"),
+        ('augment.repeats', 0, 'augment.repeats must be at least 1'),
     ],
 )
 def test_values_that_make_no_sense(field, value, words):
@@ -312,7 +308,7 @@ def test_packages_below_the_config_stay_imported(tmp_path, monkeypatch):
         (['def get_config():', '    return 1 / 0'], 'ZeroDivisionError: division by zero'),
         (['import no_such_module'], "No module named 'no_such_module'"),
         (['def get_config():', '    from ml_collections import ConfigDict as C', '    return C()'],
-         'lacks the fields augment.crop_scale'),
+         'lacks the fields augment.repeats'),
     ],
 )  # fmt: skip
 def test_bad_config_file(tmp_path, lines, words):
@@ -357,10 +353,7 @@ def test_unreadable_config_file(tmp_path):
         ({'optim.schedule': 'cosine', 'optim.boundaries': '(3.0,)'}, 'optim.boundaries',
          'optim.schedule=piecewise'),
         ({'optim.warmup_start': 0.1}, 'optim.warmup_start', 'optim.warmup=400'),
-        ({'augment.transforms': 'flip', 'augment.pad': 2}, 'augment.pad',
-         'pad_crop in augment.transforms'),
-        ({'augment.crop_scale': '(0.5, 1.0)'}, 'augment.crop_scale',
-         'random_resized_crop in augment.transforms'),
+        ({'loss.target_threshold': 0.2}, 'loss.target_threshold', 'loss.name=binary_cross_entropy'),
         ({'init.reset_head': True}, 'init.reset_head', 'init.weights=FILE'),
         ({'log.project': 'mine'}, 'log.project', 'log.trackers=wandb'),
         ({'model.norm_groups': 4}, 'model.norm_groups', 'model.norm=group'),
@@ -392,7 +385,7 @@ def test_a_field_without_effect_is_refused_with_what_it_needs(fields, field, nee
         {'model.name': 'cifar_se_resnet20', 'model.se_place': 'pre'},  # the row has the ratio
         {'model.name': 'cifar_preact_resnet20', 'model.raw_first_shortcut': True},
         {'model.norm': 'group', 'model.norm_groups': 4},
-        {'augment.transforms': 'random_resized_crop', 'augment.crop_scale': '(0.5, 1.0)'},
+        {'loss.name': 'binary_cross_entropy', 'loss.target_threshold': 0.2},
     ],
 )
 def test_a_field_with_effect_is_taken(fields):
@@ -404,9 +397,9 @@ def test_needs_name_fields_that_change_a_run():
     digits = configs.load_config(str(DIGITS))
     every = [
         {'optim.name': 'adamw', 'optim.schedule': 'piecewise', 'loss.name': 'focal'},
-        {'optim.warmup': 5.0, 'augment.transforms': ('random_resized_crop', 'pad_crop')},
+        {'optim.warmup': 5.0, 'loss.name': 'binary_cross_entropy'},
         {'model.norm': 'group', 'model.placement': 'full_preact', 'model.gate': 'exclusive'},
-        {'model.shortcut': 'none', 'model.norm': 'none', 'augment.transforms': ()},
+        {'model.shortcut': 'none', 'model.norm': 'none'},
         {'model.se_ratio': 0.1, 'model.stochastic_depth': 0.1, 'init.weights': 'x'},
         {'model.weight_standardization': True, 'train.eval_every': 0},
         {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
@@ -431,7 +424,7 @@ def test_a_config_of_an_earlier_version(tmp_path):
     old['optim']['freeze'] = ['stem']
     del old['task'], old['log']
     for switches, transforms in (
-        ({'pad': 1, 'flip': False, 'random_resized_crop': False}, ('pad_crop',)),
+        ({'pad': 1, 'flip': False, 'random_resized_crop': False}, ('pad_crop(pad=1)',)),
         ({'pad': 4, 'flip': True, 'random_resized_crop': False}, ('pad_crop', 'flip')),
         ({'pad': 0, 'flip': True, 'random_resized_crop': True}, ('random_resized_crop', 'flip')),
         ({'pad': 0, 'flip': False, 'random_resized_crop': False}, ()),
@@ -439,13 +432,25 @@ def test_a_config_of_an_earlier_version(tmp_path):
         old['augment'] = {'pad_mode': 'zero', 'crop_scale': [0.08, 1.0], **switches}
         config = configs.from_json(json.dumps(old))
         assert config.augment.transforms == transforms
-        assert 'flip' not in config.augment
+        assert set(config.augment) == {'transforms', 'repeats'}
         assert (config.task, config.log.trackers) == ('classification', ())
         assert config.train.freeze == ('stem',) and 'freeze' not in config.optim
         checks.resolve(config)
-        # The padding of a crop that is not made makes no difference.
-        new = configs.changed(config, {'augment.pad': config.augment.pad or 4})
-        assert configs.differences(config, new) == []
+    for settings, transforms in (
+        ({'pad': 2, 'pad_mode': 'reflect'}, ('pad_crop(pad=2, mode=reflect)', 'flip')),
+        ({'pad': 4, 'pad_mode': 'zero', 'crop_scale': [0.35, 1.0]}, ('pad_crop', 'flip')),
+    ):
+        old['augment'] = {'transforms': ['pad_crop', 'flip'], **settings}
+        assert configs.from_json(json.dumps(old)).augment.transforms == transforms
+    old['augment'] = {'transforms': ['random_resized_crop', 'flip'], 'crop_scale': [0.35, 1.0]}
+    config = configs.from_json(json.dumps(old))
+    assert config.augment.transforms == ('random_resized_crop(scale=(0.35, 1.0))', 'flip')
+    # What is spelled differently is the same run.
+    spelled = ('random_resized_crop( scale = [0.35, 1], interpolation="bilinear" )', 'flip')
+    same = configs.changed(config, {'augment.transforms': spelled})
+    assert configs.differences(config, same) == []
+    other = configs.changed(config, {'augment.transforms': ('random_resized_crop', 'flip')})
+    assert len(configs.differences(config, other)) == 1
 
 
 def test_a_config_with_fields_of_its_own_is_kept():

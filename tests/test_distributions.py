@@ -15,6 +15,7 @@ from scipy import stats
 from resnet_jax.data import (
     Preprocessing,
     augment,
+    batch_indices,
     epoch_order,
     example_keys,
     open_source,
@@ -23,9 +24,11 @@ from resnet_jax.data import (
     train_batches,
 )
 from resnet_jax.data.images import _random_box
+from resnet_jax.data.transforms.geometry import random_scale_crop
+from resnet_jax.data.transforms.policies import rand_augment
+from resnet_jax.data.transforms.regions import cutout, random_erasing
 
 FALSE_ALARM = 1e-6
-SETTINGS = {'pad': 4, 'pad_mode': 'zero', 'crop_scale': (0.08, 1.0)}
 
 
 def is_uniform(places, count):
@@ -67,7 +70,7 @@ def test_an_image_is_cropped_anew_in_every_epoch(names):
     one = jnp.broadcast_to(BRIGHT, (1, 9, 9, 1))
 
     def at(step):
-        images, _ = augment(names, SETTINGS, jax.random.key(0), one, None, step, jnp.zeros(1, int))
+        images, _ = augment(names, jax.random.key(0), one, None, step, jnp.zeros(1, int))
         return images[0]
 
     found = places(jax.jit(jax.vmap(at))(jnp.arange(20_000)))
@@ -81,7 +84,7 @@ def test_crop_and_flip_are_independent():
     image = jnp.zeros((9, 9, 2)).at[4, 4, 0].set(1.0).at[:, :, 1].set(jnp.arange(9.0))
     images = jnp.broadcast_to(image, (20_000, *image.shape))
     found, _ = augment(
-        *(('flip', 'pad_crop'), SETTINGS, jax.random.key(0), images, None, 0, jnp.arange(20_000))
+        *(('flip', 'pad_crop'), jax.random.key(0), images, None, 0, jnp.arange(20_000))
     )
     crop = places(found[..., :1]) // 9
     rising = np.asarray(found[:, 4, 5, 1] - found[:, 4, 3, 1])
@@ -121,7 +124,7 @@ def test_a_streamed_image_is_cropped_anew_in_every_epoch():
     preprocessing = Preprocessing(16, 3, None, (0.5,) * 3, (0.5,) * 3, source.class_names)
     stream = train_batches(
         source, preprocessing, seed=0, batch_size=40, first_step=0, last_step=6, workers=0,
-        transforms=('random_resized_crop',), settings=SETTINGS,
+        transforms=('random_resized_crop',),
     )  # fmt: skip
     epochs = []
     for epoch, batch in enumerate(stream):
@@ -142,3 +145,81 @@ def test_an_example_may_come_anywhere_in_an_epoch():
         assert is_uniform(where[:, example], 20)
     same = int(np.sum(where[1:] == where[:-1]))
     assert stats.binomtest(same, where[1:].size, 1 / 20).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize(('size', 'probability'), [(3, 1.0), (4, 0.5)])
+def test_cutout_erases_a_square_around_any_pixel(size, probability):
+    """Every pixel is as often the centre, so the number of boxes over each is known."""
+    ones = jnp.ones((6, 6, 1))
+    run = jax.jit(jax.vmap(lambda key: cutout(key, ones, size, probability)))
+    erased = 1 - np.asarray(run(keys(20_000)))[..., 0]
+    centres = np.zeros((6, 6))
+    for row, column in itertools.product(range(6), range(6)):
+        top, left = row - size // 2, column - size // 2
+        centres[max(top, 0) : top + size, max(left, 0) : left + size] += 1
+    for row, column in itertools.product(range(6), range(6)):
+        chance = probability * centres[row, column] / 36
+        found = int(erased[:, row, column].sum())
+        assert stats.binomtest(found, 20_000, chance).pvalue > FALSE_ALARM
+
+
+def test_erased_boxes_have_the_stated_areas_and_shapes():
+    """Uniform areas, ratios uniform in the logarithm, in half of the images; noise is normal."""
+    zeros = jnp.full((64, 64, 1), 100.0)
+    erase = {'probability': 0.5, 'area': (0.1, 0.3), 'ratio': (0.5, 2.0), 'fill': 'noise'}
+    run = jax.jit(jax.vmap(lambda key: random_erasing(key, zeros, **erase)))
+    found = np.asarray(run(keys(1500)))[..., 0]
+    boxes = found != 100
+    erased = boxes.any(axis=(1, 2))
+    assert stats.binomtest(int(erased.sum()), 1500, 0.5).pvalue > FALSE_ALARM
+    heights = boxes.any(axis=2).sum(axis=1)[erased]
+    widths = boxes.any(axis=1).sum(axis=1)[erased]
+    assert (boxes.sum(axis=(1, 2))[erased] == heights * widths).all()
+    # Rounding to pixels moves areas and ratios by up to this.
+    rng = np.random.default_rng(0)
+    area = heights * widths * rng.uniform(0.97, 1.03, heights.shape) / 64**2
+    assert stats.kstest(area, stats.uniform(0.1, 0.2).cdf).pvalue > FALSE_ALARM
+    shape = np.log(heights / widths) + rng.uniform(-0.03, 0.03, heights.shape)
+    shapes = stats.kstest(shape, stats.uniform(np.log(0.5), 2 * np.log(2)).cdf)
+    assert shapes.pvalue > FALSE_ALARM
+    noise = found[boxes][:20_000]
+    assert stats.kstest(noise, 'norm').pvalue > FALSE_ALARM
+
+
+def test_operations_are_drawn_alike():
+    """The 14 of RandAugment, told apart by the images that they make."""
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 200, (20, 20, 3)), jnp.uint8)
+    draw = jax.jit(
+        jax.vmap(lambda key, x: rand_augment(key, x, 1, 9.0, 0.0, 0, 'nearest'), (0, None))
+    )
+    images = np.asarray(draw(keys(2800), image)).reshape(2800, -1)
+    _, counts = np.unique(images, axis=0, return_counts=True)
+    # Nine are signed and make two images each, posterize, solarize, autocontrast, equalize and
+    # identity one; every image of a signed one comes half as often.
+    assert len(counts) == 9 * 2 + 5
+    chances = np.sort(np.asarray([1 / 28] * 18 + [1 / 14] * 5))
+    assert stats.chisquare(np.sort(counts), 2800 * chances).pvalue > FALSE_ALARM
+
+
+def test_scales_and_places_of_random_crops():
+    """he2015, section 3.4: shorter sides from 8 to 16 alike; the square anywhere."""
+    rng = np.random.default_rng(0)
+    picture = np.zeros((16, 32, 1), np.uint8) + np.arange(32, dtype=np.uint8)[None, :, None]
+    crops = [random_scale_crop(rng, picture, 8, (16, 16), 'bilinear') for _ in range(3000)]
+    assert all(crop.shape == (8, 8, 1) for crop in crops)
+    assert is_uniform([int(crop[0, 0, 0]) for crop in crops], 25)
+    crops = [random_scale_crop(rng, picture, 8, (8, 16), 'bilinear') for _ in range(3000)]
+    # A ramp over 32 pixels, shrunk by 16 / side, rises by so much from pixel to pixel.
+    rises = [float(crop[4, 6, 0]) - float(crop[4, 2, 0]) for crop in crops]
+    sides = 4 * 16 / np.asarray(rises)
+    assert sides.min() >= 7 and sides.max() <= 18
+    assert np.abs(np.mean(sides) - 12) < 0.6
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_repeated_examples_follow_one_another(repeats):
+    """arXiv 1901.09335: each example so many times in a row; each epoch has all of them."""
+    steps = [batch_indices(5, step, 4, 10, repeats) for step in range(15 * repeats)]
+    stream = np.concatenate(steps)
+    expected = np.concatenate([np.repeat(epoch_order(5, e, 10), repeats) for e in range(6)])
+    np.testing.assert_array_equal(stream, expected)

@@ -13,7 +13,7 @@ EARLIER = pathlib.Path(__file__).parent / 'earlier'
 TINY = {'model.stage_sizes': '(1,)', 'model.width': 4, 'model.stem_width': 4}
 RUN = {**TINY, 'train.batch_size': 32, 'train.steps': 12, 'train.log_every': 3,
        'train.eval_every': 6, 'checkpoint.every': 6, 'checkpoint.keep': 2,
-       'augment.transforms': 'pad_crop,flip'}  # fmt: skip
+       'augment.transforms': 'pad_crop(pad=1),flip'}  # fmt: skip
 SWEEP = {**TINY, 'train.epochs': 0.2, 'checkpoint.keep': 1}
 
 
@@ -54,7 +54,7 @@ def test_a_run_is_resumed_to_the_end_it_would_have_had(unpacked, capfd):
 
 def test_another_config_is_still_refused(unpacked, capfd):
     folder = unpacked('run')
-    other = {**RUN, 'augment.transforms': 'pad_crop'}
+    other = {**RUN, 'augment.transforms': 'pad_crop(pad=1)'}
     assert main(['train', f'--config={DIGITS}', '--workdir', str(folder), *flags(other)]) == 2
     assert 'augment.transforms' in capfd.readouterr().err
 

@@ -17,6 +17,7 @@ from running import STREAMED, checkpoint_steps, complains, flags, start
 
 from resnet_jax.data import (
     TRANSFORMS,
+    Parameter,
     Preprocessing,
     Transform,
     batch_indices,
@@ -29,12 +30,13 @@ from resnet_jax.data import (
     train_batches,
 )
 from resnet_jax.data.images import random_resized_crop
-from resnet_jax.errors import InputError
+from resnet_jax.data.transforms.geometry import random_scale_crop
+from resnet_jax.errors import InputError, Range
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))
 COLOUR = Preprocessing(12, 3, None, (0.5,) * 3, (1.0,) * 3, ())
 STREAM = {'seed': 3, 'batch_size': 7}
-CROP = {'transforms': ('random_resized_crop',), 'settings': {'crop_scale': (0.08, 1.0)}}
+CROP = {'transforms': ('random_resized_crop',)}
 
 
 def stream(first: int, last: int, workers: int, crop: bool) -> list[dict[str, np.ndarray]]:
@@ -146,30 +148,57 @@ def test_random_crops_are_those_of_earlier_versions():
     np.testing.assert_array_equal(images, expected)
 
 
-def invert(rng, image, size, settings):
-    return rng.integers(2, dtype=np.uint8) * settings['most'] - image
+def invert(rng, image, size, most):
+    return rng.integers(2, dtype=np.uint8) * most - image
 
 
 def test_host_transforms_follow_one_another(monkeypatch):
     """Also in worker processes, which lack the rows that a program adds to the table."""
-    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 11, invert, ('most',)))
+    most = {'most': Parameter(200, Range(0, 255, whole=True), 'of the result')}
+    monkeypatch.setitem(TRANSFORMS, 'invert', Transform('host', 'example', 99, invert, most))
     options = {'seed': 3, 'batch_size': 7, 'first_step': 0, 'last_step': 3}
-    names = ('random_resized_crop', 'invert', 'flip')
-    settings = {'crop_scale': (0.08, 1.0), 'most': 255}
+    names = ('random_resized_crop', 'invert(most=255)', 'flip')
     source = open_source('synthetic', 'train[:20]')
     both = [
-        list(
-            train_batches(source, COLOUR, workers=n, transforms=names, settings=settings, **options)
-        )
-        for n in (0, 1)
+        list(train_batches(source, COLOUR, workers=n, transforms=names, **options)) for n in (0, 1)
     ]
     assert_same(*both)
     crops = np.concatenate([batch['image'] for batch in stream(0, 3, workers=0, crop=True)])
     expected = [
-        invert(np.random.default_rng([3, 11, position]), crop, 12, settings)
+        invert(np.random.default_rng([3, 99, position]), crop, 12, 255)
         for position, crop in enumerate(crops)
     ]
     np.testing.assert_array_equal(np.concatenate([b['image'] for b in both[0]]), expected)
+
+
+def test_settings_reach_the_crops_of_the_host():
+    source = open_source('synthetic', 'train[:20]')
+    settings = {'scale': (0.5, 0.9), 'ratio': (1.0, 1.0), 'interpolation': 'bicubic'}
+    text = 'random_resized_crop(scale=(0.5, 0.9), ratio=(1, 1), interpolation=bicubic)'
+    (batch,) = train_batches(
+        *(source, COLOUR), **STREAM, first_step=0, last_step=1, transforms=(text,), repeats=2
+    )
+    indices = batch_indices(3, 0, 7, 20, repeats=2)
+    assert indices[0] == indices[1]
+    for position, (found, i) in enumerate(zip(batch['image'], indices, strict=True)):
+        rng = np.random.default_rng([3, 2, position])
+        expected = random_resized_crop(source[int(i)]['image'], 12, rng, **settings)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_random_scale_crops_are_windows_of_the_resized_image():
+    """he2015, section 3.4: Pillow's whole image at each length of the shorter side, 12 to 15."""
+    picture = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    windows = {}
+    for side in range(12, 16):
+        width = 41 * side // 30
+        whole = np.asarray(Image.fromarray(picture).resize((width, side), Image.BILINEAR))
+        for top, left in itertools.product(range(side - 11), range(width - 11)):
+            windows[whole[top : top + 12, left : left + 12].tobytes()] = side
+    rngs = map(np.random.default_rng, range(60))
+    crops = [random_scale_crop(rng, picture, 12, (12, 15), 'bilinear') for rng in rngs]
+    assert {windows[crop.tobytes()] for crop in crops} == {12, 13, 14, 15}
+    assert len({crop.tobytes() for crop in crops}) > 25
 
 
 def test_transforms_that_do_not_fit_are_refused():

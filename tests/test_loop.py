@@ -22,7 +22,7 @@ from resnet_jax.training.evaluate import evaluate, evaluate_each, make_eval_step
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.session import Session
 
-STOCHASTIC = {'model.dropout': 0.3, 'augment.pad': 1}
+STOCHASTIC = {'model.dropout': 0.3, 'augment.transforms': 'pad_crop(pad=1)'}
 
 
 def lines(folder, split):
@@ -210,11 +210,19 @@ def one_step(fields):
     return take, run.init_state(), batch
 
 
-@pytest.mark.parametrize('random', ['model.dropout', 'augment.pad'])
+@pytest.mark.parametrize(
+    'random',
+    [
+        {'model.dropout': 0.5},
+        {'augment.transforms': 'pad_crop(pad=1)'},
+        {'augment.transforms': 'mixup'},
+    ],
+    ids=str,
+)
 def test_randomness_is_a_function_of_the_step(random):
-    """The same state and batch at another step drop or crop otherwise."""
-    fields = {'optim.schedule': 'constant', 'augment.pad': 0, 'model.dropout': 0.0}
-    take, state, _ = one_step({**fields, random: {'model.dropout': 0.5, 'augment.pad': 1}[random]})
+    """The same state and batch at another step drop, crop or mix otherwise."""
+    fields = {'optim.schedule': 'constant', 'augment.transforms': '', 'model.dropout': 0.0}
+    take, state, _ = one_step({**fields, **random})
     first, again = take(state), take(state)
     later = take(state.replace(step=state.step + 1))
     assert differing(first, again) == []
@@ -222,14 +230,14 @@ def test_randomness_is_a_function_of_the_step(random):
 
 
 def test_nothing_else_depends_on_the_step():
-    take, state, _ = one_step({'augment.pad': 0, 'optim.schedule': 'constant'})
+    take, state, _ = one_step({'augment.transforms': '', 'optim.schedule': 'constant'})
     later = take(state.replace(step=state.step + 1))
     assert differing(take(state)[0].params, later[0].params) == []
 
 
 def test_step_is_the_gradient_of_the_smoothed_loss():
     """One step of plain SGD, computed by hand; the logged loss is the unsmoothed one."""
-    fields = {'augment.pad': 0, 'optim.schedule': 'constant', 'optim.momentum': 0,
+    fields = {'augment.transforms': '', 'optim.schedule': 'constant', 'optim.momentum': 0,
               'optim.weight_decay': 0, 'optim.learning_rate': 0.5,
               'loss.label_smoothing': 0.2}  # fmt: skip
     take, state, batch = one_step(fields)
@@ -369,7 +377,7 @@ def test_bfloat16_trains(tmp_path):
 def test_other_optimizers_learn(name):
     """Twelve steps on one batch lower its loss."""
     fields = {'optim.name': name, 'optim.learning_rate': 0.01, 'optim.schedule': 'constant',
-              'augment.pad': 0, 'optim.clip_norm': 1.0}  # fmt: skip
+              'augment.transforms': '', 'optim.clip_norm': 1.0}  # fmt: skip
     take, state, _ = one_step(fields)
     losses = []
     for _ in range(12):
@@ -389,8 +397,11 @@ def test_epochs_set_the_length(tmp_path):
     ('fields', 'words'),
     [
         ({'data.normalize': 'chanel'}, "did you mean 'channel'"),
-        ({'augment.pad_mode': 'zeros'}, "did you mean 'zero'"),
-        ({'augment.pad_mode': 'reflect', 'augment.pad': 8}, 'cannot reflect an image of 8 pixels'),
+        ({'augment.transforms': 'pad_crop(mode=zeros)'}, "did you mean 'zero'"),
+        (
+            {'augment.transforms': 'pad_crop(mode=reflect, pad=8)'},
+            'cannot reflect an image of 8 pixels',
+        ),
         ({'data.memory_mib': 0}, 'set data.mean and data.std'),
         ({'data.normalize': 'pixel', 'data.mean': '(0.5,)'}, 'unset data.mean and data.std'),
         ({'data.mean': '(0.5, 0.5, 0.5)'}, 'data.mean takes one number for each of data.channels'),
@@ -419,7 +430,9 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(together, tmp_path):
     """Also where what is due falls between: figures every 4 steps, evaluation every 6."""
     ends = {}
     for name, count in (('one', 1), ('several', together)):
-        ends[name] = final({'train.steps_per_dispatch': count, 'augment.pad': 1}, tmp_path / name)
+        transforms = 'pad_crop(pad=1), cutmix'
+        fields = {'train.steps_per_dispatch': count, 'augment.transforms': transforms}
+        ends[name] = final(fields, tmp_path / name)
     for a, b in zip(*map(jax.tree.leaves, ends.values()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     for split in ('train', 'eval'):

@@ -276,3 +276,31 @@ def test_other_losses_take_the_weight_of_the_examples_class():
          metrics.binary_cross_entropy(logits, jnp.asarray(labels), 0.1)),
     ):  # fmt: skip
         np.testing.assert_allclose(weighted, plain * weights[labels], rtol=1e-5)
+
+
+@pytest.mark.parametrize('loss', [metrics.cross_entropy, metrics.binary_cross_entropy])
+def test_mixed_targets_are_smoothed_once(loss):
+    """0.7 of one label and 0.3 of another: s / classes on every class, whatever the mixture."""
+    first, second = np.asarray(LABELS), np.roll(LABELS, 1)
+    one_hot = np.eye(10, dtype=np.float32)
+    mixed = 0.7 * one_hot[first] + 0.3 * one_hot[second]
+    found = loss(jnp.asarray(LOGITS), jnp.asarray(mixed), 0.2)
+    smoothed = 0.8 * mixed + 0.02
+    by_hand = loss(jnp.asarray(LOGITS), jnp.asarray(smoothed))
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    apart = [loss(jnp.asarray(LOGITS), jnp.asarray(labels), 0.2) for labels in (first, second)]
+    np.testing.assert_allclose(found, 0.7 * apart[0] + 0.3 * apart[1], rtol=1e-5)
+
+
+def test_classes_above_a_threshold_are_whole_targets():
+    """arXiv 2110.00476, section 2.2: a mixed image is an example of both classes."""
+    mixed = jnp.asarray([[0.7, 0.3, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]])
+    whole = jnp.asarray([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    logits = jnp.asarray(LOGITS[:3, :3])
+    for smoothing in (0.0, 0.1):
+        found = metrics.binary_cross_entropy(logits, mixed, smoothing, None, 0.2)
+        expected = metrics.binary_cross_entropy(logits, whole, smoothing)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    labels = jnp.asarray([0, 1, 2])
+    same = metrics.binary_cross_entropy(logits, labels, 0.0, None, 0.2)
+    np.testing.assert_array_equal(same, metrics.binary_cross_entropy(logits, labels))

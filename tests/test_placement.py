@@ -121,7 +121,8 @@ def test_per_replica_statistics_by_hand(mode, eight):
     prepare = make_prepare(run.inputs.config, run.inputs.preprocessing, run.inputs.config.seed)
     positions = jnp.arange(32)
     pixels = jnp.asarray(run.inputs.arrays['image'][batch['index']])
-    images, _ = prepare(pixels, None, jnp.asarray(0), positions)
+    labels = jnp.asarray(run.inputs.arrays['label'][batch['index']])
+    images, _ = prepare(pixels, labels, jnp.asarray(0), positions)
     kernel = first.params['stem']['conv1']['kernel']
     out = jax.lax.conv_general_dilated(
         images, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')

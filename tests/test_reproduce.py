@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from running import CONFIGS, ROOT, command
 
+from resnet_jax import data
 from resnet_jax.cli import main
 from resnet_jax.errors import Diverged
 from resnet_jax.experiments.reproduce import costs, reproduction
@@ -78,8 +79,9 @@ def test_he2015_on_cifar():
     )
     assert (found.data.name, found.data.train_split) == ('tfds:cifar10', 'train[:45000]')
     assert (found.data.eval_split, found.data.normalize) == ('test', 'pixel')
-    assert (found.augment.pad, found.augment.pad_mode) == (4, 'zero')
     assert found.augment.transforms == ('pad_crop', 'flip')
+    (crop, _) = data.read_transforms(found.augment.transforms)
+    assert crop.settings == {'pad': 4, 'mode': 'zero'}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,8 @@ def test_wide_nets():
         assert (found.optim.nesterov, found.optim.weight_decay) == (True, 5e-4)
         at = [0, 599, 600, 1199, 1200, 1599, 1600]
         assert rates(found, 10, at) == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 8e-4])
-        assert (found.augment.pad_mode, found.data.normalize) == ('reflect', 'channel')
+        assert found.augment.transforms == ('pad_crop(mode=reflect)', 'flip')
+        assert found.data.normalize == 'channel'
         assert (found.data.name, found.model.branch_dropout) == ('tfds:cifar100', dropout)
 
 

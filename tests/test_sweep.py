@@ -412,7 +412,11 @@ def test_a_field_that_was_renamed_is_read(whole, tmp_path):
     described['fields'] |= {'augment.pad': 2, 'augment.flip': True}
     (out / 'sweep.json').write_text(json.dumps(described))
     found = read_sweep(out).config('plain', 0).augment
-    assert (found.transforms, found.pad) == (('pad_crop', 'flip'), 2)
+    assert found.transforms == ('pad_crop(pad=2)', 'flip')
+    # Later ones had transforms with their settings apart, those of the base where a sweep has none.
+    described['fields'] = {'augment.pad': 3}
+    (out / 'sweep.json').write_text(json.dumps(described))
+    assert read_sweep(out).config('plain', 0).augment.transforms == ('pad_crop(pad=3)',)
 
 
 def test_a_rate_of_another_optimiser_is_noted_once_for_its_arms(tmp_path, capsys):

@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'current folder without a run',
     )
     eval_report.add_arguments(parser)
+    parser.add_argument(
+        '--tta',
+        choices=('flip', 'ten_crop'),
+        help='test-time augmentation: average the probabilities of an image and its mirror image, '
+        'or of ten crops of the resized image (corners, middle, and their mirror images)',
+    )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
@@ -80,9 +86,10 @@ def run(options: argparse.Namespace) -> None:
     observer = None if folder is None else Observer(len(source), len(classes))
     with signs_of_life(f'evaluating {len(source):,} images'):
         figures, sums = evaluate_trained(
-            trained, source, chosen.batch_size, chosen.workers, classes, observer
+            *(trained, source, chosen.batch_size, chosen.workers, classes, observer),
+            options.tta,
         )
-    about = {'data': source.name, 'split': source.split, 'over': options.over}
+    about = {'data': source.name, 'split': source.split, 'over': options.over, 'tta': options.tta}
     result: dict[str, Any] = {**trained.origin, **about, **figures}
     failed = None
     names = [*source.class_names, *(model_names[i] for i in classes[len(matched) :])]

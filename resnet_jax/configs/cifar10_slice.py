@@ -20,7 +20,7 @@ def get_config(model: str = 'cifar_resnet20') -> ConfigDict:
     config.data.train_split = 'train[:10000]'
     config.data.eval_split = 'test[:2000]'
     config.data.image_size = 16
-    config.augment.pad = 2
+    config.augment.transforms = ('pad_crop(pad=2)', 'flip')
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 4.0

@@ -105,12 +105,12 @@ def get_config() -> ConfigDict:
     config.data.workers = placeholder(int)  # processes that read a streamed set; chosen if not set
 
     config.augment = ConfigDict()
-    # Random transforms of a training image, in order: random_resized_crop (Inception's, arXiv
-    # 1409.4842; the set is then streamed), pad_crop, flip. () for none.
+    # Random transforms of training images, in order, each with its settings where they are not the
+    # default: ('pad_crop(pad=2)', 'flip', 'mixup(alpha=0.2)'). () for none. docs/data.md has them
+    # all. Where one runs on the host, such as random_resized_crop, the set is streamed.
     config.augment.transforms = ('pad_crop', 'flip')
-    config.augment.pad = 4  # of pad_crop: pixels on each side before the random crop
-    config.augment.pad_mode = 'zero'  # of pad_crop: zero or reflect
-    config.augment.crop_scale = (0.08, 1.0)  # of random_resized_crop: area, fraction of the image
+    # Times that each example comes in a row, augmented differently (repeated augmentation).
+    config.augment.repeats = 1
 
     config.train = ConfigDict()
     config.train.batch_size = 128
@@ -189,6 +189,9 @@ def get_config() -> ConfigDict:
     # split, of mean 1, or one number per class in their order. () for none.
     config.loss.class_weights = ()
     config.loss.label_smoothing = 0.0  # not of focal
+    # Of binary_cross_entropy: a mixed image is an example of each class whose share is above this;
+    # if unset, the shares are the targets.
+    config.loss.target_threshold = placeholder(float)
     config.loss.gamma = 2.0  # of focal: how much easy examples are played down
     config.loss.alpha = 1.0  # of focal: a factor
 

@@ -18,8 +18,7 @@ def get_config() -> ConfigDict:
     config.data.name = 'digits'
     config.data.image_size = 8
     config.data.channels = 1
-    config.augment.pad = 1
-    config.augment.transforms = ('pad_crop',)  # no flip: a mirrored digit is another sign
+    config.augment.transforms = ('pad_crop(pad=1)',)  # no flip: a mirrored digit is another sign
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 20.0

@@ -25,8 +25,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.data.mean = MEAN
     config.data.std = STD
-    config.augment.transforms = ('random_resized_crop', 'flip')
-    config.augment.crop_scale = (0.35, 1.0)
+    config.augment.transforms = ('random_resized_crop(scale=(0.35, 1.0))', 'flip')
     config.train.batch_size = 64
     config.train.steps = None
     config.train.epochs = 20.0

@@ -29,13 +29,18 @@ from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
+    Parameter,
     Transform,
     augment,
+    canonical_transforms,
     check_transforms,
     example_keys,
     is_streamed,
     random_crop,
     random_flip,
+    read_transforms,
+    split_list,
+    with_settings,
 )
 from resnet_jax.text import printable
 
@@ -46,12 +51,14 @@ __all__ = [
     'SLICE_ORDERS',
     'TRANSFORMS',
     'ImageFile',
+    'Parameter',
     'Preprocessing',
     'Source',
     'Transform',
     'augment',
     'batch_indices',
     'batch_positions',
+    'canonical_transforms',
     'check_files',
     'check_sizes',
     'check_transforms',
@@ -79,8 +86,11 @@ __all__ = [
     'random_flip',
     'read_ahead',
     'read_labels',
+    'read_transforms',
     'rows',
+    'split_list',
     'split_sizes',
     'train_batches',
     'usable_cores',
+    'with_settings',
 ]

@@ -297,6 +297,7 @@ def resize_and_crop(
     image_size: int,
     resize: int | None = None,
     interpolation: str = 'bilinear',
+    start_of: Callable[[int], int] = lambda room: round(room / 2),
 ) -> UInt8[np.ndarray, 'image_size image_size c']:
     """Scales the shorter side to `resize` and cuts out the centre square, as for evaluation.
 
@@ -307,6 +308,8 @@ def resize_and_crop(
       image_size: side of the result, pixels.
       resize: the shorter side before the crop, pixels; None means `image_size`.
       interpolation: 'bilinear' or 'bicubic'.
+      start_of: where the square begins, from 0 to the number of pixels that are left over; called
+        for the height, then for the width.
 
     Raises:
       InputError: on sizes that `check_sizes` refuses, or an unknown interpolation.
@@ -317,7 +320,7 @@ def resize_and_crop(
     shorter = min(image.shape[:2])
     # The longer side is rounded down, as in torchvision.
     size = [side * resize // shorter for side in image.shape[:2]]
-    start = [round((side - image_size) / 2) for side in size]
+    start = [start_of(side - image_size) for side in size]
     if shorter != resize:
         sides = [(0.0, float(side)) for side in image.shape[:2]]
         if max(size) > LONGEST_ASPECT * resize:
@@ -362,6 +365,7 @@ def random_resized_crop(
     rng: np.random.Generator,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = 'bilinear',
 ) -> UInt8[np.ndarray, 'image_size image_size c']:
     """Cuts a random box out of an image and resizes it to a square, as for training.
 
@@ -373,10 +377,11 @@ def random_resized_crop(
       rng: draws the box.
       scale: smallest and largest area of the box, as a fraction of the image.
       ratio: smallest and largest width / height of the box.
+      interpolation: a key of `INTERPOLATIONS`.
     """
     left, top, width, height = _random_box(image.shape[1], image.shape[0], rng, scale, ratio)
     size, box = (image_size, image_size), (left, top, left + width, top + height)
-    return _by_band(image, lambda band: band.resize(size, Image.Resampling.BILINEAR, box))
+    return _by_band(image, lambda band: band.resize(size, INTERPOLATIONS[interpolation], box))
 
 
 def _random_box(

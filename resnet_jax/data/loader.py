@@ -7,7 +7,6 @@ data, and no example is dropped at the end of an epoch.
 
 import concurrent.futures
 import functools
-import types
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from resnet_jax.data.images import convert_channels
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.read_ahead import read_ahead, usable_cores
 from resnet_jax.data.sources import Source
-from resnet_jax.data.transforms import TRANSFORMS, Settings, Transform, check_transforms
+from resnet_jax.data.transforms import Chosen, check_transforms, read_transforms
 from resnet_jax.errors import InputError
 
 # numpy's generators of the order of examples are seeded with [seed, ORDER_STREAM, epoch], those of
@@ -56,7 +55,7 @@ def batch_positions(step: int, batch_size: int) -> Int[np.ndarray, ' batch_size'
 
 
 def batch_indices(
-    seed: int, step: int, batch_size: int, n: int
+    seed: int, step: int, batch_size: int, n: int, repeats: int = 1
 ) -> Int32[np.ndarray, ' batch_size']:
     """Computes which examples a training step takes.
 
@@ -65,6 +64,8 @@ def batch_indices(
       step: from 0.
       batch_size: examples a step, at most `n`.
       n: examples in the training set.
+      repeats: times that the stream has each example, one after the other (repeated augmentation,
+        arXiv 1901.09335, section 3).
 
     Returns:
       Indices in range(n).
@@ -73,7 +74,7 @@ def batch_indices(
       InputError: if the batch is larger than the data set.
     """
     _check_batch_size(batch_size, n)
-    epochs, offsets = np.divmod(batch_positions(step, batch_size), n)
+    epochs, offsets = np.divmod(batch_positions(step, batch_size) // repeats, n)
     indices = np.empty(batch_size, np.int32)
     for epoch in np.unique(epochs):
         here = epochs == epoch
@@ -143,7 +144,7 @@ def train_batches(
     part: tuple[int, int] = (0, 1),
     workers: int = 0,
     transforms: Sequence[str] = (),
-    settings: Settings = types.MappingProxyType({}),
+    repeats: int = 1,
 ) -> Iterator[Batch]:
     """Streams the training batches of steps `first_step` to `last_step - 1`.
 
@@ -160,9 +161,9 @@ def train_batches(
       last_step: the step to stop before.
       part: (i, n): read only the i-th of n equal parts of each batch, as one of n processes.
       workers: processes that read ahead; 0 for threads of this process.
-      transforms: keys of `TRANSFORMS`; those of the host replace `preprocessing.prepare`, those of
-        the device are skipped.
-      settings: of the transforms, see `TRANSFORMS`.
+      transforms: as of `read_transforms`; those of the host replace `preprocessing.prepare`, those
+        of the device are skipped.
+      repeats: as of `batch_indices`.
 
     Returns:
       An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B]}, B the part's size. Its
@@ -173,12 +174,13 @@ def train_batches(
         while iterating, on an image that cannot be read or a label outside the classes.
     """
     _check_batch_size(batch_size, len(source))
-    check_transforms(transforms, settings, preprocessing.image_size)
+    check_transforms(transforms, preprocessing.image_size, preprocessing.channels)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
-    host = tuple(TRANSFORMS[name] for name in transforms if TRANSFORMS[name].where == 'host')
+    chosen = read_transforms(transforms)
+    host = tuple(one for one in chosen if one.transform.where == 'host')
     make = functools.partial(
-        _train_batch, source, preprocessing, seed, batch_size, part, host, dict(settings)
+        _train_batch, source, preprocessing, seed, batch_size, part, host, repeats
     )
     return read_ahead(make, first_step, last_step, workers)
 
@@ -226,23 +228,23 @@ def _train_batch(
     seed: int,
     batch_size: int,
     part: tuple[int, int],
-    host_transforms: tuple[Transform, ...],
-    settings: Settings,
+    host_transforms: tuple[Chosen, ...],
+    repeats: int,
     step: int,
 ) -> Batch:
     mine = rows(batch_size, part)
     positions = batch_positions(step, batch_size)[mine]
     batch = _empty_batch(len(positions), preprocessing)
-    examples = source.take(batch_indices(seed, step, batch_size, len(source))[mine])
+    examples = source.take(batch_indices(seed, step, batch_size, len(source), repeats)[mine])
     for i, (position, example) in enumerate(zip(positions, examples, strict=True)):
         batch['label'][i] = example['label']
         if not host_transforms:
             batch['image'][i] = preprocessing.prepare(example['image'])
             continue
         image = convert_channels(example['image'], preprocessing.channels)
-        for transform in host_transforms:
-            rng = np.random.default_rng([seed, transform.stream, int(position)])
-            image = transform.apply(rng, image, preprocessing.image_size, settings)
+        for one in host_transforms:
+            rng = np.random.default_rng([seed, one.transform.stream, int(position)])
+            image = one.apply(rng, image, preprocessing.image_size)
         batch['image'][i] = image
     return batch
 

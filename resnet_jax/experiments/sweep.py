@@ -292,11 +292,20 @@ def _from_json(found: Mapping[str, Any]) -> Sweep:
     seeds = found['seeds']
     if not isinstance(seeds, list) or not all(map(RANGES['seed'].holds, seeds)):
         raise ValueError(f'its seeds are {shown(seeds)}')
+    base = config_files.canonical(str(found['base']))
+
+    def transforms() -> Any:
+        if 'augment.transforms' in fields:
+            return fields['augment.transforms']
+        return configs.read_config_file(base).augment.transforms
+
+    fields: dict[str, Any] = {}
+    fields = configs.upgraded(found['fields'], transforms)
     sweep = Sweep(
         title=str(found['title']),
-        base=config_files.canonical(str(found['base'])),
-        fields=configs.upgraded(found['fields']),
-        arms={str(arm): configs.upgraded(fields) for arm, fields in found['arms'].items()},
+        base=base,
+        fields=fields,
+        arms={str(arm): configs.upgraded(own, transforms) for arm, own in found['arms'].items()},
         seeds=tuple(seeds),
         baseline=found['baseline'],
         published={arm: float(error) for arm, error in (found.get('published') or {}).items()},

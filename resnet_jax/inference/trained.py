@@ -93,6 +93,7 @@ def evaluate_trained(
     workers: int | None = None,
     classes: Sequence[int] | None = None,
     observe: Callable[[dict[str, Any], Any], None] | None = None,
+    tta: str | None = None,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Evaluates a model on a split, with the preprocessing and precision of its training.
 
@@ -104,13 +105,21 @@ def evaluate_trained(
       classes: the model's classes that count, those of the labels first; None: all, and the labels
         are the model's.
       observe: called with each batch and the logits of the classes that count.
+      tta: a key of `evaluate.VIEWS`, several views of each image; None: one.
 
     Returns:
       As `evaluate.evaluate`: the figures, and the sums that they come from.
+
+    Raises:
+      InputError: for ten crops of images that are not larger than the model's input.
     """
     workers = data.default_workers() if workers is None else workers
     step = make_eval_step(
-        trained.model, trained.preprocessing, classes=classes, with_outputs=observe is not None
+        trained.model,
+        trained.preprocessing,
+        classes=classes,
+        with_outputs=observe is not None,
+        tta=tta,
     )
 
     def observed(variables: Any, batch: dict[str, Any]) -> Any:
@@ -124,5 +133,19 @@ def evaluate_trained(
         return evaluate(
             observed,
             trained.variables,
-            data.eval_batches(source, trained.preprocessing, batch_size, workers),
+            data.eval_batches(source, _as_read(trained.preprocessing, tta), batch_size, workers),
         )
+
+
+def _as_read(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
+    """The preprocessing that gives the pixels which the views of an image are cut from."""
+    if tta != 'ten_crop':
+        return preprocessing
+    if preprocessing.resize in (None, preprocessing.image_size):
+        raise InputError(
+            f"ten crops need images larger than the model's input of {preprocessing.image_size} "
+            'pixels, and its preprocessing resizes to the same; give --tta flip'
+        )
+    # The views are normalised; a mean per pixel is one of their size.
+    mean = (0.0,) * preprocessing.channels
+    return dataclasses.replace(preprocessing, image_size=preprocessing.resize, mean=mean)

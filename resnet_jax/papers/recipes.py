@@ -109,7 +109,7 @@ _STOCHDEPTH = {
 
 # wrn, section 3.
 _WRN = {
-    'augment.pad_mode': 'reflect',
+    'augment.transforms': ('pad_crop(mode=reflect)', 'flip'),
     'data.train_split': 'train',
     'data.normalize': 'channel',  # mean and deviation
     'train.epochs': 200.0,

@@ -231,7 +231,7 @@ def _make_steps(
         one = step.make_train_step(
             model.clone(**norm_fields),
             optimizer,
-            make_prepare(config, inputs.preprocessing, seed),
+            make_prepare(config, inputs.preprocessing, seed, placement.axis),
             task,
             seed=seed,
             loss=task.loss(config.loss, class_weights),
@@ -279,10 +279,9 @@ def _make_signal(
     def run(seed: Any, variables: Any, number: Any, arrays: Any, batch: Any) -> Any:
         batch = _examples(arrays, batch)
         batch['position'] = jnp.arange(batch['image'].shape[0])
-        batch = {name: x[::pieces] for name, x in batch.items()}
         prepare = make_prepare(config, inputs.preprocessing, seed)
         given = prepare(batch['image'], task.targets(batch), number, batch['position'])
-        return measure(variables, *given)
+        return measure(variables, *jax.tree.map(lambda x: x[::pieces], given))
 
     level = config.train.xla_optimization_level
     compiled = jit(run, level, out_shardings=placement.everywhere)
@@ -297,17 +296,32 @@ def _make_signal(
 
 
 def make_prepare(
-    config: ConfigDict, preprocessing: Preprocessing, seed: int | Array
+    config: ConfigDict, preprocessing: Preprocessing, seed: int | Array, axis: str | None = None
 ) -> step.Prepare:
-    """The device's part of preparing a batch: normalises and augments."""
+    """The device's part of preparing a batch: normalises and augments.
+
+    Args:
+      config: of the run.
+      preprocessing: of its images.
+      seed: of the run; may be a traced value.
+      axis: name of the mapped axis over which the whole batch is divided; None: it is here.
+    """
     key = step.named_key(seed, 'augment')
-    names, settings = config.augment.transforms, config.augment
 
     def prepare(
         images: Array, targets: PyTree[Array], number: Array, positions: Array
     ) -> tuple[Array, PyTree[Array]]:
-        normalized = preprocessing.normalize(images)
-        return data.augment(names, settings, key, normalized, targets, number, positions)
+        return data.augment(
+            config.augment.transforms,
+            key,
+            images,
+            targets,
+            number,
+            positions,
+            normalize=preprocessing.normalize,
+            classes=len(preprocessing.class_names),
+            axis=axis,
+        )
 
     return prepare
 

@@ -40,8 +40,7 @@ RANGES: dict[str, Range] = {
     'data.validation': _FRACTION,
     'data.memory_mib': Range(0, whole=True),
     'data.workers': Range(0, 1024, whole=True),
-    'augment.pad': Range(0, LARGEST_SIDE, whole=True),
-    'augment.crop_scale': Range(0, 1),
+    'augment.repeats': Range(1, 1024, whole=True),
     **dict.fromkeys(
         ('train.batch_size', 'train.steps', 'train.log_every', 'train.steps_per_dispatch'), _COUNT
     ),
@@ -59,7 +58,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('optim.momentum', 'optim.b1', 'optim.b2', 'optim.ema'), _FRACTION),
     **dict.fromkeys(('optim.boundaries', 'optim.warmup'), _LENGTH),
     'parallel.devices': _COUNT,
-    'loss.label_smoothing': _FRACTION,
+    **dict.fromkeys(('loss.label_smoothing', 'loss.target_threshold'), _FRACTION),
     **dict.fromkeys(('loss.gamma', 'loss.alpha'), _ZERO_OR_MORE),
     **dict.fromkeys(('checkpoint.every', 'checkpoint.keep', 'checkpoint.keep_best'), _COUNT),
 }
@@ -101,10 +100,6 @@ def _one_of(field: str, *values: str) -> _Needs:
 
 def _set(field: str, example: str) -> _Needs:
     return f'{field}={example}', lambda fields: bool(fields[field])
-
-
-def _transform(name: str) -> _Needs:
-    return f'{name} in augment.transforms', lambda fields: name in fields['augment.transforms']
 
 
 _SHORTCUT: _Needs = (
@@ -156,11 +151,6 @@ NEEDS: dict[str, _Needs] = {
         'data.validation=0, which takes the evaluation examples from data.train_split',
         lambda fields: not fields['data.validation'],
     ),
-    **{
-        f'augment.{field}': _transform(name)
-        for name, transform in data.TRANSFORMS.items()
-        for field in transform.settings
-    },
     'log.project': _set('log.trackers', 'wandb'),
     'optim.momentum': _one_of('optim.name', 'sgd'),
     'optim.nesterov': (
@@ -196,6 +186,7 @@ NEEDS: dict[str, _Needs] = {
         lambda fields: fields['model.norm'] == 'batch' or fields['parallel.batch_norm'] == 'synced',
     ),
     'loss.label_smoothing': _one_of('loss.name', 'cross_entropy', 'binary_cross_entropy'),
+    'loss.target_threshold': _one_of('loss.name', 'binary_cross_entropy'),
     'loss.gamma': _one_of('loss.name', 'focal'),
     'loss.alpha': _one_of('loss.name', 'focal'),
 }
@@ -216,7 +207,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
     check_choices(config)
     check_trackers(config.log.trackers)
-    data.check_transforms(config.augment.transforms, config.augment, config.data.image_size)
+    data.check_transforms(config.augment.transforms, config.data.image_size, config.data.channels)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):

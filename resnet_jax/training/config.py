@@ -3,12 +3,13 @@
 import ast
 import json
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FieldReference
 
+from resnet_jax import data
 from resnet_jax.errors import InputError, shown, unknown_name
 from resnet_jax.json_files import parse_json
 from resnet_jax.training import config_files
@@ -43,6 +44,12 @@ FREE_FIELDS = frozenset(
 )
 # Fields of earlier versions -> their names now.
 RENAMED = {'optim.freeze': 'train.freeze'}
+# Fields of earlier versions -> the transform that has them now, and their name there.
+TO_TRANSFORMS = {
+    'augment.pad': ('pad_crop', 'pad'),
+    'augment.pad_mode': ('pad_crop', 'mode'),
+    'augment.crop_scale': ('random_resized_crop', 'scale'),
+}
 # Setting one of a pair by an override unsets the other.
 ALTERNATIVES = {'train.steps': 'train.epochs', 'train.epochs': 'train.steps'}
 
@@ -122,6 +129,13 @@ def parse_value(text: Any) -> Any:
 
 def _override(config: ConfigDict, field: str, text: Any) -> None:
     fields = flatten(config)
+    if field in TO_TRANSFORMS:
+        transform, setting = TO_TRANSFORMS[field]
+        given = ' '.join(str(text).split())[:40]
+        raise InputError(
+            f'config field {field} is a setting of a transform now; set augment.transforms, such '
+            f"as --config.augment.transforms='{transform}({setting}={given}), flip'"
+        )
     if field not in fields:
         near = [RENAMED[field]] if field in RENAMED else []
         raise unknown_name('config field', field, fields, near)
@@ -132,7 +146,7 @@ def _override(config: ConfigDict, field: str, text: Any) -> None:
     if kind == 'str' and value is not None:
         value = text  # also a name that looks like a number
     if field in LISTS and isinstance(value, str):
-        value = tuple(name.strip() for name in value.split(',') if name.strip())
+        value = data.split_list(value)
     if isinstance(value, list):
         value = tuple(value)
     try:
@@ -237,11 +251,18 @@ def _check_types(found: Mapping[str, Any], config: ConfigDict) -> None:
             raise ValueError(f'its field {field} takes {kind}, got {shown(value)}')
 
 
-def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
+def upgraded(
+    fields: Mapping[str, Any], transforms: Callable[[], Sequence[str]] | None = None
+) -> dict[str, Any]:
     """Flattened fields of an earlier version under today's names.
 
     `augment.flip` and `augment.random_resized_crop` are transforms now, and so is a crop after
-    padding.
+    padding; the rest of `augment` are settings of theirs.
+
+    Args:
+      fields: as they were written.
+      transforms: gives `augment.transforms` of the config that the fields change, for fields that
+        change settings alone; None: the default's.
     """
     found = {RENAMED.get(field, field): value for field, value in fields.items()}
     switches = {
@@ -254,6 +275,15 @@ def upgraded(fields: Mapping[str, Any]) -> dict[str, Any]:
             'flip': switches['flip'],
         }
         found['augment.transforms'] = tuple(name for name, on in used.items() if on)
+    settings: dict[str, dict[str, Any]] = {}
+    for field, (transform, setting) in TO_TRANSFORMS.items():
+        if field in found:
+            settings.setdefault(transform, {})[setting] = found.pop(field)
+    if settings:
+        names = found.get('augment.transforms')
+        if names is None:
+            names = transforms() if transforms else default_config().augment.transforms
+        found['augment.transforms'] = data.with_settings(names, settings)
     return found
 
 
@@ -272,6 +302,9 @@ def differences(
         for field in ('data.labels', 'data.label_names'):
             a[field] = b[field] = None
     missing = '(absent)'
+    for fields in (a, b):
+        if 'augment.transforms' in fields:
+            fields['augment.transforms'] = data.canonical_transforms(fields['augment.transforms'])
     return [
         f'{field}: {a.get(field, missing)!r} -> {b.get(field, missing)!r}'
         for field in sorted(a.keys() | b.keys())

@@ -1,18 +1,38 @@
 """Evaluation: every example once, whatever the batch size."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 from resnet_jax.data import Preprocessing
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.tasks import TASKS, Task
+
+
+def _flipped(images: Array, size: int) -> list[Array]:
+    return [images, images[:, :, ::-1]]
+
+
+def _ten_crops(images: Array, size: int) -> list[Array]:
+    room = images.shape[1] - size
+    middle = room // 2
+    corners = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
+    crops = [images[:, top : top + size, left : left + size] for top, left in corners]
+    return [view for crop in crops for view in _flipped(crop, size)]
+
+
+# Test-time augmentation: (images [N, S, S, C], side of the model's input) -> the views of each
+# image whose probabilities are averaged. 'ten_crop' is that of Krizhevsky et al. 2012, section 4.1:
+# the corners and the middle of the resized square, and their mirror images.
+VIEWS: Mapping[
+    str, Callable[[Shaped[Array, 'n s s c'], int], list[Shaped[Array, 'n size size c']]]
+] = {'flip': _flipped, 'ten_crop': _ten_crops}
 
 
 def make_eval_step(
@@ -23,21 +43,29 @@ def make_eval_step(
     level: int | None = None,
     classes: Sequence[int] | None = None,
     with_outputs: bool = False,
+    tta: str | None = None,
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
     `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
     [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
     `classes` are the outputs that count, in the order of the labels; None: all, in their own order.
-    `with_outputs` gives (sums, outputs).
+    `with_outputs` gives (sums, outputs). `tta` is a key of `VIEWS`: the outputs are then logarithms
+    of mean probabilities, and the images as large as its views need.
     """
 
     @functools.partial(jit, level=level, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> Any:
-        images = preprocessing.normalize(batch['image'])
-        outputs: Any = model.apply(variables, images, train=False)
-        if classes is not None:
-            outputs = outputs[..., np.asarray(classes)]
+        def outputs_of(images: Array) -> Any:
+            found: Any = model.apply(variables, preprocessing.normalize(images), train=False)
+            return found if classes is None else found[..., np.asarray(classes)]
+
+        if tta is None:
+            outputs = outputs_of(batch['image'])
+        else:
+            views = VIEWS[tta](batch['image'], preprocessing.image_size)
+            each = jnp.stack([jax.nn.log_softmax(outputs_of(view)) for view in views])
+            outputs = jax.nn.logsumexp(each, axis=0) - np.log(len(views)).astype(each.dtype)
         sums = task.eval_sums(outputs, task.targets(batch), batch['mask'])
         return (sums, outputs) if with_outputs else sums
 

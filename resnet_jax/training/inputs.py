@@ -76,8 +76,9 @@ class Inputs:
 
     def indices(self, number: int) -> Int32[np.ndarray, ' batch_size']:
         """The training examples that a step takes, of all processes together."""
-        config = self.config
-        return data.batch_indices(config.seed, number, config.train.batch_size, len(self.train))
+        config, n = self.config, len(self.train)
+        size, repeats = config.train.batch_size, config.augment.repeats
+        return data.batch_indices(config.seed, number, size, n, repeats)
 
     def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.
@@ -86,7 +87,7 @@ class Inputs:
         int32 [B]}. B is this process's share of the batch.
         """
         config = self.config
-        size, seed = config.train.batch_size, config.seed
+        size, seed, repeats = config.train.batch_size, config.seed, config.augment.repeats
         if self.arrays is not None:
             for number in range(first_step, last_step):
                 yield {'index': self.indices(number)[data.rows(size, processes.part())]}
@@ -101,7 +102,7 @@ class Inputs:
             part=processes.part(),
             workers=workers(config),
             transforms=config.augment.transforms,
-            settings=config.augment,
+            repeats=repeats,
         )
 
     def eval_batches(self, devices: int = 1) -> Iterable[Batch]:

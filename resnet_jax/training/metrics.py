@@ -93,6 +93,7 @@ def binary_cross_entropy(
     targets: Targets,
     label_smoothing: float = 0.0,
     class_weights: ClassWeights | None = None,
+    target_threshold: float | None = None,
 ) -> PerExample:
     """Each class against the rest, summed over the classes, in nats (arXiv 2110.00476, sect. 2.2).
 
@@ -102,9 +103,14 @@ def binary_cross_entropy(
       label_smoothing: s in (1 - s) * t + s / classes.
       class_weights: an example's loss is multiplied by that of its class, or by their mean under
         its distribution; None: all 1.
+      target_threshold: classes of a larger share in t count as 1, others as 0, before smoothing;
+        None: the shares are the targets.
     """
     targets = as_distribution(targets, logits.shape[-1], logits.dtype)
-    smoothed = optax.smooth_labels(targets, label_smoothing)
+    wanted = targets
+    if target_threshold is not None:
+        wanted = (targets > target_threshold).astype(logits.dtype)
+    smoothed = optax.smooth_labels(wanted, label_smoothing)
     found = jnp.sum(optax.sigmoid_binary_cross_entropy(logits, smoothed), axis=-1)
     return found if class_weights is None else found * (targets @ class_weights)
 

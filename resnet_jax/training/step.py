@@ -113,20 +113,18 @@ def make_train_step(
       all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
-    gradients = _make_gradients(model, prepare, task, loss, groups)
+    gradients = _make_gradients(model, task, loss, groups)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        size = batch['image'].shape[0]
         share = jax.lax.axis_index(axis) if axis else 0
-        batch = {**batch, 'position': share * size + jnp.arange(size)}
+        images = batch['image']
+        places = share * len(images) + jnp.arange(len(images))
+        # The whole share at a time: an example may be mixed with one of another piece.
+        examples = prepare(images, task.targets(batch), state.step, places)
         key = jax.random.fold_in(dropout, state.step)
         key = jax.random.fold_in(key, share) if axis else key
         one = functools.partial(gradients, state)
-        grads, batch_stats, sums = (
-            one(state.batch_stats, batch, key)
-            if pieces == 1
-            else _piecewise(one, state, batch, key, pieces, task)
-        )
+        grads, batch_stats, sums = _piecewise(one, state, examples, key, pieces, task)
         if axis:
             grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
@@ -166,15 +164,11 @@ def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
     return jnp.minimum(decay, (1 + done) / (10 + done))
 
 
-def _make_gradients(
-    model: nn.Module, prepare: Prepare, task: Task, loss: Loss, groups: Groups
-) -> Callable[..., Any]:
-    """(state, batch_stats, batch, key) -> gradients, new batch_stats, sums."""
+def _make_gradients(model: nn.Module, task: Task, loss: Loss, groups: Groups) -> Callable[..., Any]:
+    """(state, batch_stats, (images, targets), key) -> gradients, new batch_stats, sums."""
 
-    def gradients(state: TrainState, batch_stats: Any, batch: Batch, key: Array) -> Any:
-        images, targets = prepare(
-            batch['image'], task.targets(batch), state.step, batch['position']
-        )
+    def gradients(state: TrainState, batch_stats: Any, examples: Any, key: Array) -> Any:
+        images, targets = examples
 
         def loss_fn(params: Any) -> tuple[Float[Array, ''], tuple[Array, Any]]:
             if groups.trained is not None:
@@ -201,14 +195,16 @@ def _make_gradients(
 def _piecewise(
     gradients: Callable[..., Any],
     state: TrainState,
-    batch: Batch,
+    examples: Any,
     key: Array,
     pieces: int,
     task: Task,
 ) -> Any:
     """The mean gradient of the pieces, the statistics after the last, and all their sums."""
+    if pieces == 1:
+        return gradients(state.batch_stats, examples, key)
     # Piece j holds examples j, j + pieces, ...: every device's share has its part in each.
-    parts = {k: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1) for k, x in batch.items()}
+    parts = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), examples)
 
     def body(carry: Any, part: Any) -> Any:
         grads, batch_stats, sums = carry

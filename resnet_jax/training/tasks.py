@@ -86,7 +86,7 @@ TASKS: dict[str, Task] = {
                 x, t, loss.gamma, loss.alpha, weights
             ),
             'binary_cross_entropy': lambda x, t, loss, weights: metrics.binary_cross_entropy(
-                x, t, loss.label_smoothing, weights
+                x, t, loss.label_smoothing, weights, loss.target_threshold
             ),
         },
         train_sums=metrics.batch_sums,

@@ -1,0 +1,108 @@
+"""Transforms that move pixels: crops, mirror images, rotations."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Key, Shaped, UInt8
+
+from resnet_jax.data.images import random_resized_crop, resize_and_crop
+from resnet_jax.data.transforms.operations import Image, rotation, warp
+
+PadMode = Literal['zero', 'reflect']
+PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}  # our name -> jnp.pad's
+
+
+def random_crop(
+    key: Key[Array, ''], image: Shaped[Array, 'h w c'], pad: int, mode: PadMode = 'zero'
+) -> Shaped[Array, 'h w c']:
+    """Pads an image on all sides and cuts the original size out at a random place.
+
+    Args:
+      key: of this example.
+      image: of any dtype, which is kept.
+      pad: pixels on each side.
+      mode: fill the border with zeros or with the mirrored image.
+    """
+    if pad == 0:
+        return image
+    border = ((pad, pad), (pad, pad), (0, 0))
+    padded = jnp.pad(image, border, mode=PAD_MODES[mode])
+    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+    return lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
+
+
+def random_flip(
+    key: Key[Array, ''], image: Shaped[Array, 'h w c'], probability: float = 0.5
+) -> Shaped[Array, 'h w c']:
+    """Mirrors an image left to right.
+
+    Args:
+      key: of this example.
+      image: of any dtype, which is kept.
+      probability: of the mirror image.
+    """
+    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+
+
+def random_vertical_flip(
+    key: Key[Array, ''], image: Shaped[Array, 'h w c'], probability: float = 0.5
+) -> Shaped[Array, 'h w c']:
+    """Mirrors an image top to bottom; arguments as of `random_flip`."""
+    return jnp.where(jax.random.bernoulli(key, probability), image[::-1], image)
+
+
+def host_random_resized_crop(
+    rng: np.random.Generator,
+    image: UInt8[np.ndarray, 'h w c'],
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    interpolation: str,
+) -> UInt8[np.ndarray, 'size size c']:
+    """`images.random_resized_crop` as a row of the table."""
+    return random_resized_crop(
+        image, size, rng, scale=scale, ratio=ratio, interpolation=interpolation
+    )
+
+
+def random_scale_crop(
+    rng: np.random.Generator,
+    image: UInt8[np.ndarray, 'h w c'],
+    size: int,
+    sides: tuple[int, int],
+    interpolation: str,
+) -> UInt8[np.ndarray, 'size size c']:
+    """Scales the shorter side to a random length and cuts a square out anywhere.
+
+    VGG's "scale augmentation" (arXiv 1409.1556, section 3.1), as He et al. 2015, section 3.4.
+
+    Args:
+      rng: draws the length and the place.
+      image: the image.
+      size: side of the square, pixels.
+      sides: shortest and longest length of the shorter side, pixels; all between are as likely.
+      interpolation: a key of `images.INTERPOLATIONS`.
+    """
+    shorter = int(rng.integers(sides[0], sides[1] + 1))
+    return resize_and_crop(
+        image, size, shorter, interpolation, lambda room: int(rng.integers(room + 1))
+    )
+
+
+def rotate(
+    key: Key[Array, ''], image: Image, degrees: float, fill: int, interpolation: str
+) -> Image:
+    """Turns an image about its middle, by up to so many degrees to either side.
+
+    Args:
+      key: of this example.
+      image: of any channels.
+      degrees: the largest angle; all angles are as likely.
+      fill: the value of pixels from outside.
+      interpolation: one of `SAMPLINGS`.
+    """
+    angle = jax.random.uniform(key, minval=-degrees, maxval=degrees)
+    return warp(image, rotation(angle, *image.shape[:2]), fill, interpolation)
