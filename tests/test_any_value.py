@@ -16,6 +16,7 @@ from running import DIGITS, TINY, flags
 from resnet_jax import cli
 from resnet_jax.cli import main
 from resnet_jax.commands.analyze import KINDS
+from resnet_jax.commands.data import KINDS as DATA_KINDS
 from resnet_jax.errors import InputError
 from resnet_jax.training import build, checks, loop
 from resnet_jax.training import config as configs
@@ -199,7 +200,8 @@ def test_models_that_are_accepted_have_shapes(fields):
 def options_of(command):
     """The options of a command that take a value, and its positional arguments."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f'resnet_jax.commands.{command}').add_arguments(parser)
+    name = '.'.join(command.replace('data ', 'data_kinds ').split())
+    importlib.import_module(f'resnet_jax.commands.{name}').add_arguments(parser)
     # What tells of several processes starts one, which checks its options itself.
     others = ('coordinator', 'processes', 'process_id')
     return [a for a in parser._actions if a.nargs != 0 and a.dest not in others]
@@ -226,7 +228,7 @@ def check_argument(capsys, folder, command, action, value):
     given = f'{flag}={value}' if flag else value
     capsys.readouterr()
     try:
-        code = main([command, *required(command, action, folder), given])
+        code = main([*command.split(), *required(command, action, folder), given])
     except SystemExit as stop:  # argparse
         code = stop.code
     said = capsys.readouterr().err.splitlines()
@@ -236,7 +238,10 @@ def check_argument(capsys, folder, command, action, value):
     assert not list(folder.iterdir()), (command, given)
 
 
-@pytest.mark.parametrize('command', cli.COMMANDS)
+COMMANDS = (*cli.COMMANDS, *(f'data {kind}' for kind in DATA_KINDS))
+
+
+@pytest.mark.parametrize('command', COMMANDS)
 def test_some_values_of_any_argument(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
@@ -246,7 +251,7 @@ def test_some_values_of_any_argument(command, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command', cli.COMMANDS)
+@pytest.mark.parametrize('command', COMMANDS)
 def test_every_value_of_any_argument(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for action in options_of(command):

@@ -406,6 +406,7 @@ def test_needs_name_fields_that_change_a_run():
         {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
         {'train.freeze': ('stem',), 'optim.decay_towards': 'start'},
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
+        {'data.name': 'npz:x.npz'},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
     for field in checks.NEEDS:

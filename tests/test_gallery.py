@@ -14,7 +14,7 @@ from sklearn import metrics
 from resnet_jax.analysis import gallery
 from resnet_jax.analysis.gallery import Observer
 from resnet_jax.cli import main
-from resnet_jax.experiments.reports.errors_page import Card, errors_page, thumbnail
+from resnet_jax.experiments.reports.gallery_page import Card, gallery_page, thumbnail
 from resnet_jax.text import Table
 
 N, CLASSES = 90, 5
@@ -162,7 +162,9 @@ def test_the_page_escapes_names_and_holds_everything(tmp_path):
     Image.fromarray(image).save(plot)
     card = Card(image, [('wrong', evil), ('', '{{facts}}')])
     table = Table(evil, ('class', 'n'), ((evil, '1'),))
-    page = errors_page(evil, [evil], [card], [], [table], {evil: plot}, [(evil, evil)])
+    page = gallery_page(
+        evil, [evil], [(evil, [card]), ('none', [])], [table], {evil: plot}, [(evil, evil)]
+    )
     parsed = Page(page)
     assert 'script' not in parsed.tags and 'onload' not in parsed.tags
     assert parsed.words.count(evil) >= 5 and 'There are none.' in parsed.words

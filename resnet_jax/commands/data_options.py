@@ -1,12 +1,17 @@
 """Options that choose the examples a model runs on; by default what its run is evaluated on."""
 
 import argparse
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from resnet_jax import text
 from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
     from resnet_jax.data import Source
+
+
+SPECS = 'digits, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE or hf:NAME'
+DETAILS = ('labels', 'image_key', 'label_key', 'label_names')  # attributes of `data.Details`
 
 
 class ChosenData(NamedTuple):
@@ -24,12 +29,9 @@ class ChosenData(NamedTuple):
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> 'argparse._ArgumentGroup':
-    """Declares --data, --data-dir, --split, --limit, --batch-size and --labels."""
+    """Declares --data, --split, --limit, --batch-size and what a data set's name leaves open."""
     data = parser.add_argument_group('the data')
-    data.add_argument(
-        '--data', metavar='SPEC', help="tfds:NAME, folder:PATH or digits; default: the run's"
-    )
-    data.add_argument('--data-dir', metavar='DIR', help="of tfds:NAME; default: the run's data.dir")
+    data.add_argument('--data', metavar='SPEC', help=f"{SPECS}; default: the run's")
     data.add_argument(
         '--split',
         metavar='NAME',
@@ -41,12 +43,85 @@ def add_data_options(parser: argparse.ArgumentParser) -> 'argparse._ArgumentGrou
     data.add_argument(
         '--batch-size', type=int, metavar='N', help="default: the run's; with --model 100"
     )
+    add_details(data)
+    return data
+
+
+def add_details(data: 'argparse._ArgumentGroup') -> None:
+    """Declares what the name of a data set leaves open."""
+    data.add_argument(
+        '--data-dir', metavar='DIR', help='of tfds:NAME: where it lies; default: data.dir'
+    )
     data.add_argument(
         '--labels',
         metavar='FILE',
         help='of folder:PATH: a CSV of file names and classes, for splits without class folders',
     )
-    return data
+    for key in ('image', 'label'):
+        data.add_argument(
+            f'--{key}-key',
+            metavar='NAME',
+            help=f'of hf:NAME and tfds:NAME: the column of the {key}s; of tar:PATTERN: the suffix '
+            f'of their files{" or a field of the JSON" * (key == "label")}; default: found by type',
+        )
+    data.add_argument(
+        '--label-names',
+        metavar='FILE',
+        help='of tar:PATTERN, npz:FILE and hf:NAME: the names of the classes, one a line',
+    )
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    """Declares --data, which is required, --split of several, and the details."""
+    data = parser.add_argument_group('the data')
+    data.add_argument('--data', required=True, metavar='SPEC', help=SPECS)
+    data.add_argument('--split', nargs='+', metavar='NAME', help='default: all splits')
+    add_details(data)
+
+
+def open_splits(options: argparse.Namespace) -> 'list[Source]':
+    """Opens the splits that the options of `add_split_options` choose.
+
+    Of all splits, those that cannot be used, such as one without labels, are left out with a note.
+
+    Raises:
+      InputError: for data that does not exist or cannot be read.
+    """
+    from resnet_jax import data
+
+    about = details(options, options.data)
+    if options.split:
+        names = list(dict.fromkeys(options.split))
+        return [data.open_source(options.data, split, **about) for split in names]
+    found, faults = [], []
+    for split in data.split_sizes(options.data, **about):
+        try:
+            found.append(data.open_source(options.data, split, **about))
+        except InputError as error:
+            faults.append(error)
+    if not found:
+        raise faults[0] if faults else InputError(f'{options.data} has no split')
+    notes = dict.fromkeys(note for source in found for note in source.notes)
+    for remark in (*notes, *(f'left out: {error}' for error in faults)):
+        text.note(remark)
+    return found
+
+
+def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
+    """The options of `add_details`, as `data.open_source` takes them.
+
+    Raises:
+      InputError: for an option without effect on this data set.
+    """
+    from resnet_jax import data
+
+    for field in DETAILS:
+        if getattr(options, field) is not None and not data.has_effect(spec, field):
+            kinds = ' or '.join(data.kinds_that_take(field))
+            raise InputError(
+                f'--{field.replace("_", "-")} has no effect on {spec}; it goes with {kinds}'
+            )
+    return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 
 def choose_data(options: argparse.Namespace) -> ChosenData:
@@ -77,16 +152,14 @@ def _of_run(options: argparse.Namespace) -> ChosenData:
 
     config = workdir.read_config(options.workdir)
     size, workers = options.batch_size or config.train.eval_batch_size, config.data.workers
-    if not any((options.data, options.split, options.data_dir, options.labels)):
+    if not any(getattr(options, field) for field in ('data', 'split', 'data_dir', *DETAILS)):
         return ChosenData(inputs.open_splits(config)[1], size, workers)
-    own = options.data is None
-    source = data.open_source(
-        options.data or config.data.name,
-        options.split or config.data.eval_split,
-        options.data_dir or config.data.dir,
-        options.labels or (config.data.labels if own else None),
-        config.data.slice_order if own else 'stratified',
-    )
+    spec = options.data or config.data.name
+    about = inputs.source_details(config)
+    if options.data is not None:
+        about = {'data_dir': about['data_dir']}
+    about |= {key: value for key, value in details(options, spec).items() if value is not None}
+    source = data.open_source(spec, options.split or config.data.eval_split, **about)
     return ChosenData(source, size, workers)
 
 
@@ -95,8 +168,9 @@ def _of_options(options: argparse.Namespace) -> ChosenData:
 
     if options.data is None:
         raise InputError('choose the examples: give --data SPEC, or --workdir DIR of a run')
-    sizes = data.split_sizes(options.data, options.data_dir, options.labels)
+    about = details(options, options.data)
+    sizes = data.split_sizes(options.data, **about)
     usual = [name for name in ('test', 'validation', 'val') if name in sizes]
     split = options.split or next(iter([*usual, *sizes]))
-    source = data.open_source(options.data, split, options.data_dir, options.labels)
+    source = data.open_source(options.data, split, **about)
     return ChosenData(source, options.batch_size or 100, None)

@@ -12,7 +12,7 @@ from resnet_jax.json_files import json_text
 if TYPE_CHECKING:
     from resnet_jax.analysis.gallery import Curves, Predictions
     from resnet_jax.data import Source
-    from resnet_jax.experiments.reports.errors_page import Card
+    from resnet_jax.experiments.reports.gallery_page import Card
     from resnet_jax.inference.trained import TrainedModel
     from resnet_jax.text import Table
 
@@ -197,7 +197,7 @@ def _page(
     plots: Mapping[str, Path],
 ) -> str:
     from resnet_jax.experiments.reports.document import timestamp
-    from resnet_jax.experiments.reports.errors_page import errors_page
+    from resnet_jax.experiments.reports.gallery_page import gallery_page
 
     n, wrong = whole['n'], round(whole['n'] * (1 - whole['top1']))
     statement = [
@@ -211,11 +211,13 @@ def _page(
         ('scored over', f'{whole["over"]} classes'),
         ('written', timestamp(None)),
     ]
-    return errors_page(
+    return gallery_page(
         f'{trained.title}, on {source.name} {source.split}',
         statement,
-        _mistake_cards(whole, images),
-        _pair_cards(whole, images),
+        [
+            ('The most confident mistakes', _mistake_cards(whole, images)),
+            ('The most confused pairs of classes', _pair_cards(whole, images)),
+        ],
         [_class_table(whole)],
         plots,
         facts,
@@ -223,7 +225,7 @@ def _page(
 
 
 def _mistake_cards(whole: Mapping[str, Any], images: Mapping[int, Any]) -> 'list[Card]':
-    from resnet_jax.experiments.reports.errors_page import Card
+    from resnet_jax.experiments.reports.gallery_page import Card
 
     return [
         Card(
@@ -239,7 +241,7 @@ def _mistake_cards(whole: Mapping[str, Any], images: Mapping[int, Any]) -> 'list
 
 
 def _pair_cards(whole: Mapping[str, Any], images: Mapping[int, Any]) -> 'list[Card]':
-    from resnet_jax.experiments.reports.errors_page import Card
+    from resnet_jax.experiments.reports.gallery_page import Card
 
     return [
         Card(

@@ -74,19 +74,26 @@ def get_config() -> ConfigDict:
     config.init.reset_head = False  # leave the file's head out and start it at random
 
     config.data = ConfigDict()
-    config.data.name = 'tfds:cifar10'  # digits, synthetic, tfds:NAME or folder:PATH
+    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME: docs/data.md
+    config.data.name = 'tfds:cifar10'
     config.data.accept_changes = (
         False  # continue a run though images were added, removed or replaced
     )
     config.data.dir = placeholder(str)  # where TFDS keeps its data; its own default if not set
     config.data.train_split = 'train'  # TFDS's syntax: train[:45000], train[:90%]+test
     config.data.eval_split = 'test'
-    # Of folder:PATH, slices have the classes in proportion; sorted: class by class, as they lie.
+    # Of all but tfds, slices have the classes in proportion; sorted: class by class, as they lie.
     config.data.slice_order = 'stratified'
     # Hold out this fraction of train_split, classes in proportion, and evaluate on it instead.
     config.data.validation = 0.0
     # Of folder:PATH: a CSV of file names and classes, for splits without class folders.
     config.data.labels = placeholder(str)
+    # Columns of hf and tfds, or suffixes and JSON fields of tar, that hold images and labels; found
+    # if unset.
+    config.data.image_key = placeholder(str)
+    config.data.label_key = placeholder(str)
+    # Of tar, npz and hf: a file of the classes' names, one a line; numbers if unset.
+    config.data.label_names = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
     config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array
     # Shorter side before the centre crop; image_size if unset.

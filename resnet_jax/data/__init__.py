@@ -1,6 +1,13 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
-from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
+from resnet_jax.data.catalogs import (
+    KINDS,
+    SLICE_ORDERS,
+    has_effect,
+    kinds_that_take,
+    open_source,
+    split_sizes,
+)
 from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed, read_labels
@@ -38,6 +45,7 @@ from resnet_jax.data.transforms import (
 from resnet_jax.text import printable
 
 __all__ = [
+    'KINDS',
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
@@ -65,8 +73,10 @@ __all__ = [
     'fingerprint_changes',
     'fit_mean',
     'fit_std',
+    'has_effect',
     'hold_out',
     'is_streamed',
+    'kinds_that_take',
     'known_preprocessing',
     'listed',
     'load_arrays',

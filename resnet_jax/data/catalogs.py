@@ -1,32 +1,28 @@
-"""Data sets as random-access sources: `digits`, `synthetic`, `tfds:NAME` and `folder:PATH`.
+"""Data sets as random-access sources, by the names of `KINDS`.
 
 To add a kind of data set, write a function that returns a `Catalog` and give it a row in `KINDS`.
 """
 
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 
 from resnet_jax.data.folders import read_image_folder
-from resnet_jax.data.sources import Catalog, Read, Record, Source, sliced_in_proportion
-from resnet_jax.errors import InputError, check_choice, first_line, unknown_name
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
+from resnet_jax.data.hub_sets import hub_catalog
+from resnet_jax.data.npz_files import npz_catalog
+from resnet_jax.data.sources import Catalog, Details, Read, Record, Source, sliced_in_proportion
+from resnet_jax.data.tar_shards import tar_catalog
+from resnet_jax.data.tfds_sets import tfds_catalog
+from resnet_jax.errors import InputError, check_choice, unknown_name
 
 # Orders of the examples that a slice such as train[:75%] takes, in a set ordered by class:
 #   stratified  shuffled with a fixed seed, so that every slice has the classes in proportion
 #   sorted      class by class, as versions before this choice did
 SLICE_ORDERS = ('stratified', 'sorted')
 DIGITS_TEST = 360
-_ORDERED = (
-    'the set is stored in a fixed order: if that is by class, a slice lacks classes; '
-    'data.validation=0.1 takes all in proportion',
-)
 SYNTHETIC_SIZES = {'train': 1024, 'test': 256}
 SYNTHETIC_CLASSES = 10
 SYNTHETIC_SHAPE = (32, 32, 3)
@@ -39,30 +35,36 @@ def open_source(
     data_dir: str | None = None,
     labels: str | None = None,
     slice_order: str = 'stratified',
+    **keys: str | None,
 ) -> Source:
     """Opens a split of a data set.
 
     Args:
-      spec: 'digits', 'synthetic', 'tfds:NAME' or 'folder:PATH', see `folders.read_image_folder`.
+      spec: a name of `KINDS`, such as 'digits' or 'folder:PATH'.
       split: in TensorFlow Datasets' syntax for every kind of data set: 'train', 'train[:45000]',
         'train[10%:20%]', 'train[:50%]+test'.
-      data_dir: the folder of prepared TFDS data sets; None for TFDS's default. Other kinds ignore
-        it.
+      data_dir: the folder of prepared TFDS data sets; None for TFDS's default.
       labels: of a folder: the file that gives the classes of images outside class folders.
       slice_order: one of `SLICE_ORDERS`.
+      keys: image_key, label_key and label_names of `Details`. What a kind of data set does not
+        take, it ignores.
 
     Raises:
-      InputError: on an unknown data set or split, a slice out of range, a missing or empty folder,
-        a TFDS data set that is not prepared.
+      InputError: on an unknown data set or split, a slice out of range, and data that is missing,
+        empty, damaged or not prepared.
     """
     check_choice('data.slice_order', slice_order, SLICE_ORDERS)
-    catalog = _find_catalog(spec, data_dir, labels)
+    catalog = _find_catalog(spec, Details(data_dir, labels, **keys))
     parts = _split_parts(split, catalog.sizes, spec)
     read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
-    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes')}
-    source = Source(spec, split, catalog.class_names, catalog.channels, read, parts, **about)
+    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes', 'name_of')}
+    source = Source(
+        *(spec, split, catalog.class_names, catalog.channels, read, parts),
+        **about,
+        read_labels=catalog.labels,
+    )
     sliced = any((start, stop) != (0, catalog.sizes[name]) for name, start, stop in parts)
     if sliced and catalog.by_class and slice_order == 'stratified':
         return sliced_in_proportion(source, catalog.sizes)
@@ -70,18 +72,35 @@ def open_source(
 
 
 def split_sizes(
-    spec: str, data_dir: str | None = None, labels: str | None = None
+    spec: str, data_dir: str | None = None, labels: str | None = None, **keys: str | None
 ) -> dict[str, int]:
     """Counts the examples of each whole split of a data set; arguments as for `open_source`."""
-    return dict(_find_catalog(spec, data_dir, labels).sizes)
+    return dict(_find_catalog(spec, Details(data_dir, labels, **keys)).sizes)
 
 
-def _find_catalog(spec: str, data_dir: str | None, labels: str | None) -> Catalog:
+def kinds_that_take(field: str) -> list[str]:
+    """The names of `KINDS` on which a field of `config.data` has an effect."""
+    return [kind for kind, row in KINDS.items() if field in row.takes]
+
+
+def has_effect(spec: str, field: str) -> bool:
+    """Whether a field of `config.data` has an effect on a data set, of which only the name counts.
+
+    Args:
+      spec: the data set; one of no known kind is given the benefit of the doubt.
+      field: one of the `takes` of `KINDS`.
+    """
+    name = str(spec).partition(':')[0]
+    rows = [row for kind, row in KINDS.items() if kind.partition(':')[0] == name]
+    return not rows or field in rows[0].takes
+
+
+def _find_catalog(spec: str, details: Details) -> Catalog:
     name, _, rest = spec.partition(':')
-    for kind, make_catalog in KINDS.items():
+    for kind, row in KINDS.items():
         kind_name, _, argument = kind.partition(':')
         if name == kind_name and bool(rest) == bool(argument):
-            return make_catalog(rest, data_dir, labels)
+            return row.open(rest, details)
     raise unknown_name('data set', spec, KINDS)
 
 
@@ -155,13 +174,25 @@ def digits_catalog() -> Catalog:
     images = _digits_images()
     sizes = {name: len(labels) for name, (_, labels) in images.items()}
     read = functools.partial(_read_images, images)
-    return Catalog(sizes, tuple('0123456789'), 1, lambda splits: read)
+    labels = functools.partial(_labels, {name: of for name, (_, of) in images.items()})
+    return Catalog(sizes, tuple('0123456789'), 1, lambda splits: read, labels=labels)
+
+
+def _labels(labels: Mapping[str, np.ndarray], split: str) -> np.ndarray:
+    return labels[split]
 
 
 def synthetic_catalog() -> Catalog:
     """Noisy one-colour images whose hue is the label: learnable, also after flips and crops."""
     names = tuple(f'hue{k}' for k in range(SYNTHETIC_CLASSES))
-    return Catalog(SYNTHETIC_SIZES, names, SYNTHETIC_SHAPE[2], lambda splits: _read_synthetic)
+    return Catalog(
+        *(SYNTHETIC_SIZES, names, SYNTHETIC_SHAPE[2], lambda splits: _read_synthetic),
+        labels=_synthetic_labels,
+    )
+
+
+def _synthetic_labels(split: str) -> np.ndarray:
+    return np.arange(SYNTHETIC_SIZES[split]) % SYNTHETIC_CLASSES
 
 
 def _read_synthetic(split: str, indices: Sequence[int]) -> list[Record]:
@@ -199,6 +230,7 @@ def folder_catalog(path: str, labels: str | None = None) -> Catalog:
         root=str(found.root),
         by_class=True,
         notes=found.notes,
+        labels=functools.partial(_labels, {split: of for split, (_, of) in files.items()}),
     )
 
 
@@ -210,113 +242,29 @@ def _open_folder(files: Images, faults: Mapping[str, str], splits: Sequence[str]
     return functools.partial(_read_images, {split: files[split] for split in splits})
 
 
-def tfds_catalog(name: str, data_dir: str | None) -> Catalog:
-    """A TensorFlow Datasets data set, prepared as array_record, which needs no TensorFlow."""
-    import tensorflow_datasets as tfds
+class Kind(NamedTuple):
+    """A kind of data set.
 
-    folder = os.path.expanduser(data_dir) if data_dir else str(tfds.core.constants.DATA_DIR)
-    try:
-        builder = tfds.builder(name, data_dir=folder)
-    except tfds.core.DatasetNotFoundError:
-        raise _tfds_missing(name, folder, known=False) from None
-    except Exception as error:  # of many kinds: bad names and versions, damaged files
-        raise InputError(f'tfds:{name} cannot be opened in {folder}: {first_line(error)}') from None
-    if not builder.info.splits:
-        raise _tfds_missing(name, folder, known=True)
-    image = _tfds_feature(name, builder, 'image', (tfds.features.Image, tfds.features.Tensor))
-    label = _tfds_feature(name, builder, 'label', (tfds.features.ClassLabel,))
-    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
-    feature = builder.info.features[label]
-    class_names = tuple(feature.names or map(str, range(feature.num_classes)))
-    stored = builder.info.features[image]
-    channels = 1 if stored.shape[-1] == 1 else 3
-    if not isinstance(stored, tfds.features.Image):
-        if stored.np_dtype != np.uint8 or len(stored.shape) != 3:
-            raise InputError(
-                f'tfds:{name}: {image} holds {np.dtype(stored.np_dtype)} numbers of shape '
-                f'{stored.shape}; images are uint8 numbers [height, width, channels]'
-            )
-        channels = stored.shape[-1] or channels
-    return Catalog(
-        sizes,
-        class_names,
-        channels,
-        functools.partial(_open_tfds, name, builder, image, label),
-        version=str(builder.version),
-        notes=_ORDERED if builder.info.disable_shuffling else (),
-    )
+    Attributes:
+      open: (what follows the colon of its name, details) -> its catalog.
+      takes: the fields of `config.data` that it looks at, splits left out.
+    """
+
+    open: Callable[[str, Details], Catalog]
+    takes: tuple[str, ...] = ()
 
 
-def _tfds_missing(name: str, folder: str, known: bool) -> InputError:
-    """The error for a data set that is not prepared, or (not `known`) that TFDS has no code for."""
-    import tensorflow_datasets as tfds
-
-    if not os.path.isdir(folder):
-        return InputError(
-            f'tfds:{name}: no folder {folder}; set data.dir to the folder of TFDS data sets'
-        )
-    found = sorted(p.name for p in pathlib.Path(folder).iterdir() if p.is_dir())
-    prepared = [name for name in found if name != 'downloads' and not name.startswith('.')]
-    if not known:
-        # Community data sets are known only to TensorFlow.
-        known_names = tfds.list_builders(with_community_datasets=False)
-        kind = f'TFDS data set (prepared in {folder} or not)'
-        return unknown_name(kind, name, {*prepared, *known_names})
-    return InputError(
-        f'tfds:{name} is not prepared in {folder} (there: {", ".join(prepared) or "nothing"}); run '
-        f"tfds.builder('{name}', data_dir=...).download_and_prepare(file_format='array_record') "
-        'once, with TensorFlow installed'
-    )
-
-
-def _tfds_feature(
-    name: str, builder: 'tfds.core.DatasetBuilder', key: str, kinds: Sequence[type]
-) -> str:
-    """The name of the feature of the first kind that is there: `key` if several, or the first."""
-    features = builder.info.features
-    for kind in kinds:
-        keys = [name for name, feature in features.items() if type(feature) is kind]
-        if keys:
-            return key if key in keys else keys[0]
-    raise InputError(
-        f'tfds:{name} has no {key} feature of type {" or ".join(k.__name__ for k in kinds)}, only '
-        + ', '.join(features)
-    )
-
-
-def _open_tfds(
-    name: str, builder: 'tfds.core.DatasetBuilder', image: str, label: str, splits: Sequence[str]
-) -> Read:
-    import tensorflow_datasets as tfds
-
-    # Decode here, not in TFDS: for CMYK, 16 bits, and errors that name the example.
-    encoded = isinstance(builder.info.features[image], tfds.features.Image)
-    decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
-    try:
-        sources = {split: builder.as_data_source(split, decoders=decoders) for split in splits}
-    except NotImplementedError:
-        raise InputError(
-            f'tfds:{name} in {builder.data_dir} is stored as {builder.info.file_format.value}; '
-            "prepare it again with file_format='array_record'"
-        ) from None
-    return functools.partial(_read_tfds, sources, image, label)
-
-
-def _read_tfds(
-    sources: Mapping[str, Any], image: str, label: str, split: str, indices: Sequence[int]
-) -> list[Record]:
-    try:
-        # One call for many: array_record reads them together, several times faster.
-        records = sources[split].__getitems__(list(indices))
-    except RuntimeError as error:
-        raise InputError(f'cannot read the {split} split from its files: {error}') from None
-    return [(record[image], int(record[label])) for record in records]
-
-
-# Spelling of config.data.name -> (what follows its colon, data_dir, labels) -> Catalog.
-KINDS: dict[str, Callable[[str, str | None, str | None], Catalog]] = {
-    'digits': lambda _, data_dir, labels: digits_catalog(),
-    'synthetic': lambda _, data_dir, labels: synthetic_catalog(),
-    'tfds:NAME': lambda name, data_dir, labels: tfds_catalog(name, data_dir),
-    'folder:PATH': lambda path, data_dir, labels: folder_catalog(path, labels),
+_KEYS = ('image_key', 'label_key')
+_NAMES = ('label_names', 'slice_order')
+# Spelling of config.data.name -> the kind of data set.
+KINDS: dict[str, Kind] = {
+    'digits': Kind(lambda _, details: digits_catalog()),
+    'synthetic': Kind(lambda _, details: synthetic_catalog()),
+    'tfds:NAME': Kind(tfds_catalog, ('dir', *_KEYS)),
+    'folder:PATH': Kind(
+        lambda path, details: folder_catalog(path, details.labels), ('labels', 'slice_order')
+    ),
+    'tar:PATTERN': Kind(tar_catalog, (*_KEYS, *_NAMES)),
+    'npz:FILE': Kind(npz_catalog, _NAMES),
+    'hf:NAME': Kind(hub_catalog, (*_KEYS, *_NAMES)),
 }

@@ -87,7 +87,7 @@ def decode_image(
         refused, or larger than `PIL.Image.MAX_IMAGE_PIXELS` pixels or `LARGEST_FILE` bytes.
     """
     where = printable(where or ('image' if isinstance(image, bytes) else os.fspath(image)))
-    data = image if isinstance(image, bytes) else _read_file(image, where)
+    data = image if isinstance(image, bytes) else read_file(image, where)
     parts = split_metadata(data)
     if holds_bands(data, channels, where):
         return _decode_bands(data, parts, where)
@@ -135,17 +135,27 @@ def check_header(path: str | os.PathLike[str], channels: int = 3) -> None:
     """
     where = printable(os.fspath(path))
     if channels not in (1, 3):
-        _read_file(path, where, HEADER)
+        read_file(path, where, HEADER)
         return
     try:
-        with _opened(split_metadata(_read_file(path, where, HEADER)), where):
+        with _opened(split_metadata(read_file(path, where, HEADER)), where):
             return
     except InputError:  # some formats have their header at the end
-        with _opened(split_metadata(_read_file(path, where)), where):
+        with _opened(split_metadata(read_file(path, where)), where):
             return
 
 
-def _read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FILE) -> bytes:
+def size_of(data: bytes, parts: ImageParts, channels: int, where: str) -> tuple[int, int]:
+    """Width and height of a file's image, from its header."""
+    if holds_bands(data, channels, where):
+        bands = split_bands(data, where)
+        return bands.width, bands.height
+    with _opened(parts, where) as opened:
+        return opened.size
+
+
+def read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FILE) -> bytes:
+    """Reads an image file, or its first `most` bytes; raises InputError if it cannot be one."""
     try:
         status = os.stat(path)  # first, since opening a pipe waits for its other end
         if not stat.S_ISREG(status.st_mode):

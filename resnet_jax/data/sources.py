@@ -30,8 +30,13 @@ class Catalog:
       open: prepares the named whole splits for reading; raises InputError if it cannot.
       version: of the data, where it has one.
       root: the folder that the paths of images start with; empty unless they are files.
-      by_class: whether the examples of a split are in the order of their classes.
+      by_class: whether slices take the classes in proportion, because the examples of a split are,
+        or may be, in the order of their classes.
       notes: remarks for the user, one line per remark.
+      labels: whole split -> int [n]: its labels, without reading images; None if they are only
+        known from the records.
+      name_of: (whole split, index in it) -> where that example is stored, for messages; None if
+        nothing more is known than its number.
     """
 
     sizes: Mapping[str, int]
@@ -42,6 +47,26 @@ class Catalog:
     root: str = ''
     by_class: bool = False
     notes: tuple[str, ...] = ()
+    labels: Callable[[str], np.ndarray] | None = None
+    name_of: Callable[[str, int], str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """What the name of a data set leaves open; a kind of data set takes some of them.
+
+    Attributes:
+      data_dir: the folder of prepared TFDS data sets; None: TFDS's default.
+      labels: a file that gives the class of each image of a folder.
+      image_key, label_key: which columns or files of an example hold its image and its label.
+      label_names: a file of the names of the classes, a line for each, in the order of the labels.
+    """
+
+    data_dir: str | None = None
+    labels: str | None = None
+    image_key: str | None = None
+    label_key: str | None = None
+    label_names: str | None = None
 
 
 class Example(TypedDict):
@@ -63,7 +88,8 @@ class Source:
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
-      version, root, notes: as in `Catalog`.
+      version, root, notes, name_of: as in `Catalog`.
+      read_labels: `Catalog.labels`.
     """
 
     name: str
@@ -76,6 +102,8 @@ class Source:
     version: str = ''
     root: str = ''
     notes: tuple[str, ...] = ()
+    read_labels: Callable[[str], np.ndarray] | None = None
+    name_of: Callable[[str, int], str] | None = None
 
     def __len__(self) -> int:
         if self.chosen is not None:
@@ -98,19 +126,23 @@ class Source:
         Raises:
           InputError: on an image that cannot be read or a label outside the classes, naming it.
         """
-        return [self._example(*record, where) for record, where in self._records(indices)]
+        return [self._example(*record, where) for record, where in self.records(indices)]
 
     def labels(self) -> Int[np.ndarray, ' n']:
         """The label of each example. Images are not decoded, but those of tfds are read."""
+        if self.read_labels is not None:
+            parts = [self.read_labels(split)[start:stop] for split, start, stop in self.parts]
+            whole = np.concatenate(parts).astype(np.int64)
+            return whole if self.chosen is None else whole[self.chosen]
         found = np.empty(len(self), np.int64)
         for start in range(0, len(self), _CHUNK):
             here = range(start, min(start + _CHUNK, len(self)))
-            found[here.start : here.stop] = [label for (_, label), _ in self._records(here)]
+            found[here.start : here.stop] = [label for (_, label), _ in self.records(here)]
         return found
 
     def files(self) -> list[str]:
         """The path of each image, relative to `root`; only of a source that has one."""
-        records = self._records(range(len(self)))
+        records = self.records(range(len(self)))
         return [os.path.relpath(str(image), self.root) for (image, _), _ in records]
 
     def select(self, indices: Int[np.ndarray, ' m'], split: str) -> 'Source':
@@ -122,8 +154,8 @@ class Source:
         """The source with files read as images of this many bands, unless that is grey or RGB."""
         return self if channels in (1, 3) else dataclasses.replace(self, channels=channels)
 
-    def _records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
-        """Records, each with the words that name it in messages."""
+    def records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
+        """Records, not decoded, each with the words that name it in messages."""
         wanted = [int(i if self.chosen is None else self.chosen[i]) for i in indices]
         found: dict[int, tuple[Record, str]] = {}
         first = 0
@@ -134,6 +166,18 @@ class Source:
                 found[i] = record, f'{split} example {j}'
             first += stop - start
         return [found[i] for i in wanted]
+
+    def stored_as(self, index: int) -> str:
+        """Where an example is stored, as far as that is known: the path of a file, or more."""
+        i = index if self.chosen is None else int(self.chosen[index])
+        for split, start, stop in self.parts:
+            if i < stop - start and self.name_of is not None:
+                return self.name_of(split, i + start)
+            if i < stop - start:
+                ((image, _),) = self.read(split, [i + start])
+                return image if isinstance(image, str) else f'{split} example {i + start}'
+            i -= stop - start
+        raise IndexError(index)
 
     def _example(self, image: str | bytes | np.ndarray, label: int, where: str) -> Example:
         if not 0 <= label < len(self.class_names):

@@ -108,8 +108,11 @@ _SHORTCUT: _Needs = (
 )
 
 
-def _of_folder(fields: Mapping[str, Any]) -> bool:
-    return str(fields['data.name']).startswith('folder:')
+def _of_kind(field: str) -> _Needs:
+    return (
+        f'data.name={" or ".join(data.kinds_that_take(field))}',
+        lambda fields: data.has_effect(fields['data.name'], field),
+    )
 
 
 NEEDS: dict[str, _Needs] = {
@@ -133,11 +136,15 @@ NEEDS: dict[str, _Needs] = {
         f'init.{field}': _set('init.weights', 'FILE')
         for field in ('reset_head', 'weights_key', 'adapt_stem')
     },
-    'data.labels': ('data.name=folder:PATH', lambda fields: _of_folder(fields)),
+    **{
+        f'data.{field}': _of_kind(field)
+        for field in ('labels', 'image_key', 'label_key', 'label_names')
+    },
     'data.slice_order': (
-        'a slice of data.name=folder:PATH, such as train[:75%]',
+        f'a slice, such as train[:75%], of {_of_kind("slice_order")[0]}',
         lambda fields: (
-            _of_folder(fields) and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
+            _of_kind('slice_order')[1](fields)
+            and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
         ),
     ),
     'data.eval_split': (

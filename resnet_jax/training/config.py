@@ -293,12 +293,14 @@ def differences(
     """What a run would compute differently, as lines 'field: old -> new'.
 
     Left out are the fields `but_for`, and those that have no effect in either config. The path of
-    an image folder may change; whether its contents have is told by `data.fingerprint`.
+    data in files may change; whether their contents have is told by `data.fingerprint`.
     """
     a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
-    if all(str(fields.get('data.name')).startswith('folder:') for fields in (a, b)):
+    kinds = {str(fields.get('data.name')).partition(':')[0] for fields in (a, b)}
+    if len(kinds) == 1 and kinds <= {'folder', 'tar', 'npz'}:
         a['data.name'] = b['data.name']
-        a['data.labels'] = b['data.labels'] = None
+        for field in ('data.labels', 'data.label_names'):
+            a[field] = b[field] = None
     missing = '(absent)'
     for fields in (a, b):
         if 'augment.transforms' in fields:

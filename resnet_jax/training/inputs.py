@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from ml_collections import ConfigDict
 
 from resnet_jax import data
@@ -74,6 +74,12 @@ class Inputs:
             )
         return np.asarray(given, np.float32)
 
+    def indices(self, number: int) -> Int32[np.ndarray, ' batch_size']:
+        """The training examples that a step takes, of all processes together."""
+        config, n = self.config, len(self.train)
+        size, repeats = config.train.batch_size, config.augment.repeats
+        return data.batch_indices(config.seed, number, size, n, repeats)
+
     def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.
 
@@ -84,8 +90,7 @@ class Inputs:
         size, seed, repeats = config.train.batch_size, config.seed, config.augment.repeats
         if self.arrays is not None:
             for number in range(first_step, last_step):
-                indices = data.batch_indices(seed, number, size, len(self.train), repeats)
-                yield {'index': indices[data.rows(size, processes.part())]}
+                yield {'index': self.indices(number)[data.rows(size, processes.part())]}
             return
         yield from data.train_batches(
             self.train,
@@ -129,12 +134,18 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
     Raises:
       InputError: for data that does not exist or cannot be read.
     """
-    settings = config.data
-    about = settings.dir, settings.labels, settings.slice_order
-    train = data.open_source(settings.name, settings.train_split, *about)
+    settings, about = config.data, source_details(config)
+    train = data.open_source(settings.name, settings.train_split, **about)
     if settings.validation:
         return data.hold_out(train, settings.validation)
-    return train, data.open_source(settings.name, settings.eval_split, *about)
+    return train, data.open_source(settings.name, settings.eval_split, **about)
+
+
+def source_details(config: ConfigDict) -> dict[str, Any]:
+    """What a config says of its data set besides name and split, as `data.open_source` takes it."""
+    settings = config.data
+    same = ('labels', 'slice_order', 'image_key', 'label_key', 'label_names')
+    return {'data_dir': settings.dir, **{field: settings[field] for field in same}}
 
 
 def describe(inputs: Inputs) -> list[str]:
@@ -147,8 +158,8 @@ def describe(inputs: Inputs) -> list[str]:
 
 def _counts_text(source: Source, labels: np.ndarray | None) -> str:
     text = f'{len(source):,} images of {len(source.class_names)} classes'
-    if labels is None and source.name.startswith('tfds:'):
-        return text  # its labels are known once all its images are read
+    if labels is None and source.read_labels is None:
+        return text  # of tfds, whose labels are known once all its images are read
     counts = np.bincount(
         source.labels() if labels is None else labels, minlength=len(source.class_names)
     )

@@ -1,4 +1,4 @@
-"""The page of an evaluation: figures, the most confident mistakes, confused classes, curves."""
+"""A page with galleries of images, tables and plots: what an evaluation or a check found."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ from PIL import Image
 from resnet_jax.experiments.reports.document import filled, html_table
 from resnet_jax.text import Table, printable
 
-TEMPLATE = Path(__file__).with_name('errors.html.template')
+TEMPLATE = Path(__file__).with_name('gallery.html.template')
 LARGEST = 160  # side of a thumbnail, pixels
 _PIXELATED = 64  # smaller images are enlarged without smoothing
 
@@ -23,19 +23,18 @@ class Card(NamedTuple):
     """An image with what is said of it.
 
     Attributes:
-      image: as the model sees it, uint8 [side, side, channels].
+      image: uint8 [height, width, channels]; None if there is none to show.
       lines: (kind, text) below it; the kind is '', 'right', 'wrong' or 'note'.
     """
 
-    image: UInt8[np.ndarray, 'side side c']
+    image: UInt8[np.ndarray, 'height width c'] | None
     lines: Sequence[tuple[str, str]]
 
 
-def errors_page(
+def gallery_page(
     title: str,
     statement: Iterable[str],
-    mistakes: Sequence[Card],
-    pairs: Sequence[Card],
+    galleries: Iterable[tuple[str, Sequence[Card]]],
     tables: Iterable[Table],
     plots: Mapping[str, Path],
     facts: Iterable[tuple[str, str]],
@@ -45,27 +44,24 @@ def errors_page(
     Args:
       title: of the page.
       statement: the figures, a sentence each.
-      mistakes: in order of confidence.
-      pairs: of confused classes, with an example each.
-      tables: of figures by class.
+      galleries: title -> images, in order.
+      tables: of figures.
       plots: what a picture shows -> its PNG, which the page holds.
       facts: (name, value) of how the page was made.
     """
-    none = '<p class="note">There are none.</p>'
+    pictures = '\n'.join(
+        f'<figure><img alt="{_text(name)}" src="{_uri(path.read_bytes(), "png")}"></figure>'
+        for name, path in plots.items()
+    )
+    plotted = f'<h2>Pictures</h2>\n<div class="plots">\n{pictures}\n</div>' if plots else ''
     return filled(
         TEMPLATE,
         {
             'title': _text(title),
             'statement': '\n'.join(f'<li>{_text(each)}</li>' for each in statement),
-            'mistakes': '\n'.join(map(_card, mistakes)),
-            'mistakes_note': '' if mistakes else none,
-            'pairs': '\n'.join(map(_card, pairs)),
-            'pairs_note': '' if pairs else none,
+            'galleries': '\n'.join(_gallery(name, cards) for name, cards in galleries),
             'tables': '\n'.join(map(html_table, tables)),
-            'plots': '\n'.join(
-                f'<figure><img alt="{_text(name)}" src="{_uri(path.read_bytes(), "png")}"></figure>'
-                for name, path in plots.items()
-            ),
+            'plots': plotted,
             'facts': '\n'.join(
                 f'<dt>{_text(name)}</dt><dd>{_text(value)}</dd>' for name, value in facts
             ),
@@ -73,7 +69,13 @@ def errors_page(
     )
 
 
-def thumbnail(image: UInt8[np.ndarray, 'side side c']) -> tuple[str, bool]:
+def _gallery(title: str, cards: Sequence[Card]) -> str:
+    shown = '\n'.join(map(_card, cards))
+    none = '' if cards else '\n<p class="note">There are none.</p>'
+    return f'<h2>{_text(title)}</h2>\n<div class="gallery">\n{shown}\n</div>{none}'
+
+
+def thumbnail(image: UInt8[np.ndarray, 'height width c']) -> tuple[str, bool]:
     """An image as a data URI, and whether its pixels are to stay visible when it is enlarged.
 
     Of more bands than RGB has, the first three are shown; of two, the first.
@@ -89,17 +91,17 @@ def thumbnail(image: UInt8[np.ndarray, 'side side c']) -> tuple[str, bool]:
 
 
 def _card(card: Card) -> str:
-    uri, small = thumbnail(card.image)
     shown = ''.join(
         f'<span{f" class={kind!r}" if kind else ""}>{_text(line)}</span>'
         for kind, line in card.lines
     )
-    alt = _text(', '.join(line for _, line in card.lines))
-    look = 'thumbnail pixels' if small else 'thumbnail'
-    return (
-        f'<figure><img class="{look}" alt="{alt}" src="{uri}"><figcaption>{shown}</figcaption>'
-        '</figure>'
-    )
+    picture = ''
+    if card.image is not None:
+        uri, small = thumbnail(card.image)
+        alt = _text(', '.join(line for _, line in card.lines))
+        look = 'thumbnail pixels' if small else 'thumbnail'
+        picture = f'<img class="{look}" alt="{alt}" src="{uri}">'
+    return f'<figure>{picture}<figcaption>{shown}</figcaption></figure>'
 
 
 def _text(text: Any) -> str:

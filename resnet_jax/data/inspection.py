@@ -1,0 +1,261 @@
+"""Look at every image of a data set before anything is trained on it: `resnet-jax data check`."""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Int32, Shaped
+from tqdm import tqdm
+
+from resnet_jax.data.containers import split_metadata
+from resnet_jax.data.images import decode_image, read_file, size_of
+from resnet_jax.data.read_ahead import usable_cores
+from resnet_jax.data.sources import Record, Source
+from resnet_jax.errors import InputError
+
+READ_TOGETHER = 64  # examples that one thread reads in one call
+LONGEST_ASPECT = 4  # longer over shorter side; of a longer image most is cut off
+SMALLEST_SHARE = 1 / 4  # of the median shorter side
+SMALLEST_OF_MODEL = 1 / 2  # of the side that a model sees: below, an image is enlarged twofold
+_DIGEST = 16  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was seen of the images of a split, in their order.
+
+    Attributes:
+      source: the split.
+      labels: of the images.
+      sizes: width and height, pixels; 0 where they are not known.
+      digests: equal for equal images: of the stored bytes, or of the pixels if all were decoded.
+      flat: whether all pixels are of one colour; False where they were not decoded.
+      faults: index -> why an image cannot be read.
+    """
+
+    source: Source
+    labels: Int[np.ndarray, ' n']
+    sizes: Int32[np.ndarray, 'n 2']
+    digests: Shaped[np.ndarray, ' n']
+    flat: Bool[np.ndarray, ' n']
+    faults: Mapping[int, str]
+
+
+class Case(NamedTuple):
+    """One or more images with which something is the matter.
+
+    Attributes:
+      images: (which of the inspections, index) of each.
+      text: what.
+    """
+
+    images: tuple[tuple[int, int], ...]
+    text: str
+
+
+class Concern(NamedTuple):
+    """Something that can be the matter with images.
+
+    Attributes:
+      level: 'error' if training stops at it, else 'warning'.
+      title: in a table.
+      find: (inspections, side of the model's input or None) -> the cases.
+    """
+
+    level: Literal['error', 'warning']
+    title: str
+    find: Callable[[Sequence[Inspection], int | None], Iterator[Case]]
+
+
+def inspect(source: Source, full: bool = False, progress: bool = True) -> Inspection:
+    """Looks at all images of a split, with a thread for each core.
+
+    Args:
+      source: the split; its channels say how images are decoded.
+      full: decode the images; otherwise files are read, and only their headers looked at.
+      progress: show a bar where standard error is a terminal and it takes over a second.
+    """
+    n = len(source)
+    faults: dict[int, str] = {}
+    found = Inspection(
+        source,
+        np.zeros(n, np.int64),
+        np.zeros((n, 2), np.int32),
+        np.zeros(n, f'S{_DIGEST}'),
+        np.zeros(n, bool),
+        faults,
+    )
+
+    def look(start: int) -> int:
+        here = range(start, min(start + READ_TOGETHER, n))
+        for i, (record, where) in zip(here, _records(source, here, faults), strict=True):
+            if record is None:
+                continue
+            found.labels[i] = record[1]
+            try:
+                found.sizes[i], found.digests[i], found.flat[i] = _seen(source, record, where, full)
+            except InputError as error:
+                faults[i] = str(error)
+        return len(here)
+
+    pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
+    title = f'{source.name} {source.split}'
+    bar = tqdm(total=n, desc=title, delay=1, disable=None if progress else True)
+    try:
+        for done in pool.map(look, range(0, n, READ_TOGETHER)):
+            bar.update(done)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+    return found
+
+
+def _records(
+    source: Source, indices: Sequence[int], faults: dict[int, str]
+) -> list[tuple[Record | None, str]]:
+    """The records; of those that cannot be read together, each by itself."""
+    try:
+        return list(source.records(indices))
+    except InputError:
+        found: list[tuple[Record | None, str]] = []
+        for i in indices:
+            try:
+                found += source.records([i])
+            except InputError as error:
+                faults[i] = str(error)
+                found.append((None, ''))
+        return found
+
+
+def _seen(
+    source: Source, record: Record, where: str, full: bool
+) -> tuple[tuple[int, int], bytes, bool]:
+    """The size, the digest and whether the image is of one colour."""
+    image = record[0]
+    name = image if isinstance(image, str) else f'{where} of {source.name}'
+    if not isinstance(image, np.ndarray):
+        data = image if isinstance(image, bytes) else read_file(image, name)
+        if not full:
+            size = size_of(data, split_metadata(data), source.channels, name)
+            return size, hashlib.blake2b(data, digest_size=_DIGEST).digest(), False
+        image = decode_image(data, source.channels, name)
+    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=_DIGEST)
+    digest.update(np.ascontiguousarray(image).data)
+    size = image.shape[1], image.shape[0]
+    return size, digest.digest(), full and bool((image == image[0, 0]).all())
+
+
+def _broken(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for number, each in enumerate(found):
+        for index in sorted(each.faults):
+            yield Case(((number, index),), each.faults[index])
+
+
+def _without_class(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for number, each in enumerate(found):
+        classes = len(each.source.class_names)
+        for index in np.flatnonzero((each.labels < 0) | (each.labels >= classes)).tolist():
+            label = each.labels[index]
+            yield Case(((number, index),), f'label {label}, outside of the {classes} classes')
+
+
+def _groups(found: Sequence[Inspection]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """The images that are the same, group by group, in the order of their first."""
+    places = np.concatenate(
+        [
+            np.stack([np.full(len(s.labels), i), np.arange(len(s.labels))], 1)
+            for i, s in enumerate(found)
+        ]
+    )
+    digests = np.concatenate([each.digests for each in found])
+    known = digests != b''
+    places, digests = places[known], digests[known]
+    order = np.argsort(digests, kind='stable')
+    ends = np.flatnonzero(digests[order][1:] != digests[order][:-1]) + 1
+    groups = [rows for rows in np.split(order, ends) if len(rows) > 1]
+    for rows in sorted(groups, key=lambda rows: int(rows[0])):
+        yield tuple((int(i), int(j)) for i, j in places[rows])
+
+
+def _splits(found: Sequence[Inspection], group: Sequence[tuple[int, int]]) -> list[str]:
+    return [found[i].source.split for i in sorted({i for i, _ in group})]
+
+
+def _leaked(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for group in _groups(found):
+        splits = _splits(found, group)
+        if len(splits) > 1:
+            yield Case(group, f'the same image in {" and ".join(splits)}')
+
+
+def _repeated(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for group in _groups(found):
+        splits = _splits(found, group)
+        if len(splits) == 1:
+            yield Case(group, f'{len(group)} times in {splits[0]}')
+
+
+def _contradictory(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for group in _groups(found):
+        labels = sorted({int(found[i].labels[j]) for i, j in group})
+        names = found[0].source.class_names
+        if len(labels) > 1:
+            words = [names[k] if 0 <= k < len(names) else str(k) for k in labels]
+            yield Case(group, f'the same image as {" and as ".join(words)}')
+
+
+def _small(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    shorter = [each.sizes.min(axis=1) for each in found]
+    known = np.concatenate(shorter)
+    if side is not None:
+        limit, what = SMALLEST_OF_MODEL * side, f'the {side} that the model sees'
+    else:
+        middle = float(np.median(known[known > 0])) if (known > 0).any() else 0.0
+        limit, what = SMALLEST_SHARE * middle, f'a shorter side of {middle:g} that is usual here'
+    for number, each in enumerate(found):
+        for index in np.flatnonzero((shorter[number] > 0) & (shorter[number] < limit)).tolist():
+            width, height = each.sizes[index]
+            yield Case(((number, index),), f'{width} x {height} pixels, for {what}')
+
+
+def _long(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for number, each in enumerate(found):
+        longer, shorter = each.sizes.max(axis=1), each.sizes.min(axis=1)
+        for index in np.flatnonzero(longer > LONGEST_ASPECT * shorter).tolist():
+            width, height = each.sizes[index]
+            yield Case(((number, index),), f'{width} x {height} pixels')
+
+
+def _flat(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
+    for number, each in enumerate(found):
+        for index in np.flatnonzero(each.flat).tolist():
+            yield Case(((number, index),), 'all pixels are of one colour')
+
+
+CONCERNS: dict[str, Concern] = {
+    'broken': Concern('error', 'cannot be read', _broken),
+    'no_class': Concern('error', 'label outside of the classes', _without_class),
+    'leaked': Concern('warning', 'the same image in several splits', _leaked),
+    'contradictory': Concern('warning', 'the same image with several classes', _contradictory),
+    'repeated': Concern('warning', 'the same image several times in a split', _repeated),
+    'small': Concern('warning', 'much smaller than the others, or than the model sees', _small),
+    'long': Concern('warning', f'longer than {LONGEST_ASPECT} times the shorter side', _long),
+    'flat': Concern('warning', 'of one colour', _flat),
+}
+
+
+def find_concerns(found: Sequence[Inspection], side: int | None = None) -> dict[str, list[Case]]:
+    """What is the matter with the images of some splits.
+
+    Args:
+      found: the splits of one data set.
+      side: of the model's input, pixels: images of less than half of it are small. None: those of
+        less than a quarter of the median are.
+
+    Returns:
+      A key of `CONCERNS` -> its cases, which may be none, in the order of the images.
+    """
+    return {name: list(concern.find(found, side)) for name, concern in CONCERNS.items()}
