@@ -28,7 +28,7 @@ from resnet_jax.data import (
     open_source,
     train_batches,
 )
-from resnet_jax.data.images import random_resized_crop
+from resnet_jax.data.pictures import random_resized_crop
 from resnet_jax.errors import InputError
 
 DIGITS = Preprocessing(8, 1, None, (0.5,), (1.0,), tuple('0123456789'))

@@ -5,7 +5,7 @@ from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed, read_labels
 from resnet_jax.data.image_search import ImageFile, find_images
-from resnet_jax.data.images import check_sizes, decode_image
+from resnet_jax.data.images import decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
     batch_indices,
@@ -17,8 +17,10 @@ from resnet_jax.data.loader import (
     rows,
     train_batches,
 )
+from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.data.preprocessing import MOST_CHANNELS, Preprocessing, fit_mean, fit_std
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
+from resnet_jax.data.resizing import check_sizes
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
@@ -38,6 +40,7 @@ __all__ = [
     'SLICE_ORDERS',
     'TRANSFORMS',
     'ImageFile',
+    'Picture',
     'Preprocessing',
     'Source',
     'Transform',
@@ -67,6 +70,7 @@ __all__ = [
     'printable',
     'random_crop',
     'random_flip',
+    'random_resized_crop',
     'read_ahead',
     'read_labels',
     'rows',

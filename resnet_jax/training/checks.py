@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.data.images import LARGEST_SIDE
+from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import create_model, registry
 from resnet_jax.records.trackers import check_trackers
