@@ -1,5 +1,7 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
+from resnet_jax.data.bad_images import POLICIES as BAD_IMAGES
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.catalogs import SLICE_ORDERS, open_source, split_sizes
 from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
@@ -35,10 +37,12 @@ from resnet_jax.data.transforms import (
 from resnet_jax.text import printable
 
 __all__ = [
+    'BAD_IMAGES',
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
     'TRANSFORMS',
+    'BadImages',
     'ImageFile',
     'Picture',
     'Preprocessing',

@@ -39,6 +39,7 @@ RANGES: dict[str, Range] = {
     'data.std': Range(0, open='low'),
     'data.validation': _FRACTION,
     'data.memory_mib': Range(0, whole=True),
+    'data.bad_images_share': Range(0, 1),
     'data.workers': Range(0, 1024, whole=True),
     'augment.pad': Range(0, LARGEST_SIDE, whole=True),
     'augment.crop_scale': Range(0, 1),
@@ -68,6 +69,7 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'task': lambda config: TASKS,
     'data.normalize': lambda config: NORMALIZATIONS,
     'data.slice_order': lambda config: data.SLICE_ORDERS,
+    'data.bad_images': lambda config: data.BAD_IMAGES,
     'train.matmul_precision': lambda config: MATMUL_PRECISIONS,
     'optim.name': lambda config: optim.OPTIMIZERS,
     'optim.schedule': lambda config: optim.SCHEDULES,
@@ -145,6 +147,7 @@ NEEDS: dict[str, _Needs] = {
             _of_folder(fields) and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
         ),
     ),
+    'data.bad_images_share': _one_of('data.bad_images', 'skip'),
     'data.eval_split': (
         'data.validation=0, which takes the evaluation examples from data.train_split',
         lambda fields: not fields['data.validation'],

@@ -222,6 +222,7 @@ def write_summary(
     first_step_seconds: float | None,
     step_bytes: int | None,
     trained_together: int = 1,
+    replaced: int = 0,
 ) -> dict[str, Any]:
     """Writes summary.json from a finished run's metrics.
 
@@ -235,14 +236,18 @@ def write_summary(
         it took none.
       step_bytes: memory of a step, by the compiler's account; None where it gives none.
       trained_together: number of runs that shared each step; the speed is that of one of them.
+      replaced: images that others had replaced before the first step.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged intervals, which leave out
-      compilation, evaluation and saving.
+      compilation, evaluation and saving; `data_wait` is the mean over them, None where the data
+      are on the device.
     """
     lines = list(read_metrics(workdir))
     train = [line for line in lines if line['split'] == 'train']
     final = [line for line in lines if line['split'] == 'eval'][-1]
+    waits = [line['data_wait'] for line in train if line.get('data_wait') is not None]
+    bad = [line['bad_images'] for line in train if line.get('bad_images')]
     speeds = [line['images_per_second'] for line in train if 'images_per_second' in line]
     summary = {
         'model': config.model.name,
@@ -256,6 +261,8 @@ def write_summary(
         'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
         'trained_together': trained_together,
         'images_per_second': statistics.median(speeds) if speeds else None,
+        'data_wait': statistics.mean(waits) if waits else None,
+        'bad_images': replaced + int(sum(bad)),
         'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
