@@ -78,9 +78,11 @@ def _in_turn(keys, options, folder, stack):
     for key in keys:
         section, _, reader, workers = key
         python = {'python': options.tensorflow} if reader.startswith(TENSORFLOW) else {}
+        quiet = {'TF_CPP_MIN_LOG_LEVEL': '3', 'TF_ENABLE_ONEDNN_OPTS': '0'}
         threads = {'OMP_NUM_THREADS': '1', 'TF_NUM_INTEROP_THREADS': '1'}
         one = {**threads, 'TF_NUM_INTRAOP_THREADS': '1'} if section != 'pipeline' else {}
-        worker = harness.start_worker([READERS], one, **python)
+        environment = {**quiet, **one}
+        worker = harness.start_worker([READERS], environment, **python)
         stack.callback(harness.stop_worker, worker)
         question = {
             'section': section, 'reader': reader, 'folder': str(folder), 'workers': workers

@@ -1,0 +1,1 @@
+"""The kinds of `resnet-jax data`, a file each."""
