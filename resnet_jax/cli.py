@@ -27,14 +27,14 @@ from resnet_jax.errors import (
 from resnet_jax.text import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
-# Each is a file of resnet_jax/commands. Those that take a config take --config.FIELD=VALUE, those
-# that take a model by name --model.FIELD=VALUE.
+# Each is a file of resnet_jax/commands. Those, or kinds of one, that take a config take
+# --config.FIELD=VALUE, those that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
     *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
-    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
+    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert', 'data'),
 )
 PREFIXES = {
-    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
+    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce', 'data bench'), '--config.'),
     **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert'), '--model.'),
 }
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
@@ -186,6 +186,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     options, rest = parser.parse_known_args(arguments)
     _check_options(options)
     prefix = PREFIXES.get(options.command)
+    prefix = PREFIXES.get(f'{options.command} {getattr(options, "kind", "")}', prefix)
     unknown = [r for r in rest if prefix is None or not r.startswith(prefix)]
     if unknown:
         parser.error(f'unrecognized arguments: {shown(" ".join(unknown), 300)}')

@@ -153,6 +153,10 @@ def _start_worker(index: int, count: int) -> None:
     # Ctrl-C and a cluster's signals reach the whole group; the main process decides when to stop.
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGHUP'):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The devices are the main process's: nothing here computes with JAX, or could take one.
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    if 'jax' in sys.modules:
+        sys.modules['jax'].config.update('jax_platforms', 'cpu')
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -65,8 +65,8 @@ def _printed(found: dict[str, Any]) -> str:
     )
     feeds = (
         f'This feeds models that train up to {found["delivered"]:.0f} images/s, a step every '
-        f'{1000 * found["seconds_per_batch"]:.0f} ms; an epoch takes at least '
-        f'{found["seconds_per_epoch"]:.0f} s.'
+        f'{1000 * found["seconds_per_batch"]:.3g} ms; an epoch takes at least '
+        f'{found["seconds_per_epoch"]:.3g} s.'
     )
     if found['resident']:
         feeds += ' A run keeps these images on the device, where no step waits for them.'
