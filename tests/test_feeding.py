@@ -49,7 +49,7 @@ def waited(run, monkeypatch, reading, computing):
         totals = slow_step(totals, jnp.float32(computing))
         feed.dispatched({'n': totals})
         seen.append(int(fed.placed['image'].ravel()[0]))
-        assert (fed.done, fed.count) == (number + 1, 1)
+        assert (fed.done, fed.steps) == (number + 1, 1)
     jax.block_until_ready(totals)
     found = feed.figures(time.perf_counter() - began)
     feed.close()

@@ -199,18 +199,8 @@ def train_batches(
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     host = tuple(TRANSFORMS[name] for name in transforms if TRANSFORMS[name].where == 'host')
-    make = functools.partial(
-        _train_batch,
-        source,
-        preprocessing,
-        seed,
-        batch_size,
-        part,
-        host,
-        dict(settings),
-        bad is not None,
-    )
-    batches = read_ahead(make, first_step, last_step, workers)
+    fixed = source, preprocessing, seed, batch_size, part, host, dict(settings), bad is not None
+    batches = read_ahead(functools.partial(_train_batch, *fixed), first_step, last_step, workers)
     return _without_faults(batches, bad)
 
 

@@ -17,13 +17,13 @@ class Fed(NamedTuple):
 
     Attributes:
       done: number of steps taken once they are.
-      count: number of steps.
+      steps: number of them.
       batches: [steps, ...], on the host.
       placed: the same on the devices.
     """
 
     done: int
-    count: int
+    steps: int
     batches: Batch
     placed: Any
 

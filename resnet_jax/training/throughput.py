@@ -4,7 +4,7 @@ import concurrent.futures
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.training import processes
 from resnet_jax.training.build import stack
-from resnet_jax.training.inputs import bad_images, fits_in_memory, open_splits, workers
+from resnet_jax.training.inputs import Batch, bad_images, fits_in_memory, open_splits, workers
 from resnet_jax.training.placement import make_placement
 
 _TOGETHER = 64  # images that a thread decodes at a time
@@ -38,43 +38,18 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     Raises:
       InputError: for data that does not exist, cannot be read, or does not fit the config.
     """
-    settings, size = config.data, config.train.batch_size
-    train, _ = open_splits(config)
+    size, (train, _) = config.train.batch_size, open_splits(config)
     placement = make_placement(config.parallel, size, config.optim.accumulate)
-    made = Preprocessing(
-        image_size=settings.image_size,
-        channels=settings.channels,
-        resize=settings.resize,
-        mean=(0.0,) * settings.channels,
-        std=(1.0,) * settings.channels,
-        class_names=train.class_names,
-    )
-
-    def batches() -> Any:
-        return data.train_batches(
-            train,
-            made,
-            seed=config.seed,
-            batch_size=size,
-            first_step=0,
-            last_step=_MANY,
-            part=processes.part(),
-            workers=workers(config),
-            transforms=config.augment.transforms,
-            settings=config.augment,
-            bad=bad_images(config),
-        )
-
-    with contextlib.closing(batches()) as stream:
+    with contextlib.closing(_batches(config, train)) as stream:
         prepared = _speed(map(_length, stream), seconds)
-    with contextlib.closing(batches()) as stream:
+    with contextlib.closing(_batches(config, train)) as stream:
         sent = ((placement.put_train_batches(stack([batch])), _length(batch)) for batch in stream)
         delivered = _speed((jax.block_until_ready(each) and n for each, n in sent), seconds)
     resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
     return {
         'n': len(train),
         'batch_size': size,
-        'image_size': settings.image_size,
+        'image_size': config.data.image_size,
         'workers': workers(config),
         'threads': 0 if workers(config) else data.usable_cores(),
         'decoded': _decoded(train, seconds),
@@ -86,7 +61,33 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     }
 
 
-def _length(batch: dict[str, np.ndarray]) -> int:
+def _batches(config: ConfigDict, train: Source) -> Generator[Batch]:
+    """The training batches of a run, streamed whether or not a run would."""
+    settings = config.data
+    preprocessing = Preprocessing(
+        image_size=settings.image_size,
+        channels=settings.channels,
+        resize=settings.resize,
+        mean=(0.0,) * settings.channels,
+        std=(1.0,) * settings.channels,
+        class_names=train.class_names,
+    )
+    yield from data.train_batches(
+        train,
+        preprocessing,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        first_step=0,
+        last_step=_MANY,
+        part=processes.part(),
+        workers=workers(config),
+        transforms=config.augment.transforms,
+        settings=config.augment,
+        bad=bad_images(config),
+    )
+
+
+def _length(batch: Batch) -> int:
     return len(batch['label'])
 
 

@@ -246,8 +246,6 @@ def write_summary(
     lines = list(read_metrics(workdir))
     train = [line for line in lines if line['split'] == 'train']
     final = [line for line in lines if line['split'] == 'eval'][-1]
-    waits = [line['data_wait'] for line in train if line.get('data_wait') is not None]
-    bad = [line['bad_images'] for line in train if line.get('bad_images')]
     speeds = [line['images_per_second'] for line in train if 'images_per_second' in line]
     summary = {
         'model': config.model.name,
@@ -261,8 +259,7 @@ def write_summary(
         'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
         'trained_together': trained_together,
         'images_per_second': statistics.median(speeds) if speeds else None,
-        'data_wait': statistics.mean(waits) if waits else None,
-        'bad_images': replaced + int(sum(bad)),
+        **_reading(train, replaced),
         'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
@@ -275,6 +272,15 @@ def write_summary(
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
     return summary
+
+
+def _reading(train: Sequence[Mapping[str, Any]], replaced: int) -> dict[str, Any]:
+    """What a summary says of the reading of images, from the training lines of metrics.jsonl."""
+    waits = [line['data_wait'] for line in train if line.get('data_wait') is not None]
+    return {
+        'data_wait': statistics.mean(waits) if waits else None,
+        'bad_images': replaced + int(sum(line.get('bad_images') or 0 for line in train)),
+    }
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:
