@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key, Shaped, UInt8
 
-from resnet_jax.data.images import random_resized_crop
+from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.errors import InputError, check_choice
 
 PadMode = Literal['zero', 'reflect']
@@ -43,7 +43,8 @@ class Transform:
         device only.
       stream: sets its random numbers apart from those of the other transforms.
       apply: by `where` and `level`, with `settings` the section `augment` of the config:
-        host, example: (rng, image uint8 [H, W, C], size, settings) -> uint8 [size, size, C]
+        host, example: (rng, image, size, settings) -> uint8 [size, size, C]; the first of a run's
+        gets a `Picture`, which is not decoded yet, the others uint8 [size, size, C]
         device, example: (key, image [H, W, C], settings) -> image
         device, batch: (key, images [N, H, W, C], targets, settings) -> (images, targets)
       settings: the fields of `augment` that it reads.
@@ -107,7 +108,10 @@ def _flip(key: jax.Array, image: jax.Array, settings: Settings) -> jax.Array:
 
 
 def _random_resized_crop(
-    rng: np.random.Generator, image: UInt8[np.ndarray, 'h w c'], size: int, settings: Settings
+    rng: np.random.Generator,
+    image: Picture | UInt8[np.ndarray, 'h w c'],
+    size: int,
+    settings: Settings,
 ) -> UInt8[np.ndarray, 'size size c']:
     return random_resized_crop(image, size, rng, scale=tuple(settings['crop_scale']))
 
