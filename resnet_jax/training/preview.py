@@ -25,14 +25,15 @@ class Preview:
       read: as they are read, cut to the model's size by the transforms of the host.
       seen: as the model sees them, after those of the device, without its normalisation.
       classes: the class of each.
-      targets: what the model is to answer: the class, or the shares of several that were mixed.
+      targets: what the model is to answer, in words: the class, or each of several that were mixed
+        with its share.
     """
 
     stored: Sequence[np.ndarray]
     read: UInt8[np.ndarray, 'n size size c']
     seen: UInt8[np.ndarray, 'n size size c']
     classes: tuple[str, ...]
-    targets: tuple[str, ...]
+    targets: tuple[tuple[str, ...], ...]
 
 
 def preview(config: ConfigDict, count: int) -> Preview:
@@ -71,11 +72,11 @@ def preview(config: ConfigDict, count: int) -> Preview:
     )
 
 
-def _words(names: Sequence[str], target: np.ndarray) -> str:
+def _words(names: Sequence[str], target: np.ndarray) -> tuple[str, ...]:
     """A label, or a distribution over the classes, in words."""
     if target.ndim == 0:
-        return names[int(target)]
+        return (names[int(target)],)
     order = [int(i) for i in np.argsort(-target, kind='stable') if target[i] >= LEAST_SHARE]
     if len(order) == 1:
-        return names[order[0]]
-    return ', '.join(f'{names[i]} {100 * target[i]:.0f} %' for i in order)
+        return (names[order[0]],)
+    return tuple(f'{names[i]} {100 * target[i]:.0f} %' for i in order)

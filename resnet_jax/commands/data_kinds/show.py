@@ -24,6 +24,7 @@ MOST = 128  # examples in a picture
 _ACROSS = 8  # examples in a row
 _SIDE, _TEXT = 1.3, 0.55  # inches, of a picture and of the words of a row
 _LONGEST = 16  # of a class name, in characters
+_PARTS = 3  # of a mixed label that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,11 +89,10 @@ def draw(found: 'Preview', title: str) -> bytes:
                 panel.set_ylabel(name, fontsize='x-small')
         label = figure_text(shortened(printable(found.classes[i]), _LONGEST))
         axes[3 * block, column].set_title(label, fontsize='small')
-        if found.targets[i] != found.classes[i]:
-            words = '\n'.join(
-                shortened(printable(part), _LONGEST + 6) for part in found.targets[i].split(', ')
-            )
-            axes[3 * block + 2, column].set_xlabel(figure_text(words), fontsize='xx-small')
+        if found.targets[i] != (found.classes[i],):
+            words = [shortened(printable(part), _LONGEST + 2) for part in found.targets[i][:_PARTS]]
+            below = '\n'.join(map(figure_text, words))
+            axes[3 * block + 2, column].set_xlabel(below, fontsize='xx-small')
     out = io.BytesIO()
     figure.savefig(out, format='png', dpi=120)
     return out.getvalue()
