@@ -18,6 +18,7 @@ class Caught(Exception):
     """The training step is about to give this to the model."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fields', [{}, STREAMED], ids=['on the device', 'streamed'])
 def test_the_examples_are_those_of_the_first_step(monkeypatch, fields):
     """Caught where the training step hands them to the model."""
