@@ -24,7 +24,10 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / 'results'
 WORKER = str(Path(__file__).parent / 'worker.py')  # see `start_worker`
-PACKAGES = ('jax', 'jaxlib', 'flax', 'dm-haiku', 'torch', 'torchvision')
+PACKAGES = (
+    *('jax', 'jaxlib', 'flax', 'dm-haiku', 'torch', 'torchvision', 'grain', 'pillow'),
+    *('simplejpeg', 'cykooz-resizer', 'opencv-python'),
+)
 
 
 def parser(doc: str, repetitions: int | None = None) -> argparse.ArgumentParser:
@@ -162,11 +165,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def start_worker(
-    arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> subprocess.Popen[str]:
-    """A process that is asked by `ask`: this Python, with these arguments."""
+    """A process that is asked by `ask`: a Python, by default this one, with these arguments."""
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [python, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -201,6 +206,18 @@ def ask(worker: subprocess.Popen[str], question: Any, timeout: float | None = No
             timer.cancel()
     name = Path(worker.args[1]).name
     raise RuntimeError(f'{name} ended with code {worker.wait()} when asked {question}')
+
+
+def output_of(arguments: Sequence[str], python: str = sys.executable) -> str:
+    """What a Python, by default this one, prints with these arguments in the checkout's root.
+
+    Raises:
+      subprocess.CalledProcessError: if it fails.
+    """
+    done = subprocess.run(
+        [python, *arguments], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    return done.stdout
 
 
 ANSWER = 'answer: '

@@ -34,7 +34,8 @@ COMMANDS = (
     *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert', 'data'),
 )
 PREFIXES = {
-    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce', 'data show'), '--config.'),
+    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
+    **dict.fromkeys(('data show', 'data bench'), '--config.'),
     **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert'), '--model.'),
 }
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a

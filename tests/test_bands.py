@@ -18,12 +18,9 @@ from resnet_jax.data import (
     open_source,
     train_batches,
 )
-from resnet_jax.data.images import (
-    convert_channels,
-    decode_image,
-    random_resized_crop,
-    resize_and_crop,
-)
+from resnet_jax.data.images import decode_image
+from resnet_jax.data.pictures import random_resized_crop
+from resnet_jax.data.resizing import convert_channels, resize_and_crop
 from resnet_jax.errors import InputError
 
 

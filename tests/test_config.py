@@ -345,6 +345,7 @@ def test_unreadable_config_file(tmp_path):
     ('fields', 'field', 'needed'),
     [
         ({'loss.alpha': 0.5}, 'loss.alpha', 'loss.name=focal'),
+        ({'data.bad_images_share': 0.5}, 'data.bad_images_share', 'data.bad_images=skip'),
         ({'loss.name': 'focal', 'loss.label_smoothing': 0.1}, 'loss.label_smoothing',
          'loss.name=cross_entropy or binary_cross_entropy'),
         ({'optim.b1': 0.8}, 'optim.b1', 'optim.name=adam or adamw or lamb'),
@@ -404,7 +405,7 @@ def test_needs_name_fields_that_change_a_run():
         {'model.weight_standardization': True, 'train.eval_every': 0},
         {'log.trackers': ('wandb',), 'data.name': 'tfds:x', 'parallel.batch_norm': 'per_replica'},
         {'model.norm': 'group', 'parallel.batch_norm': 'per_replica'},
-        {'train.freeze': ('stem',), 'optim.decay_towards': 'start'},
+        {'train.freeze': ('stem',), 'optim.decay_towards': 'start', 'data.bad_images': 'skip'},
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
         {'data.name': 'npz:x.npz'},
     ]

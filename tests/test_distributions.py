@@ -23,7 +23,7 @@ from resnet_jax.data import (
     random_flip,
     train_batches,
 )
-from resnet_jax.data.images import _random_box
+from resnet_jax.data.pictures import random_box
 from resnet_jax.data.transforms.geometry import random_scale_crop
 from resnet_jax.data.transforms.policies import rand_augment
 from resnet_jax.data.transforms.regions import cutout, random_erasing
@@ -97,7 +97,7 @@ def test_crop_and_flip_are_independent():
 def boxes():
     """Random boxes in a picture where each fits: [left, top, width, height] of each."""
     rng = np.random.default_rng(0)
-    drawn = [_random_box(5000, 4000, rng, (0.08, 0.4), (3 / 4, 4 / 3)) for _ in range(20_000)]
+    drawn = [random_box(5000, 4000, rng, (0.08, 0.4), (3 / 4, 4 / 3)) for _ in range(20_000)]
     return np.asarray(drawn, np.float64).T
 
 

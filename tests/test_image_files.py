@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data.containers import split_metadata
-from resnet_jax.data.images import LARGEST_SIDE, check_header, check_sizes, decode_image
+from resnet_jax.data.images import check_header, decode_image
+from resnet_jax.data.resizing import LARGEST_SIDE, check_sizes
 from resnet_jax.errors import InputError
 
 SIDE = 12

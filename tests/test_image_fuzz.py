@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.images import (
-    IMAGE_SUFFIXES,
-    decode_image,
-    random_resized_crop,
-    resize_and_crop,
-)
+from resnet_jax.data.images import IMAGE_SUFFIXES, decode_image
+from resnet_jax.data.pictures import random_resized_crop
+from resnet_jax.data.resizing import resize_and_crop
 from resnet_jax.errors import InputError
 
 KINDS = [

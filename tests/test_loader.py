@@ -27,9 +27,10 @@ from resnet_jax.data import (
     eval_batches,
     load_arrays,
     open_source,
+    read_ahead,
     train_batches,
 )
-from resnet_jax.data.images import random_resized_crop
+from resnet_jax.data.pictures import random_resized_crop
 from resnet_jax.data.transforms.geometry import random_scale_crop
 from resnet_jax.errors import InputError, Range
 
@@ -353,6 +354,24 @@ def test_workers_end_with_the_program(tmp_path, kill):
     if kill == 'SIGINT to all':  # the program's own, and nothing from the workers or from Grain
         assert errors.count('Traceback') == 1, errors
         assert 'leaked' not in errors
+
+
+def devices_of_worker(number):
+    """Whether this process has started a backend of JAX, which ones it may, and who it is."""
+    import jax
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized(), jax.config.jax_platforms, os.getpid()
+
+
+def test_workers_touch_no_device():
+    jnp.ones(3).block_until_ready()
+    assert devices_of_worker(0)[0]
+    stream(0, 1, workers=1, crop=True)  # what a worker does starts no backend, as its own ...
+    ((started, platforms, process),) = read_ahead(devices_of_worker, 0, 1, workers=1)
+    assert process != os.getpid()
+    assert not started
+    assert platforms == 'cpu'  # ... and one that is started all the same takes no accelerator
 
 
 def test_default_workers_is_small():

@@ -85,7 +85,7 @@ def stop(process, how: signal.Signals, code: int) -> str:
     return err
 
 
-def figures(folder, split, without=('images_per_second',)):
+def figures(folder, split, without=('images_per_second', 'data_wait')):
     """The lines of metrics.jsonl, without what depends on the clock."""
     lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
     return [

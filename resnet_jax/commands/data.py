@@ -9,7 +9,7 @@ EPILOG = (
     '--data folder:photos'
 )
 # Each is a file of resnet_jax/commands/data_kinds.
-KINDS = ('check', 'show', 'prepare')
+KINDS = ('check', 'show', 'prepare', 'bench')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

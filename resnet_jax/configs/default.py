@@ -102,6 +102,10 @@ def get_config() -> ConfigDict:
     config.data.mean = placeholder(tuple)  # per channel, pixels in [0, 1]; measured if not set
     config.data.std = placeholder(tuple)  # likewise; divided by per channel, unless per pixel
     config.data.memory_mib = 1024  # a training set up to this size lives on the device
+    # A training image that cannot be read ends the run (stop), or another takes its place (skip).
+    config.data.bad_images = 'stop'
+    # With skip: the run ends where more than this share of the images read so far was replaced.
+    config.data.bad_images_share = 0.01
     config.data.workers = placeholder(int)  # processes that read a streamed set; chosen if not set
 
     config.augment = ConfigDict()

@@ -1,5 +1,7 @@
 """Data sets, the order and reading of their examples, preprocessing and augmentation."""
 
+from resnet_jax.data.bad_images import POLICIES as BAD_IMAGES
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.catalogs import (
     KINDS,
     SLICE_ORDERS,
@@ -12,7 +14,7 @@ from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed, read_labels
 from resnet_jax.data.image_search import ImageFile, find_images
-from resnet_jax.data.images import check_sizes, decode_image
+from resnet_jax.data.images import decode_image
 from resnet_jax.data.known_preprocessing import PREPROCESSINGS, known_preprocessing
 from resnet_jax.data.loader import (
     batch_indices,
@@ -24,8 +26,10 @@ from resnet_jax.data.loader import (
     rows,
     train_batches,
 )
+from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.data.preprocessing import MOST_CHANNELS, Preprocessing, fit_mean, fit_std
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
+from resnet_jax.data.resizing import check_sizes
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
@@ -45,13 +49,16 @@ from resnet_jax.data.transforms import (
 from resnet_jax.text import printable
 
 __all__ = [
+    'BAD_IMAGES',
     'KINDS',
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
     'TRANSFORMS',
+    'BadImages',
     'ImageFile',
     'Parameter',
+    'Picture',
     'Preprocessing',
     'Source',
     'Transform',
@@ -84,6 +91,7 @@ __all__ = [
     'printable',
     'random_crop',
     'random_flip',
+    'random_resized_crop',
     'read_ahead',
     'read_labels',
     'read_transforms',

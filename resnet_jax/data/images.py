@@ -1,4 +1,4 @@
-"""Decode image files and bring images to the size and channels of a model (on the host).
+"""Decode image files, on the host.
 
 Arrays are [height, width, channels], values 0 to 255: 1 channel is grey, 3 are RGB, and other
 numbers are the bands of a TIFF, which nothing converts.
@@ -6,7 +6,6 @@ numbers are the bands of a TIFF, which nothing converts.
 
 import contextlib
 import io
-import math
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -15,18 +14,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError, features
 
+from resnet_jax.data import jpeg
 from resnet_jax.data.bands import count_bands, holds_bands, split_bands, undo_differences
 from resnet_jax.data.containers import ImageParts, exif_orientation, split_metadata
-from resnet_jax.errors import InputError, check_choice, first_line
+from resnet_jax.data.resizing import convert_channels, to_array
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.text import printable
 
-# How `resize_and_crop` resamples. Pillow antialiases with both when it shrinks.
-INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
-SUPPORTS = {'bilinear': 1, 'bicubic': 2}  # pixels on each side that a result depends on, enlarging
-LARGEST_SIDE = 4096  # pixels, of a model's input and of the resize before it
-# Largest aspect ratio that is resized whole; a longer image is cut first, to bound the cost.
-LONGEST_ASPECT = 8
-CROP_TRIES = 10  # as torchvision's RandomResizedCrop, before it falls back to a centre crop
 _AVIF = 'avif' in features.modules and features.check_module('avif')
 # Of the files that a folder stands for, in training and in prediction.
 IMAGE_SUFFIXES = (
@@ -48,15 +42,15 @@ _NOT_FILES = {
     stat.S_IFCHR: 'a device',
     stat.S_IFBLK: 'a device',
 }
-# EXIF orientation -> what shows the image upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# EXIF orientation -> what shows the image upright, [H, W, C].
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
 _WIDE = 65535  # white in 16 bits
 _DARKEST = 4096  # a 16-bit image below this everywhere is taken for one of 12 bits
@@ -86,16 +80,61 @@ def decode_image(
       InputError: if the file is missing, not a file, not an image, damaged, of pixels that are
         refused, or larger than `PIL.Image.MAX_IMAGE_PIXELS` pixels or `LARGEST_FILE` bytes.
     """
-    where = printable(where or ('image' if isinstance(image, bytes) else os.fspath(image)))
+    where = image_name(image, where)
     data = image if isinstance(image, bytes) else read_file(image, where)
-    parts = split_metadata(data)
+    return decode_parts(data, split_metadata(data), channels, where)
+
+
+def image_name(image: str | os.PathLike[str] | bytes, where: str = '') -> str:
+    """What messages call an image; arguments as for `decode_image`."""
+    return printable(where or ('image' if isinstance(image, bytes) else os.fspath(image)))
+
+
+def decode_parts(
+    data: bytes, parts: ImageParts, channels: int, where: str
+) -> UInt8[np.ndarray, 'h w channels']:
+    """`decode_image` of a file, and what `split_metadata` made of it."""
     if holds_bands(data, channels, where):
         return _decode_bands(data, parts, where)
+    header = plain_jpeg(parts)
+    found = None if header is None else jpeg.decode(parts.pixels, header, channels)
+    if found is not None:
+        return upright(convert_channels(found, channels), parts.orientation)
     with _opened(parts, where) as opened:
         opened.load()
-        orientation = parts.orientation or exif_orientation(opened.info.get('exif', b''))
-        upright = opened.transpose(_TURNS[orientation]) if orientation in _TURNS else opened
-        return _to_array(_to_eight_bits(upright, parts, where), channels)
+        image = to_array(_to_eight_bits(opened, parts, where), channels)
+        return upright(image, _orientation(opened, parts))
+
+
+def plain_jpeg(parts: ImageParts) -> jpeg.JpegHeader | None:
+    """The header of a JPEG that `jpeg` decodes; None for other files and images too large."""
+    header, limit = jpeg.read_header(parts.pixels), Image.MAX_IMAGE_PIXELS
+    return header if header and (not limit or header.width * header.height <= limit) else None
+
+
+def size_of(data: bytes, parts: ImageParts, channels: int, where: str) -> tuple[int, int]:
+    """Width and height of a file's upright image, from its header, as `decode_parts` takes it."""
+    if holds_bands(data, channels, where):
+        bands = split_bands(data, where)
+        size, orientation = (bands.width, bands.height), parts.orientation
+    elif header := plain_jpeg(parts):
+        size, orientation = (header.width, header.height), parts.orientation
+    else:
+        with _opened(parts, where) as opened:
+            size, orientation = opened.size, _orientation(opened, parts)
+    return size[::-1] if (orientation or 1) >= 5 else size
+
+
+def _orientation(opened: Image.Image, parts: ImageParts) -> int:
+    return parts.orientation or exif_orientation(opened.info.get('exif', b''))
+
+
+def upright(
+    image: UInt8[np.ndarray, 'h w c'], orientation: int | None
+) -> UInt8[np.ndarray, 'h2 w2 c']:
+    """Turns an image as its EXIF orientation, 1 to 8, asks for."""
+    turn = _TURNS.get(orientation or 1)
+    return image if turn is None else np.ascontiguousarray(turn(image))
 
 
 def _decode_bands(data: bytes, parts: ImageParts, where: str) -> UInt8[np.ndarray, 'h w bands']:
@@ -111,16 +150,7 @@ def _decode_bands(data: bytes, parts: ImageParts, where: str) -> UInt8[np.ndarra
     if bands.run:
         for here in undo_differences(bands.width, bands.run):
             image[:, here] = np.cumsum(image[:, here], axis=1, dtype=np.uint8)
-    turn = _TURNS.get(parts.orientation or 1)
-    return image if turn is None else _by_band(image, lambda band: band.transpose(turn))
-
-
-def _by_band(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """An image after a change of Pillow's; of other channels than grey or RGB, of each band."""
-    if image.shape[2] in (1, 3):
-        return np.atleast_3d(np.asarray(change(_to_pillow(image))))
-    bands = (image[:, :, i] for i in range(image.shape[2]))
-    return np.stack([np.asarray(change(Image.fromarray(band))) for band in bands], axis=2)
+    return upright(image, parts.orientation)
 
 
 def check_header(path: str | os.PathLike[str], channels: int = 3) -> None:
@@ -145,17 +175,17 @@ def check_header(path: str | os.PathLike[str], channels: int = 3) -> None:
             return
 
 
-def size_of(data: bytes, parts: ImageParts, channels: int, where: str) -> tuple[int, int]:
-    """Width and height of a file's image, from its header."""
-    if holds_bands(data, channels, where):
-        bands = split_bands(data, where)
-        return bands.width, bands.height
-    with _opened(parts, where) as opened:
-        return opened.size
-
-
 def read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FILE) -> bytes:
-    """Reads an image file, or its first `most` bytes; raises InputError if it cannot be one."""
+    """Reads an image file, or its first bytes.
+
+    Args:
+      path: the file.
+      where: its name in messages.
+      most: number of bytes.
+
+    Raises:
+      InputError: if it is missing, empty, no regular file, or larger than `LARGEST_FILE`.
+    """
     try:
         status = os.stat(path)  # first, since opening a pipe waits for its other end
         if not stat.S_ISREG(status.st_mode):
@@ -250,155 +280,3 @@ def _too_dark(where: str, highest: int) -> InputError:
         f'{where}: an image of 16 bits or more with no value above {highest} of {_WIDE}, perhaps '
         'of 12 bits or fewer; scale it to the full range or convert it to 8 bits'
     )
-
-
-def _to_array(image: Image.Image, channels: int) -> np.ndarray:
-    """Pillow image of any 8-bit mode to uint8 [H, W, channels]."""
-    if image.mode == 'P':
-        image = image.convert('RGBA')  # palette entries may carry transparency
-    if image.mode == 'LAB':
-        image = image.convert('RGB')  # Pillow has no direct way to grey
-    image = image.convert('L' if channels == 1 else 'RGB')
-    return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _to_pillow(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-
-
-def convert_channels(
-    image: UInt8[np.ndarray, 'h w c'], channels: int
-) -> UInt8[np.ndarray, 'h w channels']:
-    """Converts an image to grey or RGB.
-
-    Args:
-      image: the image.
-      channels: 1 (luma of ITU-R BT.601) or 3 (a grey is repeated); another number must be the
-        image's own.
-
-    Returns:
-      The converted image; the same array if it has these channels already.
-
-    Raises:
-      InputError: if it has others and is not grey or RGB, or is not to be.
-    """
-    if image.shape[2] == channels:
-        return image
-    if not {image.shape[2], channels} <= {1, 3}:
-        raise InputError(
-            f'an image of {image.shape[2]} channels where {channels} are wanted: only grey and RGB '
-            f'are converted; set data.channels={image.shape[2]}'
-        )
-    return _to_array(_to_pillow(image), channels)
-
-
-def resize_and_crop(
-    image: UInt8[np.ndarray, 'h w c'],
-    image_size: int,
-    resize: int | None = None,
-    interpolation: str = 'bilinear',
-    start_of: Callable[[int], int] = lambda room: round(room / 2),
-) -> UInt8[np.ndarray, 'image_size image_size c']:
-    """Scales the shorter side to `resize` and cuts out the centre square, as for evaluation.
-
-    With antialiasing. An image that has the right size already is returned unchanged.
-
-    Args:
-      image: the image.
-      image_size: side of the result, pixels.
-      resize: the shorter side before the crop, pixels; None means `image_size`.
-      interpolation: 'bilinear' or 'bicubic'.
-      start_of: where the square begins, from 0 to the number of pixels that are left over; called
-        for the height, then for the width.
-
-    Raises:
-      InputError: on sizes that `check_sizes` refuses, or an unknown interpolation.
-    """
-    check_choice('interpolation', interpolation, INTERPOLATIONS)
-    check_sizes(image_size, resize)
-    resize = image_size if resize is None else resize
-    shorter = min(image.shape[:2])
-    # The longer side is rounded down, as in torchvision.
-    size = [side * resize // shorter for side in image.shape[:2]]
-    start = [start_of(side - image_size) for side in size]
-    if shorter != resize:
-        sides = [(0.0, float(side)) for side in image.shape[:2]]
-        if max(size) > LONGEST_ASPECT * resize:
-            axis = int(size[1] > size[0])
-            scale = image.shape[axis] / size[axis]
-            first, last = start[axis] * scale, (start[axis] + image_size) * scale
-            margin = SUPPORTS[interpolation] * max(scale, 1) + 1
-            kept = slice(max(math.floor(first - margin), 0), math.ceil(last + margin))
-            image = image[kept] if axis == 0 else image[:, kept]
-            sides[axis] = first - kept.start, last - kept.start
-            size[axis], start[axis] = image_size, 0
-        (top, bottom), (left, right) = sides
-        shape, box = (size[1], size[0]), (left, top, right, bottom)
-        method = INTERPOLATIONS[interpolation]
-        image = _by_band(image, lambda band: band.resize(shape, method, box))
-    top, left = start
-    return image[top : top + image_size, left : left + image_size]
-
-
-def check_sizes(image_size: int, resize: int | None) -> None:
-    """Refuses a side of a model's input, or of the resize before its crop, that cannot be meant.
-
-    Raises:
-      InputError: unless they are whole numbers, 1 <= image_size <= resize <= `LARGEST_SIDE`.
-    """
-    for name, side in (('image_size', image_size), ('resize', resize)):
-        if side is None and name == 'resize':
-            continue
-        if isinstance(side, bool) or not isinstance(side, int | np.integer):
-            raise InputError(f'{name} must be a whole number of pixels, not {side!r}')
-        if side < 1:
-            raise InputError(f'{name} must be positive, not {side}')
-        if side > LARGEST_SIDE:
-            raise InputError(f'{name} must be at most {LARGEST_SIDE} pixels, not {side}')
-    if resize is not None and resize < image_size:
-        raise InputError(f'resize {resize} is smaller than image_size {image_size}')
-
-
-def random_resized_crop(
-    image: UInt8[np.ndarray, 'h w c'],
-    image_size: int,
-    rng: np.random.Generator,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    interpolation: str = 'bilinear',
-) -> UInt8[np.ndarray, 'image_size image_size c']:
-    """Cuts a random box out of an image and resizes it to a square, as for training.
-
-    Szegedy et al. 2015 (Going deeper with convolutions), section 6.
-
-    Args:
-      image: the image.
-      image_size: side of the result, pixels.
-      rng: draws the box.
-      scale: smallest and largest area of the box, as a fraction of the image.
-      ratio: smallest and largest width / height of the box.
-      interpolation: a key of `INTERPOLATIONS`.
-    """
-    left, top, width, height = _random_box(image.shape[1], image.shape[0], rng, scale, ratio)
-    size, box = (image_size, image_size), (left, top, left + width, top + height)
-    return _by_band(image, lambda band: band.resize(size, INTERPOLATIONS[interpolation], box))
-
-
-def _random_box(
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[int, int, int, int]:
-    """Left, top, width, height of a box inside an image of this width and height."""
-    for _ in range(CROP_TRIES):
-        area = width * height * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    # No box fitted: the largest centre box of an allowed ratio, as torchvision does.
-    w = min(width, max(round(height * ratio[1]), 1))
-    h = min(height, max(round(width / ratio[0]), 1))
-    return (width - w) // 2, (height - h) // 2, w, h

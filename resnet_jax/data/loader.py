@@ -6,14 +6,16 @@ data, and no example is dropped at the end of an epoch.
 """
 
 import concurrent.futures
+import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, UInt8
 from tqdm import tqdm
 
-from resnet_jax.data.images import convert_channels
+from resnet_jax.data.bad_images import BadImages, read_or_replace
+from resnet_jax.data.pictures import Picture
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.read_ahead import read_ahead, usable_cores
 from resnet_jax.data.sources import Source
@@ -41,6 +43,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, ' n']:
       numpy, which may change its streams).
     """
     order = np.random.default_rng([seed, ORDER_STREAM, epoch]).permutation(n)
+    order = order.astype(np.int32)  # kept, in each process
     order.flags.writeable = False
     return order
 
@@ -96,13 +99,20 @@ def _check_batch_size(batch_size: int, n: int) -> None:
         )
 
 
-def load_arrays(source: Source, preprocessing: Preprocessing, progress: bool = True) -> Batch:
+def load_arrays(
+    source: Source,
+    preprocessing: Preprocessing,
+    progress: bool = True,
+    bad: BadImages | None = None,
+) -> Batch:
     """Reads a whole split into memory, in order, with a thread for each core.
 
     Args:
       source: the split.
       preprocessing: its `prepare` is applied to each image.
       progress: show a bar where standard error is a terminal and it takes over a second.
+      bad: counts the images that cannot be read, in whose place others are read; None: such an
+        image is an error.
 
     Returns:
       {'image': uint8 [N, S, S, C], 'label': int32 [N]}.
@@ -113,19 +123,28 @@ def load_arrays(source: Source, preprocessing: Preprocessing, progress: bool = T
     arrays = _empty_batch(len(source), preprocessing)
     source = source.with_bands(preprocessing.channels)
 
-    def fill(start: int) -> int:
-        stop = min(start + READ_TOGETHER, len(source))
-        for i, example in enumerate(source.take(range(start, stop)), start):
-            arrays['image'][i] = preprocessing.prepare(example['image'])
-            arrays['label'][i] = example['label']
-        return stop - start
+    def prepare(picture: Picture) -> np.ndarray:
+        return preprocessing.prepare(picture.whole())
+
+    def fill(start: int) -> tuple[int, list[str]]:
+        stop, faults = min(start + READ_TOGETHER, len(source)), []
+        for i, (picture, label) in enumerate(source.pictures(range(start, stop)), start):
+            if bad is None:
+                arrays['image'][i], arrays['label'][i] = prepare(picture), label
+                continue
+            found = read_or_replace(source, picture, label, prepare, (0, i))
+            arrays['image'][i], arrays['label'][i] = found[:2]
+            faults += found[2]
+        return stop - start, faults
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     title = f'{source.name} {source.split}'
     bar = tqdm(total=len(source), desc=title, delay=1, disable=None if progress else True)
     try:
-        for done in pool.map(fill, range(0, len(source), READ_TOGETHER)):
+        for done, faults in pool.map(fill, range(0, len(source), READ_TOGETHER)):
             bar.update(done)
+            if bad is not None:
+                bad.add(faults, done)
     finally:
         # On an error or an interrupt, do not read the chunks that have not been started.
         pool.shutdown(cancel_futures=True)
@@ -145,6 +164,7 @@ def train_batches(
     workers: int = 0,
     transforms: Sequence[str] = (),
     repeats: int = 1,
+    bad: BadImages | None = None,
 ) -> Iterator[Batch]:
     """Streams the training batches of steps `first_step` to `last_step - 1`.
 
@@ -164,6 +184,8 @@ def train_batches(
       transforms: as of `read_transforms`; those of the host replace `preprocessing.prepare`, those
         of the device are skipped.
       repeats: as of `batch_indices`.
+      bad: counts the images that cannot be read, in whose place others are read, the same ones
+        whoever reads them; None: such an image is an error.
 
     Returns:
       An iterator of {'image': uint8 [B, S, S, C], 'label': int32 [B]}, B the part's size. Its
@@ -179,10 +201,20 @@ def train_batches(
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)
     host = tuple(one for one in chosen if one.transform.where == 'host')
-    make = functools.partial(
-        _train_batch, source, preprocessing, seed, batch_size, part, host, repeats
-    )
-    return read_ahead(make, first_step, last_step, workers)
+    fixed = source, preprocessing, seed, batch_size, part, host, repeats, bad is not None
+    batches = read_ahead(functools.partial(_train_batch, *fixed), first_step, last_step, workers)
+    return _without_faults(batches, bad)
+
+
+def _without_faults(
+    batches: Generator[tuple[Batch, list[str]]], bad: BadImages | None
+) -> Generator[Batch]:
+    """The batches, without what was wrong with images that were replaced."""
+    with contextlib.closing(batches):
+        for batch, faults in batches:
+            if bad is not None:
+                bad.add(faults, len(batch['label']))
+            yield batch
 
 
 def eval_batches(
@@ -230,23 +262,42 @@ def _train_batch(
     part: tuple[int, int],
     host_transforms: tuple[Chosen, ...],
     repeats: int,
+    skip: bool,
     step: int,
-) -> Batch:
+) -> tuple[Batch, list[str]]:
+    """The batch of a step, and what was wrong with images that others have replaced."""
     mine = rows(batch_size, part)
     positions = batch_positions(step, batch_size)[mine]
     batch = _empty_batch(len(positions), preprocessing)
-    examples = source.take(batch_indices(seed, step, batch_size, len(source), repeats)[mine])
-    for i, (position, example) in enumerate(zip(positions, examples, strict=True)):
-        batch['label'][i] = example['label']
-        if not host_transforms:
-            batch['image'][i] = preprocessing.prepare(example['image'])
-            continue
-        image = convert_channels(example['image'], preprocessing.channels)
-        for one in host_transforms:
-            rng = np.random.default_rng([seed, one.transform.stream, int(position)])
-            image = one.apply(rng, image, preprocessing.image_size)
-        batch['image'][i] = image
-    return batch
+    indices = batch_indices(seed, step, batch_size, len(source), repeats)[mine]
+    examples = source.pictures(indices, preprocessing.channels)
+    faults: list[str] = []
+    for i, (position, (picture, label)) in enumerate(zip(positions, examples, strict=True)):
+        make = functools.partial(_train_image, preprocessing, seed, int(position), host_transforms)
+        if skip:
+            found = read_or_replace(source, picture, label, make, (seed, int(position)))
+            batch['image'][i], batch['label'][i] = found[:2]
+            faults += found[2]
+        else:
+            batch['image'][i], batch['label'][i] = make(picture), label
+    return batch, faults
+
+
+def _train_image(
+    preprocessing: Preprocessing,
+    seed: int,
+    position: int,
+    host_transforms: tuple[Chosen, ...],
+    picture: Picture,
+) -> UInt8[np.ndarray, 's s c']:
+    if not host_transforms:
+        return preprocessing.prepare(picture.whole())
+    image: Picture | np.ndarray = picture
+    for one in host_transforms:
+        rng = np.random.default_rng([seed, one.transform.stream, position])
+        image = one.apply(rng, image, preprocessing.image_size)
+    assert isinstance(image, np.ndarray)
+    return image
 
 
 def eval_batch(

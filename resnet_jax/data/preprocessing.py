@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
 
-from resnet_jax.data.images import (
+from resnet_jax.data.resizing import (
     INTERPOLATIONS,
     check_sizes,
     convert_channels,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,7 +43,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -> Iterator[T]:
+def read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -> Generator[T]:
     """Calls a function of the batch number ahead of time, in threads or processes, by Grain.
 
     Args:
@@ -63,16 +63,14 @@ def read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) ->
     return batches
 
 
-def _close(reference: 'weakref.ref[Generator[Any, None, None]]') -> None:
+def _close(reference: 'weakref.ref[Generator[Any]]') -> None:
     batches = reference()
     if batches is not None:
         with contextlib.suppress(ValueError):  # another thread is still in it
             batches.close()
 
 
-def _read_ahead(
-    make: Callable[[int], T], start: int, stop: int, workers: int
-) -> Generator[T, None, None]:
+def _read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -> Generator[T]:
     import grain
 
     batches = grain.MapDataset.range(start, stop).map(make)
@@ -155,6 +153,10 @@ def _start_worker(index: int, count: int) -> None:
     # Ctrl-C and a cluster's signals reach the whole group; the main process decides when to stop.
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGHUP'):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The devices are the main process's: nothing here computes with JAX, or could take one.
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    if 'jax' in sys.modules:
+        sys.modules['jax'].config.update('jax_platforms', 'cpu')
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

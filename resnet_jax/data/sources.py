@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from resnet_jax.data.images import decode_image
+from resnet_jax.data.pictures import Picture
 from resnet_jax.errors import InputError
 
 # (image: a path, the bytes of a file or uint8 [H, W, C]; label)
@@ -126,7 +126,23 @@ class Source:
         Raises:
           InputError: on an image that cannot be read or a label outside the classes, naming it.
         """
-        return [self._example(*record, where) for record, where in self.records(indices)]
+        return [
+            {'image': picture.whole(), 'label': label} for picture, label in self.pictures(indices)
+        ]
+
+    def pictures(
+        self, indices: Iterable[int], shown: int | None = None
+    ) -> list[tuple[Picture, int]]:
+        """Reads examples together, not decoded: each image and its label.
+
+        Args:
+          indices: as for `take`.
+          shown: what the images are converted to; None: as they are.
+
+        Raises:
+          InputError: on a label outside the classes.
+        """
+        return [self._picture(*record, where, shown) for record, where in self.records(indices)]
 
     def labels(self) -> Int[np.ndarray, ' n']:
         """The label of each example. Images are not decoded, but those of tfds are read."""
@@ -179,17 +195,17 @@ class Source:
             i -= stop - start
         raise IndexError(index)
 
-    def _example(self, image: str | bytes | np.ndarray, label: int, where: str) -> Example:
+    def _picture(
+        self, image: str | bytes | np.ndarray, label: int, where: str, shown: int | None
+    ) -> tuple[Picture, int]:
         if not 0 <= label < len(self.class_names):
             raise InputError(
                 f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
                 f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
                 'split'
             )
-        if not isinstance(image, np.ndarray):
-            name = image if isinstance(image, str) else f'{where} of {self.name}'
-            image = decode_image(image, self.channels, name)
-        return {'image': image, 'label': label}
+        name = image if isinstance(image, str) else f'{where} of {self.name}'
+        return Picture(image, self.channels, name, shown), label
 
 
 def sliced_in_proportion(source: Source, sizes: Mapping[str, int]) -> Source:

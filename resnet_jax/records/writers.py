@@ -249,6 +249,10 @@ class Console:
         left = ''
         if speed := figures.get('images_per_second'):
             shown += f'  {speed:.0f} images/s'
+            if (wait := figures.get('data_wait')) is not None:
+                shown += f'  data wait {100 * wait:.0f} %'
+            if bad := figures.get('bad_images'):
+                shown += f'  {bad:.0f} bad images'
             left = f'  {tqdm.format_interval(images_left / speed)} left'
         if self._bar.disable:
             self.say(f'{name}step {step}/{self._last_step}  {shown}{left}')

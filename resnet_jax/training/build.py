@@ -82,10 +82,16 @@ class Run:
         """The totals that a step adds to, of no steps, on the devices."""
         return self.placement.put_whole(self.task.no_sums())
 
-    def dispatches(self, first: int) -> Generator[tuple[int, int, Batch]]:
+    def dispatches(
+        self, first: int, bad: data.BadImages | None = None
+    ) -> Generator[tuple[int, int, Batch]]:
         """From a step to the last: (steps then taken, steps in the dispatch, batches [steps, ...]).
 
         A dispatch ends where the config wants figures, an evaluation or a checkpoint.
+
+        Args:
+          first: the step to begin with, from 0.
+          bad: counts the images that are replaced, where config.data.bad_images wants it.
         """
         config, total = self.config, self.total_steps
         periods = (
@@ -93,7 +99,7 @@ class Run:
             config.train.eval_every or total,
             config.checkpoint.every,
         )
-        batches = self.inputs.train_batches(first, total)
+        batches = self.inputs.train_batches(first, total, bad)
         done = first
         try:
             while done < total:

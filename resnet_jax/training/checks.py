@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.data.images import LARGEST_SIDE
+from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import create_model, registry
 from resnet_jax.records.trackers import check_trackers
@@ -39,6 +39,7 @@ RANGES: dict[str, Range] = {
     'data.std': Range(0, open='low'),
     'data.validation': _FRACTION,
     'data.memory_mib': Range(0, whole=True),
+    'data.bad_images_share': Range(0, 1),
     'data.workers': Range(0, 1024, whole=True),
     'augment.repeats': Range(1, 1024, whole=True),
     **dict.fromkeys(
@@ -67,6 +68,7 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'task': lambda config: TASKS,
     'data.normalize': lambda config: NORMALIZATIONS,
     'data.slice_order': lambda config: data.SLICE_ORDERS,
+    'data.bad_images': lambda config: data.BAD_IMAGES,
     'train.matmul_precision': lambda config: MATMUL_PRECISIONS,
     'optim.name': lambda config: optim.OPTIMIZERS,
     'optim.schedule': lambda config: optim.SCHEDULES,
@@ -147,6 +149,7 @@ NEEDS: dict[str, _Needs] = {
             and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
         ),
     ),
+    'data.bad_images_share': _one_of('data.bad_images', 'skip'),
     'data.eval_split': (
         'data.validation=0, which takes the evaluation examples from data.train_split',
         lambda fields: not fields['data.validation'],

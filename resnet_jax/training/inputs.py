@@ -29,6 +29,7 @@ class Inputs:
       fingerprint: 'train' and 'eval' -> `data.fingerprint` of the split.
       arrays: the whole training set, {'image': uint8 [N, S, S, C], 'label': int32 [N]}, where it is
         small enough to live on the device; None: it is streamed.
+      bad: counts the images of `arrays` that others have replaced; None: no image is replaced.
     """
 
     config: ConfigDict
@@ -37,6 +38,7 @@ class Inputs:
     preprocessing: Preprocessing
     fingerprint: dict[str, Any]
     arrays: Batch | None
+    bad: data.BadImages | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -80,11 +82,14 @@ class Inputs:
         size, repeats = config.train.batch_size, config.augment.repeats
         return data.batch_indices(config.seed, number, size, n, repeats)
 
-    def train_batches(self, first_step: int, last_step: int) -> Generator[Batch]:
+    def train_batches(
+        self, first_step: int, last_step: int, bad: data.BadImages | None = None
+    ) -> Generator[Batch]:
         """Batches for steps first_step to last_step - 1.
 
         {'index': int32 [B]} into `arrays`, or, streamed, {'image': uint8 [B, S, S, C], 'label':
-        int32 [B]}. B is this process's share of the batch.
+        int32 [B]}. B is this process's share of the batch. `bad` counts the images of these batches
+        that are replaced, where config.data.bad_images wants it.
         """
         config = self.config
         size, seed, repeats = config.train.batch_size, config.seed, config.augment.repeats
@@ -103,6 +108,7 @@ class Inputs:
             workers=workers(config),
             transforms=config.augment.transforms,
             repeats=repeats,
+            bad=bad or bad_images(config),
         )
 
     def eval_batches(self, devices: int = 1) -> Iterable[Batch]:
@@ -120,6 +126,12 @@ class Inputs:
 def workers(config: ConfigDict) -> int:
     """Number of reading processes: as configured, else what suits the machine."""
     return data.default_workers() if config.data.workers is None else config.data.workers
+
+
+def bad_images(config: ConfigDict) -> data.BadImages | None:
+    """Counts images that are replaced, where the config wants them to be; None: they are errors."""
+    settings = config.data
+    return data.BadImages(settings.bad_images_share) if settings.bad_images == 'skip' else None
 
 
 def fits_in_memory(source: Source, config: ConfigDict) -> bool:
@@ -152,8 +164,15 @@ def describe(inputs: Inputs) -> list[str]:
     """Lines about the examples of a run: how many of each class, and what was left out."""
     resident = None if inputs.arrays is None else inputs.arrays['label']
     counts = _counts_text(inputs.train, resident), _counts_text(inputs.eval, None)
-    notes = dict.fromkeys((*inputs.train.notes, *inputs.eval.notes))
+    notes = list(dict.fromkeys((*inputs.train.notes, *inputs.eval.notes)))
+    if inputs.bad is not None and inputs.bad.count:
+        notes.append(replaced_text(inputs.bad.count, inputs.bad.first))
     return [f'train: {counts[0]}; eval: {counts[1]}', *(f'data: {note}' for note in notes)]
+
+
+def replaced_text(count: int, first: str) -> str:
+    """What was done about images that cannot be read; `first` says what is wrong with the first."""
+    return f'{count} training images cannot be read and were replaced by others; {first}'
 
 
 def _counts_text(source: Source, labels: np.ndarray | None) -> str:
@@ -193,10 +212,11 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
         class_names=train.class_names,
     )
     resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
-    arrays = data.load_arrays(train, draft, processes.is_first()) if resident else None
+    bad = bad_images(config) if resident else None
+    arrays = data.load_arrays(train, draft, processes.is_first(), bad) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
-    return Inputs(config, train, evaluation, preprocessing, found, arrays)
+    return Inputs(config, train, evaluation, preprocessing, found, arrays, bad)
 
 
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:

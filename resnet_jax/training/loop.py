@@ -20,6 +20,7 @@ from resnet_jax.training.build import Run, build_run
 from resnet_jax.training.checkpoint import saved_steps
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.compilation import matmul_precision
+from resnet_jax.training.feeding import Feed
 from resnet_jax.training.inputs import describe, open_inputs
 from resnet_jax.training.optim import make_schedule, rate_note
 from resnet_jax.training.session import Session, open_session
@@ -194,22 +195,24 @@ def _take_steps(
         session.say(f'step {first}  {_EARLY}')  # killed before it had written its summary
         return
     session.restart_clock()
-    with contextlib.closing(run.dispatches(first)) as dispatches:
-        for number, (done, count, batches) in enumerate(dispatches, 1):
-            rest = arrays, run.placement.put_train_batches(batches)
+    with contextlib.closing(Feed(run, first)) as feed:
+        for number, (done, count, batches, placed) in enumerate(feed, 1):
+            rest = arrays, placed
             with compiling(session.say) if number == 1 else contextlib.nullcontext():
                 state, totals = run.train_step(seed, state, totals, *rest)
+            feed.dispatched(totals)
             session.console.advance(count, total)
             if number == 1:
                 jax.block_until_ready(totals)
                 session.first_dispatch_done(count)
+                feed.restart()
                 session.step_bytes = memory.jitted_bytes(run.train_step, seed, state, totals, *rest)
             session.measure(done, count, state, arrays, batches)
             last, signum = done == total, stop_requested(number)
             saves = last or signum is not None or done % config.checkpoint.every == 0
             evaluates = last or (signum is None and done % eval_every == 0)
             if saves or done % config.train.log_every == 0:
-                session.log(done, totals)
+                session.log(done, totals, feed)
                 totals = run.no_totals()
             with session.paused_clock(totals if saves or evaluates else None):
                 figures = session.evaluate(done, state) if evaluates else None

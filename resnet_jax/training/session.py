@@ -19,7 +19,8 @@ from resnet_jax.training import processes, step, workdir
 from resnet_jax.training.build import Run
 from resnet_jax.training.checkpoint import BEST_MODES, Checkpoints, one_line
 from resnet_jax.training.evaluate import evaluate_each
-from resnet_jax.training.inputs import fits_in_memory
+from resnet_jax.training.feeding import Feed
+from resnet_jax.training.inputs import fits_in_memory, replaced_text
 from resnet_jax.training.step import TrainState
 
 
@@ -55,6 +56,7 @@ class Session:
         self._own_console, self._name = console is None, name
         self.error: RunError | None = None
         self.step_bytes: int | None = None
+        self._said_fault = False
         self._first_step_seconds: float | None = None
         self._writer: MetricWriter | None = None
         self._mirrors = trackers.Mirrors([])
@@ -97,8 +99,13 @@ class Session:
         yield
         self._clock += time.perf_counter() - paused
 
-    def log(self, done: int, totals: Any) -> None:
+    def log(self, done: int, totals: Any, feed: Feed | None = None) -> None:
         """Writes the figures of the steps since the last call. Waits for the device.
+
+        Args:
+          done: number of steps taken.
+          totals: of these steps.
+          feed: where their batches came from, for its figures.
 
         Raises:
           Diverged: if the loss is not finite.
@@ -108,9 +115,13 @@ class Session:
         if not np.isfinite(figures['loss']):
             raise self._diverged(done)
         figures['learning_rate'] = float(self.run.schedule(done - 1))
-        timed = float(sums['n']) - self._untimed_images
+        timed, seconds = float(sums['n']) - self._untimed_images, time.perf_counter() - self._clock
         if timed:
-            figures['images_per_second'] = timed / (time.perf_counter() - self._clock)
+            figures['images_per_second'] = timed / seconds
+            figures |= feed.figures(seconds) if feed else {}
+        if figures.get('bad_images') and feed and not self._said_fault:
+            self._said_fault = True
+            self.say(f'data: {replaced_text(int(figures["bad_images"]), feed.first_fault)}')
         self._write(done, 'train', figures)
         images_left = (self.run.total_steps - done) * self.run.config.train.batch_size
         self.console.figures(done, figures, images_left, self._name)
@@ -224,6 +235,7 @@ class Session:
             first_step_seconds=self._first_step_seconds,
             step_bytes=self.step_bytes,
             trained_together=trained_together,
+            replaced=self.run.inputs.bad.count if self.run.inputs.bad else 0,
         )
         self.console.finished(self.folder, self._summary)
         return self._summary

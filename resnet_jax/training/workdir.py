@@ -222,6 +222,7 @@ def write_summary(
     first_step_seconds: float | None,
     step_bytes: int | None,
     trained_together: int = 1,
+    replaced: int = 0,
 ) -> dict[str, Any]:
     """Writes summary.json from a finished run's metrics.
 
@@ -235,10 +236,12 @@ def write_summary(
         it took none.
       step_bytes: memory of a step, by the compiler's account; None where it gives none.
       trained_together: number of runs that shared each step; the speed is that of one of them.
+      replaced: images that others had replaced before the first step.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged intervals, which leave out
-      compilation, evaluation and saving.
+      compilation, evaluation and saving; `data_wait` is the mean over them, None where the data
+      are on the device.
     """
     lines = list(read_metrics(workdir))
     train = [line for line in lines if line['split'] == 'train']
@@ -256,6 +259,7 @@ def write_summary(
         'first_step_seconds': first_step_seconds and round(first_step_seconds, 3),
         'trained_together': trained_together,
         'images_per_second': statistics.median(speeds) if speeds else None,
+        **_reading(train, replaced),
         'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
@@ -268,6 +272,15 @@ def write_summary(
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
     return summary
+
+
+def _reading(train: Sequence[Mapping[str, Any]], replaced: int) -> dict[str, Any]:
+    """What a summary says of the reading of images, from the training lines of metrics.jsonl."""
+    waits = [line['data_wait'] for line in train if line.get('data_wait') is not None]
+    return {
+        'data_wait': statistics.mean(waits) if waits else None,
+        'bad_images': replaced + int(sum(line.get('bad_images') or 0 for line in train)),
+    }
 
 
 def read_summary(workdir: Path) -> dict[str, Any] | None:

@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks the images, prints the tables and writes the files."""
     from resnet_jax import data
-    from resnet_jax.data.images import LARGEST_SIDE
     from resnet_jax.data.inspection import CONCERNS, find_concerns, inspect
+    from resnet_jax.data.resizing import LARGEST_SIDE
     from resnet_jax.experiments.reports.document import write_texts
     from resnet_jax.records.writers import check_folder
 

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     """Writes the copy and says how to use it."""
     from resnet_jax import data
     from resnet_jax.data import prepared
-    from resnet_jax.data.images import LARGEST_SIDE
+    from resnet_jax.data.resizing import LARGEST_SIDE
     from resnet_jax.records.writers import check_folder
 
     check_number('--size', options.size, Range(1, LARGEST_SIDE, whole=True))

@@ -8,7 +8,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Key, Shaped, UInt8
 
-from resnet_jax.data.images import random_resized_crop, resize_and_crop
+from resnet_jax.data.pictures import Picture, random_resized_crop
+from resnet_jax.data.resizing import resize_and_crop
 from resnet_jax.data.transforms.operations import Image, rotation, warp
 
 PadMode = Literal['zero', 'reflect']
@@ -56,13 +57,13 @@ def random_vertical_flip(
 
 def host_random_resized_crop(
     rng: np.random.Generator,
-    image: UInt8[np.ndarray, 'h w c'],
+    image: Picture | UInt8[np.ndarray, 'h w c'],
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     interpolation: str,
 ) -> UInt8[np.ndarray, 'size size c']:
-    """`images.random_resized_crop` as a row of the table."""
+    """`pictures.random_resized_crop` as a row of the table."""
     return random_resized_crop(
         image, size, rng, scale=scale, ratio=ratio, interpolation=interpolation
     )
@@ -70,7 +71,7 @@ def host_random_resized_crop(
 
 def random_scale_crop(
     rng: np.random.Generator,
-    image: UInt8[np.ndarray, 'h w c'],
+    image: Picture | UInt8[np.ndarray, 'h w c'],
     size: int,
     sides: tuple[int, int],
     interpolation: str,
@@ -84,11 +85,12 @@ def random_scale_crop(
       image: the image.
       size: side of the square, pixels.
       sides: shortest and longest length of the shorter side, pixels; all between are as likely.
-      interpolation: a key of `images.INTERPOLATIONS`.
+      interpolation: a key of `resizing.INTERPOLATIONS`.
     """
     shorter = int(rng.integers(sides[0], sides[1] + 1))
+    pixels = image.whole() if isinstance(image, Picture) else image
     return resize_and_crop(
-        image, size, shorter, interpolation, lambda room: int(rng.integers(room + 1))
+        pixels, size, shorter, interpolation, lambda room: int(rng.integers(room + 1))
     )
 
 

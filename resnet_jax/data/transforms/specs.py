@@ -69,7 +69,8 @@ class Transform:
         device only.
       stream: sets its random numbers apart from those of the other transforms.
       apply: by `where` and `level`, with the parameters as keywords:
-        host, example: (rng, image uint8 [H, W, C], size) -> uint8 [size, size, C]
+        host, example: (rng, image, size) -> uint8 [size, size, C]; the first of a run's gets a
+        `Picture`, which is not decoded yet, the others uint8 [size, size, C]
         device, example: (key, image [H, W, C]) -> image
         device, batch: (key, images [N, H, W, C], distributions [N, classes], partner) -> (images,
         distributions); `partner` gives, of an array [N, ...], the row of each example's partner in

@@ -1,6 +1,6 @@
 """The transforms that a config can name, one row each."""
 
-from resnet_jax.data.images import INTERPOLATIONS, LARGEST_SIDE
+from resnet_jax.data.resizing import INTERPOLATIONS, LARGEST_SIDE
 from resnet_jax.data.transforms import colour, geometry, mixing, policies, regions
 from resnet_jax.data.transforms.auto_augment import POLICIES
 from resnet_jax.data.transforms.operations import SAMPLINGS
