@@ -66,7 +66,7 @@ def measure(options, folder):
     for section in options.sections:
         keys = list(questions([section], options.tensorflow))
         for size in SIZES:
-            for workers in WORKERS:
+            for workers in options.workers:
                 here = [key for key in keys if key[1] == size and key[3] == workers]
                 with contextlib.ExitStack() as stack:
                     found |= _in_turn(here, options, folder / size, stack)
@@ -172,6 +172,7 @@ def main():
     parser.add_argument(
         '--sections', nargs='+', default=['decode', 'crop', 'pipeline'], metavar='SECTION'
     )
+    parser.add_argument('--workers', nargs='+', type=int, default=WORKERS, choices=WORKERS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_files(options.data_dir, pathlib.Path(folder))
