@@ -199,7 +199,7 @@ def tensorflow_batches(folder, workers, antialias=False):
     found = found.map(
         lambda path: crop(tf.io.read_file(path)), num_parallel_calls=parallel, deterministic=False
     )
-    # Not AUTOTUNE, which lets batches lie ready in any number while the other readers have their turn.
+    # Not AUTOTUNE, which lets any number of batches lie ready while the others have their turn.
     found = found.batch(BATCH, drop_remainder=True).prefetch(2)
     if workers:
         options = tf.data.Options()
