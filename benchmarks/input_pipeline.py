@@ -66,7 +66,7 @@ def measure(options, folder):
     for section in options.sections:
         keys = list(questions([section], options.tensorflow))
         for size in SIZES:
-            for workers in WORKERS:
+            for workers in options.workers:
                 here = [key for key in keys if key[1] == size and key[3] == workers]
                 with contextlib.ExitStack() as stack:
                     found |= _in_turn(here, options, folder / size, stack)
@@ -102,8 +102,7 @@ def first_batch(data_dir):
         'made = data.Preprocessing(224, 3, None, (.5,) * 3, (1.,) * 3, source.class_names)\n'
         'opened = time.perf_counter()\n'
         'batches = data.train_batches(source, made, seed=0, batch_size=64, first_step=0,\n'
-        '    last_step=100, transforms=("random_resized_crop",),\n'
-        '    settings={"crop_scale": (.08, 1.)})\n'
+        '    last_step=100, transforms=("random_resized_crop",))\n'
         'next(iter(batches)); batches.close()\n'
         'print(time.perf_counter() - began, time.perf_counter() - opened)'
     )
@@ -121,8 +120,7 @@ def memory(entries):
         f'source = Source("many", "train", ("a",), 3, read, (("train", 0, {entries}),))\n'
         'made = data.Preprocessing(224, 3, None, (.5,) * 3, (1.,) * 3, ("a",))\n'
         'batches = data.train_batches(source, made, seed=0, batch_size=64, first_step=0,\n'
-        '    last_step=20, transforms=("random_resized_crop",),\n'
-        '    settings={"crop_scale": (.08, 1.)})\n'
+        '    last_step=20, transforms=("random_resized_crop",))\n'
         'for batch in batches: pass\n'
         'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)'
     )
@@ -172,6 +170,7 @@ def main():
     parser.add_argument(
         '--sections', nargs='+', default=['decode', 'crop', 'pipeline'], metavar='SECTION'
     )
+    parser.add_argument('--workers', nargs='+', type=int, default=WORKERS, choices=WORKERS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_files(options.data_dir, pathlib.Path(folder))

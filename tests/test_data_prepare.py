@@ -11,8 +11,8 @@ from PIL import Image
 
 from resnet_jax.cli import main
 from resnet_jax.data import open_source, split_sizes
-from resnet_jax.data.resizing import resize_and_crop
 from resnet_jax.data.prepared import shrink
+from resnet_jax.data.resizing import resize_and_crop
 
 RNG = np.random.default_rng(0)
 

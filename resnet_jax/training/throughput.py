@@ -82,7 +82,7 @@ def _batches(config: ConfigDict, train: Source) -> Generator[Batch]:
         part=processes.part(),
         workers=workers(config),
         transforms=config.augment.transforms,
-        settings=config.augment,
+        repeats=config.augment.repeats,
         bad=bad_images(config),
     )
 
