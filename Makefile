@@ -51,7 +51,8 @@ demo: $(VENV)/.installed
 	@echo '  $(BIN)/resnet-jax train --help            # how to train on your own images'
 
 test: $(VENV)/.installed-$(EXTRAS)
-	XLA_FLAGS="$(strip $(TEST_XLA_FLAGS) $$XLA_FLAGS)" $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow' $(PYTEST_ARGS)
+	XLA_FLAGS="$(strip $(TEST_XLA_FLAGS) $$XLA_FLAGS)" $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		-m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(PYTEST_ARGS)

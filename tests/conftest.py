@@ -30,9 +30,15 @@ DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
 # Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
 NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
 SLOW_NOTEBOOKS = (*NOTEBOOKS_OF_REAL_DATA, '03_preact_vs_original.ipynb')
+# Long files come first, so that two workers end together.
+LONG = (
+    *('test_placement.py', '01_quickstart.ipynb', 'test_search.py', 'test_seeds.py'),
+    *('test_resume.py', 'test_sweep.py', 'test_weights.py', 'test_loader.py'),
+)
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         if item.path.name in SLOW_NOTEBOOKS:
             item.add_marker(pytest.mark.slow)

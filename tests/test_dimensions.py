@@ -36,6 +36,7 @@ def test_block_by_formula(base, placement, shortcut, size):
         assert_close(actual, expected)
 
 
+@pytest.mark.slow
 def test_digits_read_as_series_are_learnt():
     """Real 8x8 scans, read row by row as 64 steps; chance is 10 %."""
     images, labels = load_digits(return_X_y=True)

@@ -81,6 +81,7 @@ def test_the_gradients_of_all_paths_add_up_to_the_gradient(name, batch):
     assert_close(found, true_gradient(model, net, batch), 1e-4)
 
 
+@pytest.mark.slow
 def test_so_they_do_where_batch_norm_takes_the_statistics_of_the_batch(images):
     batch = Batch(images, LABELS, np.ones(N, bool))
     model = create_model('cifar_resnet20', **SMALL)

@@ -50,6 +50,7 @@ def test_bfloat16_learns_like_float32_and_keeps_float32(tmp_path, standard_promo
     assert half['loss'] != full['loss']
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_of_bfloat16(standard_promotion):
     full, half = (
         create_model('cifar_resnet8', 3, dtype, width=8, stem_width=8)

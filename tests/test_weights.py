@@ -381,6 +381,7 @@ def test_the_models_that_fit_are_named():
     assert fitting_models({'encoder.weight': (3, 3)}) == []
 
 
+@pytest.mark.slow
 def test_the_error_for_a_wrong_file_groups_the_mismatches(tmp_path):
     tensors = {n: np.zeros(s) for n, s in sizes_in('torchvision', create_model('resnet18')).items()}
     write_tensors(tmp_path / 'x.npz', Tensors(tensors, {}))

@@ -87,11 +87,8 @@ class Run:
     ) -> Generator[tuple[int, int, Batch]]:
         """From a step to the last: (steps then taken, steps in the dispatch, batches [steps, ...]).
 
-        A dispatch ends where the config wants figures, an evaluation or a checkpoint.
-
-        Args:
-          first: the step to begin with, from 0.
-          bad: counts the images that are replaced, where config.data.bad_images wants it.
+        A dispatch ends where the config wants figures, an evaluation or a checkpoint. `bad` counts
+        the images that are replaced, where config.data.bad_images wants it.
         """
         config, total = self.config, self.total_steps
         periods = (
