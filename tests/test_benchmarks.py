@@ -45,10 +45,8 @@ def peers_path(path, stage_sizes, convolutions):
     return collection, f'Block_{before + block - 1}', f'{kind}_{number - 1}', leaf
 
 
-@pytest.mark.parametrize(
-    'net',
-    [n if n == 'basic' else pytest.param(n, marks=pytest.mark.slow) for n in NETS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('net', NETS)
 def test_plain_flax_computes_what_ours_does(net):
     """Same parameters, logits, losses along two steps, and variables after them."""
     name, stage_sizes, (bottleneck, is_cifar) = NETS[net]

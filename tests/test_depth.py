@@ -125,6 +125,7 @@ def test_an_optimisers_state_converts_with_its_parameters(transform, standard_pr
     assert jax.tree.structure(unstack_blocks(stacked_state)) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 def test_what_drops_depends_on_the_key_alone():
     design = replace(branch_dropout=0.3, shortcut_dropout=0.1)
     _, scanned = pair(design, stochastic_depth=0.5)

@@ -80,7 +80,8 @@ def scripts():
 
 
 SCRIPTS = scripts()
-_SLOW_SCRIPTS = ('docs/devices.md',)  # trains three seeds; tests/test_seeds.py is quicker
+# The first trains three seeds (tests/test_seeds.py is quicker); the others compile large nets.
+_SLOW_SCRIPTS = ('docs/devices.md', 'docs/weights.md', 'docs/features.md')
 
 
 @pytest.mark.parametrize(

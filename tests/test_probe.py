@@ -109,6 +109,7 @@ def test_fewer_examples_than_features_give_the_same_solution():
         assert (found == expected_logistic(train, test, penalty)).all()
 
 
+@pytest.mark.slow
 def test_few_shot_curves(ask, tmp_path):
     good, labels = blobs(300, 0.1)
     fair, _ = blobs(300, 2.5)
