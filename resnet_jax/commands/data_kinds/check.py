@@ -218,7 +218,7 @@ def _page(
     from resnet_jax.experiments.reports.gallery_page import gallery_page
 
     n = sum(len(each.labels) for each in found)
-    nothing = ['Nothing is the matter with them.'] * (not any(concerns.values()))
+    nothing = ['No problems were found.'] * (not any(concerns.values()))
     statement = [
         f'{n:,} images in {", ".join(each.source.split for each in found)}',
         *(f'{of["title"]}: {of["count"]:,}' for of in result['findings'].values() if of['count']),
