@@ -6,7 +6,7 @@ DIR holds the TFDS data set imagenette224, and PYTHON is that of an environment 
 tensorflow-cpu and numpy; without it TensorFlow is left out. The images are Imagenette's, JPEGs of
 224x224, and the same enlarged to 500x375 (bicubic, quality 90): those have the size of ImageNet's,
 and less detail. Every reader runs in a process of its own, a repetition each in turn; one that
-uses a resize without antialiasing computes something cheaper than the others and says so.
+resizes without antialiasing does less work than the others; the tables name it as such.
 """
 
 import contextlib
@@ -110,7 +110,7 @@ def first_batch(data_dir):
 
 
 def memory(entries):
-    """Peak MiB of a process that reads batches of a synthetic data set of so many entries."""
+    """Peak MiB of a process that reads batches of a synthetic data set of `entries` images."""
     code = (
         'import functools, resource, numpy as np\n'
         'from resnet_jax import data\n'

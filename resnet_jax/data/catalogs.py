@@ -87,7 +87,7 @@ def has_effect(spec: str, field: str) -> bool:
     """Whether a field of `config.data` has an effect on a data set, of which only the name counts.
 
     Args:
-      spec: the data set; one of no known kind is given the benefit of the doubt.
+      spec: the data set; for one of an unknown kind the answer is yes.
       field: one of the `takes` of `KINDS`.
     """
     name = str(spec).partition(':')[0]

@@ -74,7 +74,7 @@ def inspect(source: Source, full: bool = False, progress: bool = True) -> Inspec
     """Looks at all images of a split, with a thread for each core.
 
     Args:
-      source: the split; its channels say how images are decoded.
+      source: the split; images are decoded to its number of channels.
       full: decode the images; otherwise files are read, and only their headers looked at.
       progress: show a bar where standard error is a terminal and it takes over a second.
     """

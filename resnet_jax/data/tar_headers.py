@@ -45,7 +45,7 @@ def read_members(raw: io.BufferedReader, path: Path, left_out: dict[str, int]) -
       left_out: counts, by what they are, the members that are no plain files; folders do not count.
 
     Raises:
-      InputError: if the archive is damaged, cut short, or goes on behind its end.
+      InputError: if the archive is damaged, truncated, or has data after its end.
     """
     size, position = os.fstat(raw.fileno()).st_size, 0
     try:
@@ -119,7 +119,7 @@ def _check_end(rest: bytes, path: Path, position: int) -> None:
     if len(rest) < _BLOCK or rest[:_BLOCK].strip(b'\0'):
         raise InputError(
             f'{path}: cut short, what begins at byte {position:,} is not whole; get it again, or '
-            'unpack what is there and pack it anew'
+            'extract what can be read and create the archive again'
         )
     if rest.strip(b'\0'):
         raise InputError(

@@ -203,7 +203,18 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     # A bad image would show only after all steps until then.
     data.check_files(evaluation, settings.channels)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
-    draft = Preprocessing(
+    draft, resident = unmeasured(config, train), is_resident(config, train)
+    bad = bad_images(config) if resident else None
+    arrays = data.load_arrays(train, draft, processes.is_first(), bad) if resident else None
+    preprocessing = stored or _fit(draft, config, arrays)
+    found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
+    return Inputs(config, train, evaluation, preprocessing, found, arrays, bad)
+
+
+def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
+    """The preprocessing of a config, without normalisation."""
+    settings = config.data
+    return Preprocessing(
         image_size=settings.image_size,
         channels=settings.channels,
         resize=settings.resize,
@@ -211,12 +222,11 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
         std=(1.0,) * settings.channels,
         class_names=train.class_names,
     )
-    resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
-    bad = bad_images(config) if resident else None
-    arrays = data.load_arrays(train, draft, processes.is_first(), bad) if resident else None
-    preprocessing = stored or _fit(draft, config, arrays)
-    found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
-    return Inputs(config, train, evaluation, preprocessing, found, arrays, bad)
+
+
+def is_resident(config: ConfigDict, train: Source) -> bool:
+    """Whether a run keeps its training images on the device; else they are streamed."""
+    return not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
 
 
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:

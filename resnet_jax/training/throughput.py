@@ -12,10 +12,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.data import Preprocessing, Source
-from resnet_jax.training import processes
+from resnet_jax.data import Source
 from resnet_jax.training.build import stack
-from resnet_jax.training.inputs import Batch, bad_images, fits_in_memory, open_splits, workers
+from resnet_jax.training.inputs import (
+    Batch,
+    Inputs,
+    is_resident,
+    open_splits,
+    unmeasured,
+    workers,
+)
 from resnet_jax.training.placement import make_placement
 
 _TOGETHER = 64  # images that a thread decodes at a time
@@ -45,7 +51,6 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     with contextlib.closing(_batches(config, train)) as stream:
         sent = ((placement.put_train_batches(stack([batch])), _length(batch)) for batch in stream)
         delivered = _speed((jax.block_until_ready(each) and n for each, n in sent), seconds)
-    resident = not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
     return {
         'n': len(train),
         'batch_size': size,
@@ -57,34 +62,14 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
         'delivered': delivered,
         'seconds_per_batch': size / delivered,
         'seconds_per_epoch': len(train) / delivered,
-        'resident': resident,
+        'resident': is_resident(config, train),
     }
 
 
 def _batches(config: ConfigDict, train: Source) -> Generator[Batch]:
     """The training batches of a run, streamed whether or not a run would."""
-    settings = config.data
-    preprocessing = Preprocessing(
-        image_size=settings.image_size,
-        channels=settings.channels,
-        resize=settings.resize,
-        mean=(0.0,) * settings.channels,
-        std=(1.0,) * settings.channels,
-        class_names=train.class_names,
-    )
-    yield from data.train_batches(
-        train,
-        preprocessing,
-        seed=config.seed,
-        batch_size=config.train.batch_size,
-        first_step=0,
-        last_step=_MANY,
-        part=processes.part(),
-        workers=workers(config),
-        transforms=config.augment.transforms,
-        repeats=config.augment.repeats,
-        bad=bad_images(config),
-    )
+    inputs = Inputs(config, train, train, unmeasured(config, train), {}, arrays=None)
+    return inputs.train_batches(0, _MANY)
 
 
 def _length(batch: Batch) -> int:

@@ -97,7 +97,7 @@ def random_scale_crop(
 def rotate(
     key: Key[Array, ''], image: Image, degrees: float, fill: int, interpolation: str
 ) -> Image:
-    """Turns an image about its middle, by up to so many degrees to either side.
+    """Rotates an image about its centre by a random angle.
 
     Args:
       key: of this example.
