@@ -1,12 +1,12 @@
 """`resnet-jax analyze`."""
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_jax import text
 from resnet_jax.commands import data_options, model_options
+from resnet_jax.commands.kinds import add_kinds
 from resnet_jax.errors import Range, check_number
 from resnet_jax.json_files import json_text
 
@@ -27,12 +27,7 @@ KINDS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the kinds and their arguments."""
-    kinds = parser.add_subparsers(title='kinds', metavar='KIND', required=True)
-    for name in KINDS:
-        kind = importlib.import_module(f'resnet_jax.commands.analyses.{name}')
-        sub = kinds.add_parser(
-            name, help=kind.TEXT, description=kind.TEXT, epilog=kind.EPILOG, allow_abbrev=False
-        )
+    for kind, sub in add_kinds(parser, 'resnet_jax.commands.analyses', KINDS):
         model_options.add_model_options(sub)
         data_options.add_data_options(sub)
         kind.add_arguments(sub)
@@ -40,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             '--out',
             type=Path,
             metavar='DIR',
-            help=f'for {name}.json and the pictures (default: analysis/{name} in the workdir, or '
-            'in the current folder without a run)',
+            help='for KIND.json and the pictures (default: analysis/KIND in the workdir, or in the '
+            'current folder without a run)',
         )
         sub.add_argument('--json', action='store_true', help='print one JSON object')
-        sub.set_defaults(kind=name, analyse=kind.analyse)
+        sub.set_defaults(analyse=kind.analyse)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """`resnet-jax data`."""
 
 import argparse
-import importlib
+
+from resnet_jax.commands.kinds import add_kinds
 
 TEXT = 'Look at data before training, see it as a model does, and make fast copies of it.'
 EPILOG = (
@@ -14,14 +15,9 @@ KINDS = ('check', 'show', 'prepare', 'bench')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the kinds and their arguments."""
-    kinds = parser.add_subparsers(title='kinds', metavar='KIND', required=True)
-    for name in KINDS:
-        kind = importlib.import_module(f'resnet_jax.commands.data_kinds.{name}')
-        sub = kinds.add_parser(
-            name, help=kind.TEXT, description=kind.TEXT, epilog=kind.EPILOG, allow_abbrev=False
-        )
+    for kind, sub in add_kinds(parser, 'resnet_jax.commands.data_kinds', KINDS):
         kind.add_arguments(sub)
-        sub.set_defaults(kind=name, run_kind=kind.run)
+        sub.set_defaults(run_kind=kind.run)
 
 
 def run(options: argparse.Namespace) -> None:
