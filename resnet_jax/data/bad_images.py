@@ -1,4 +1,4 @@
-"""Training images that cannot be read: others take their place, and they are counted."""
+"""Training images that cannot be read: they are counted, and replaced by others."""
 
 from collections.abc import Callable
 

@@ -45,11 +45,11 @@ class Inspection:
 
 
 class Case(NamedTuple):
-    """One or more images with which something is the matter.
+    """One or more images with a problem.
 
     Attributes:
       images: (which of the inspections, index) of each.
-      text: what.
+      text: the problem.
     """
 
     images: tuple[tuple[int, int], ...]
@@ -57,7 +57,7 @@ class Case(NamedTuple):
 
 
 class Concern(NamedTuple):
-    """Something that can be the matter with images.
+    """A problem that images can have.
 
     Attributes:
       level: 'error' if training stops at it, else 'warning'.
@@ -248,7 +248,7 @@ CONCERNS: dict[str, Concern] = {
 
 
 def find_concerns(found: Sequence[Inspection], side: int | None = None) -> dict[str, list[Case]]:
-    """What is the matter with the images of some splits.
+    """Finds the problems of the images of some splits.
 
     Args:
       found: the splits of one data set.
