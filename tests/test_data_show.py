@@ -64,6 +64,34 @@ def test_the_command_draws_a_picture(tmp_path, capsys):
         assert len(np.unique(np.asarray(picture.convert('L')))) > 10
 
 
+def test_data_alone_are_shown_with_the_default_config(tmp_path, monkeypatch):
+    """Of a folder with a single split, smaller than the default batch."""
+    rng = np.random.default_rng(0)
+    for label in ('cat', 'dog'):
+        folder = tmp_path / 'pets' / 'mine' / label
+        folder.mkdir(parents=True)
+        for i in range(3):
+            pixels = rng.integers(0, 256, (40, 48, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f'{i}.png')
+    seen = []
+    monkeypatch.setattr(show, 'draw', lambda *given: seen.append(given) or b'')
+    data = [f'--data=folder:{tmp_path}/pets', '--split=mine', '--count=4']
+    assert main(['data', 'show', *data, f'--out={tmp_path}/x.png']) == 0
+    ((found, title),) = seen
+    assert len(found.stored) == 4 and found.seen.shape == (4, 32, 32, 3)
+    assert {image.shape for image in found.stored} == {(40, 48, 3)}
+    assert set(found.classes) <= {'cat', 'dog'} and 'pad_crop, flip' in title
+    # Of data that are streamed, statistics would have to be given.
+    crop = '--config.augment.transforms=random_resized_crop'
+    assert main(['data', 'show', *data, f'--out={tmp_path}/x.png', crop]) == 0
+    assert seen[1][0].read.shape == (4, 32, 32, 3)
+
+
+def test_nothing_to_show(capsys):
+    assert main(['data', 'show']) == 2
+    assert 'give --data SPEC, or --config' in capsys.readouterr().err
+
+
 def test_mixed_labels_and_odd_names_are_drawn(tmp_path):
     found = preview(tiny({'augment.transforms': '()'}), 2)
     odd = show.draw(

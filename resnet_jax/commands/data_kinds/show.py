@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnet_jax.commands import data_options
 from resnet_jax.errors import InputError, Range, check_number
 from resnet_jax.text import printable, shortened
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 TEXT = 'Draw training examples as they are stored, as they are read, and as the model sees them.'
 EPILOG = (
     'The examples are the first of the first batch, read and augmented as the run would, with its '
-    'seed; --config.seed=N shows others. Example: resnet-jax data show --config digits '
-    '--config.augment.transforms=pad_crop --out examples.png'
+    'seed; --config.seed=N shows others. Examples: resnet-jax data show --config digits '
+    '--config.augment.transforms=pad_crop --out examples.png; resnet-jax data show --data '
+    'folder:photos --config.data.image_size=224'
 )
 MOST = 128  # examples in a picture
 _ACROSS = 8  # examples in a row
@@ -30,8 +32,14 @@ _PARTS = 3  # of a mixed label that are named
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of this kind."""
     parser.add_argument(
-        '--config', required=True, metavar='FILE|NAME', help='as of `resnet-jax train`'
+        '--config',
+        metavar='FILE|NAME',
+        help='of the run (default with --data: default, with a batch of --count examples)',
     )
+    data = parser.add_argument_group('the data')
+    data.add_argument('--data', metavar='SPEC', help=f"{data_options.SPECS}; default: the config's")
+    data.add_argument('--data-dir', metavar='DIR', help='of tfds:NAME: where it lies')
+    data.add_argument('--split', metavar='NAME', help="default: the config's train_split")
     parser.add_argument(
         '--out',
         type=Path,
@@ -53,7 +61,13 @@ def run(options: argparse.Namespace) -> None:
     check_number('--count', options.count, Range(1, MOST, whole=True))
     if options.out.suffix.lower() != '.png':
         raise InputError(f'--out {options.out}: the picture is a PNG; give FILE.png')
-    settings = config.load_config(options.config, options.overrides)
+    spec, fields = _config(options)
+    settings = config.load_config(spec, [*fields, *options.overrides])
+    if options.config is None and settings.data.normalize == 'channel':
+        # No run, so no statistics either: those of a streamed set would have to be given.
+        for name in ('mean', 'std'):
+            if settings.data[name] is None:
+                settings.data[name] = (0.5,) * settings.data.channels
     check_file(options.out, f'--out {options.out}', 'give another file')
     compilation.keep_compiled()
     found = preview(settings, options.count)
@@ -61,6 +75,24 @@ def run(options: argparse.Namespace) -> None:
     title = f'{settings.data.name}, seed {settings.seed}; transforms: {transforms}'
     options.out.write_bytes(draw(found, title))
     print(f'written: {options.out}')
+
+
+def _config(options: argparse.Namespace) -> tuple[str, list[tuple[str, Any]]]:
+    """The config, and the fields that the options change."""
+    from resnet_jax.training.config import read_config_file
+
+    if options.config is None and options.data is None:
+        raise InputError('choose what to show: give --data SPEC, or --config FILE|NAME of a run')
+    spec = options.config or 'default'
+    given = {'name': options.data, 'dir': options.data_dir, 'train_split': options.split}
+    fields = {f'data.{name}': value for name, value in given.items() if value is not None}
+    if options.config is None:
+        fields['train.batch_size'] = options.count
+    base = read_config_file(spec).data
+    if fields and not base.validation:
+        # Nothing is evaluated here, so the data need no split for that.
+        fields['data.eval_split'] = options.split or base.train_split
+    return spec, list(fields.items())
 
 
 def draw(found: 'Preview', title: str) -> bytes:
