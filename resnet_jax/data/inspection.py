@@ -22,6 +22,8 @@ SMALLEST_SHARE = 1 / 4  # of the median shorter side
 SMALLEST_OF_MODEL = 1 / 2  # of the side that a model sees: below, an image is enlarged twofold
 _DIGEST = 16  # bytes
 
+Group = tuple[tuple[int, int], ...]  # (which of the inspections, index) of each image
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
@@ -52,8 +54,22 @@ class Case(NamedTuple):
       text: the problem.
     """
 
-    images: tuple[tuple[int, int], ...]
+    images: Group
     text: str
+
+
+class Seen(NamedTuple):
+    """What problems are looked for in.
+
+    Attributes:
+      inspections: the splits of one data set.
+      side: of the model's input, pixels, or None.
+      groups: the images that are the same, group by group, in the order of their first.
+    """
+
+    inspections: Sequence[Inspection]
+    side: int | None
+    groups: Sequence[Group]
 
 
 class Concern(NamedTuple):
@@ -62,12 +78,12 @@ class Concern(NamedTuple):
     Attributes:
       level: 'error' if training stops at it, else 'warning'.
       title: in a table.
-      find: (inspections, side of the model's input or None) -> the cases.
+      find: gives the cases.
     """
 
     level: Literal['error', 'warning']
     title: str
-    find: Callable[[Sequence[Inspection], int | None], Iterator[Case]]
+    find: Callable[[Seen], Iterator[Case]]
 
 
 def inspect(source: Source, full: bool = False, progress: bool = True) -> Inspection:
@@ -148,21 +164,7 @@ def _seen(
     return size, digest.digest(), full and bool((image == image[0, 0]).all())
 
 
-def _broken(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for number, each in enumerate(found):
-        for index in sorted(each.faults):
-            yield Case(((number, index),), each.faults[index])
-
-
-def _without_class(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for number, each in enumerate(found):
-        classes = len(each.source.class_names)
-        for index in np.flatnonzero((each.labels < 0) | (each.labels >= classes)).tolist():
-            label = each.labels[index]
-            yield Case(((number, index),), f'label {label}, outside of the {classes} classes')
-
-
-def _groups(found: Sequence[Inspection]) -> Iterator[tuple[tuple[int, int], ...]]:
+def _groups(found: Sequence[Inspection]) -> Iterator[Group]:
     """The images that are the same, group by group, in the order of their first."""
     places = np.concatenate(
         [
@@ -180,57 +182,71 @@ def _groups(found: Sequence[Inspection]) -> Iterator[tuple[tuple[int, int], ...]
         yield tuple((int(i), int(j)) for i, j in places[rows])
 
 
-def _splits(found: Sequence[Inspection], group: Sequence[tuple[int, int]]) -> list[str]:
-    return [found[i].source.split for i in sorted({i for i, _ in group})]
+def _splits(seen: Seen, group: Group) -> list[str]:
+    return [seen.inspections[i].source.split for i in sorted({i for i, _ in group})]
 
 
-def _leaked(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for group in _groups(found):
-        splits = _splits(found, group)
+def _broken(seen: Seen) -> Iterator[Case]:
+    for number, each in enumerate(seen.inspections):
+        for index in sorted(each.faults):
+            yield Case(((number, index),), each.faults[index])
+
+
+def _without_class(seen: Seen) -> Iterator[Case]:
+    for number, each in enumerate(seen.inspections):
+        classes = len(each.source.class_names)
+        for index in np.flatnonzero((each.labels < 0) | (each.labels >= classes)).tolist():
+            label = each.labels[index]
+            yield Case(((number, index),), f'label {label}, outside of the {classes} classes')
+
+
+def _leaked(seen: Seen) -> Iterator[Case]:
+    for group in seen.groups:
+        splits = _splits(seen, group)
         if len(splits) > 1:
             yield Case(group, f'the same image in {" and ".join(splits)}')
 
 
-def _repeated(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for group in _groups(found):
-        splits = _splits(found, group)
+def _repeated(seen: Seen) -> Iterator[Case]:
+    for group in seen.groups:
+        splits = _splits(seen, group)
         if len(splits) == 1:
             yield Case(group, f'{len(group)} times in {splits[0]}')
 
 
-def _contradictory(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for group in _groups(found):
-        labels = sorted({int(found[i].labels[j]) for i, j in group})
-        names = found[0].source.class_names
+def _contradictory(seen: Seen) -> Iterator[Case]:
+    for group in seen.groups:
+        labels = sorted({int(seen.inspections[i].labels[j]) for i, j in group})
+        names = seen.inspections[0].source.class_names
         if len(labels) > 1:
             words = [names[k] if 0 <= k < len(names) else str(k) for k in labels]
             yield Case(group, f'the same image as {" and as ".join(words)}')
 
 
-def _small(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    shorter = [each.sizes.min(axis=1) for each in found]
+def _small(seen: Seen) -> Iterator[Case]:
+    shorter = [each.sizes.min(axis=1) for each in seen.inspections]
     known = np.concatenate(shorter)
-    if side is not None:
-        limit, what = SMALLEST_OF_MODEL * side, f'the {side} that the model sees'
+    if seen.side is not None:
+        limit, what = SMALLEST_OF_MODEL * seen.side, f'the {seen.side} that the model sees'
     else:
         middle = float(np.median(known[known > 0])) if (known > 0).any() else 0.0
         limit, what = SMALLEST_SHARE * middle, f'a shorter side of {middle:g} that is usual here'
-    for number, each in enumerate(found):
+    for number, each in enumerate(seen.inspections):
         for index in np.flatnonzero((shorter[number] > 0) & (shorter[number] < limit)).tolist():
             width, height = each.sizes[index]
             yield Case(((number, index),), f'{width} x {height} pixels, for {what}')
 
 
-def _long(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for number, each in enumerate(found):
+def _long(seen: Seen) -> Iterator[Case]:
+    for number, each in enumerate(seen.inspections):
         longer, shorter = each.sizes.max(axis=1), each.sizes.min(axis=1)
         for index in np.flatnonzero(longer > LONGEST_ASPECT * shorter).tolist():
             width, height = each.sizes[index]
             yield Case(((number, index),), f'{width} x {height} pixels')
 
 
-def _flat(found: Sequence[Inspection], side: int | None) -> Iterator[Case]:
-    for number, each in enumerate(found):
+def _flat(seen: Seen) -> Iterator[Case]:
+    for number, each in enumerate(seen.inspections):
         for index in np.flatnonzero(each.flat).tolist():
             yield Case(((number, index),), 'all pixels are of one colour')
 
@@ -258,4 +274,5 @@ def find_concerns(found: Sequence[Inspection], side: int | None = None) -> dict[
     Returns:
       A key of `CONCERNS` -> its cases, which may be none, in the order of the images.
     """
-    return {name: list(concern.find(found, side)) for name, concern in CONCERNS.items()}
+    seen = Seen(found, side, list(_groups(found)))
+    return {name: list(concern.find(seen)) for name, concern in CONCERNS.items()}
