@@ -280,6 +280,8 @@ def printable(text: str, keep: str = '') -> str:
       text: the text.
       keep: characters that stay although they do not print.
     """
+    if text.isprintable():  # as nearly every name; this is called for every image that is read
+        return text
     return ''.join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 

@@ -169,6 +169,13 @@ EXPECTED = {
         'resnet200 with the stem of ResNet-C',
     ),
     'resnet50t': (25_557_032 + TIERED_STEM, "resnet50 with timm's tiered stem"),
+    **{
+        f'resnetv2_{depth}d': (
+            imagenet_preact(STAGES[depth], False) + DEEP_STEM,
+            f'resnetv2_{depth} with the stem of ResNet-C',
+        )
+        for depth in (18, 34)
+    },
     'resnetv2_50d': (25_549_352 + DEEP_STEM, 'resnetv2_50 with the stem of ResNet-C'),
     'resnet50_gn': (25_557_032, 'as resnet50: group norm has as many parameters as batch norm'),
     'resnetblur50': (25_557_032, 'as resnet50: a blur has no parameters'),

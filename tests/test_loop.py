@@ -1,5 +1,6 @@
 """The training loop, its step and its evaluation: what they compute and what they leave behind."""
 
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from resnet_jax.training import loop, metrics, step, workdir
 from resnet_jax.training.build import build_run
 from resnet_jax.training.evaluate import evaluate, evaluate_each, make_eval_step
 from resnet_jax.training.inputs import open_inputs
+from resnet_jax.training.optim import evaluated_params
 from resnet_jax.training.session import Session
 
 STOCHASTIC = {'model.dropout': 0.3, 'augment.transforms': 'pad_crop(pad=1)'}
@@ -456,20 +458,21 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
     assert not (tmp_path / 'other').exists()
 
 
-def test_a_stop_asked_for_by_the_caller(tmp_path):
+@pytest.mark.parametrize('optimiser', ['sgd', 'schedule_free_adamw', 'muon'])
+def test_a_stop_asked_for_by_the_caller(tmp_path, optimiser):
     """`on_evaluation` sees each evaluation but the last; False stops the run, which can resume."""
-    seen = []
+    seen, fields = [], {'optim.name': optimiser}
 
     def stop_at_six(step, figures):
         seen.append((step, figures['n']))
         return step != 6
 
     with pytest.raises(Stopped):
-        loop.train(tiny(), tmp_path / 'run', on_evaluation=stop_at_six)
+        loop.train(tiny(fields), tmp_path / 'run', on_evaluation=stop_at_six)
     assert checkpoint_steps(tmp_path / 'run')[-1] == 6
-    loop.train(tiny(), tmp_path / 'run', on_evaluation=stop_at_six)
+    loop.train(tiny(fields), tmp_path / 'run', on_evaluation=stop_at_six)
     assert seen == [(6, 360)]
-    loop.train(tiny(), tmp_path / 'whole')
+    loop.train(tiny(fields), tmp_path / 'whole')
     assert differing(load_state(tmp_path / 'run'), load_state(tmp_path / 'whole')) == []
 
 
@@ -487,3 +490,42 @@ def test_speed_leaves_evaluation_out(tmp_path, monkeypatch):
     loop.train(tiny(fields), tmp_path / 'run')
     speed = lines(tmp_path / 'run', 'train')[-1]['images_per_second']
     assert speed > 20 * 32 / 2
+
+
+@pytest.mark.parametrize('streamed', [False, True])
+def test_training_images_of_another_size(tmp_path, streamed):
+    """Each is what `prepare` gives at that size; evaluation and prediction keep their own."""
+    fields = {'data.train_image_size': 6, 'train.steps': 2, **(STREAMED if streamed else {})}
+    config = tiny(fields)
+    inputs = open_inputs(config)
+    batch = next(inputs.train_batches(0, 1))
+    if not streamed:
+        batch = {name: array[batch['index']] for name, array in inputs.arrays.items()}
+    assert batch['image'].shape == (config.train.batch_size, 6, 6, 1)
+    smaller = dataclasses.replace(inputs.preprocessing, image_size=6)
+    (example,) = inputs.train.take([int(inputs.indices(0)[0])])
+    np.testing.assert_array_equal(batch['image'][0], smaller.prepare(example['image']))
+    assert next(iter(inputs.eval_batches()))['image'].shape[1:] == (8, 8, 1)
+    summary = loop.train(config, tmp_path / 'run')
+    assert load_trained(tmp_path / 'run').preprocessing.image_size == 8
+    assert math.isfinite(summary['eval']['loss'])
+
+
+def test_a_schedule_free_run_evaluates_the_average(tmp_path):
+    """And stores it: what is loaded from the run is what was evaluated."""
+    fields = {'optim.name': 'schedule_free_sgd', 'optim.learning_rate': 0.5, 'train.steps': 6}
+    config = tiny({**fields, 'optim.schedule': 'constant', 'checkpoint.every': 6})
+    summary = loop.train(config, tmp_path / 'run')
+    state = load_state(tmp_path / 'run')
+    average = evaluated_params(config.optim)(state.opt_state, state.params)
+    trained = load_trained(tmp_path / 'run')
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+        trained.variables['params'],
+        average,
+    )
+    assert differing(state.params, average) != []
+    inputs = open_inputs(config)
+    eval_step = make_eval_step(trained.model, trained.preprocessing)
+    figures, _ = evaluate(eval_step, trained.variables, inputs.eval_batches())
+    assert figures['loss'] == pytest.approx(summary['eval']['loss'], rel=1e-6)

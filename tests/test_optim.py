@@ -278,3 +278,121 @@ def test_a_rate_that_is_another_optimisers_is_noted(fields, noted):
     note = optim.rate_note(config.optim, 128)
     assert bool(note) == noted
     assert not noted or f'is high for {config.optim.name}' in note
+
+
+def after(name, gradients, start, **fields):
+    """The parameters after a step for each gradient, of learning rate 0.1, and the state."""
+    optimizer = optim.make_optimizer(
+        settings(name=name, weight_decay=0.0, **fields), optax.constant_schedule(0.1)
+    )
+    params, state = start, optimizer.init(start)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+GRADIENTS = [{'head': {'kernel': jnp.asarray([[g]])}} for g in (0.5, -2.0, 3.0)]
+ONE = {'head': {'kernel': jnp.asarray([[1.0]])}}
+
+
+def test_lion_steps_by_the_sign():
+    """arXiv 2302.06675, algorithm 2: the sign of b1 m + (1 - b1) g; m decays with b2."""
+    found, _ = after('lion', GRADIENTS, ONE, b1=0.9, b2=0.5)
+    p, m = 1.0, 0.0
+    for g in (0.5, -2.0, 3.0):
+        p -= 0.1 * np.sign(0.9 * m + 0.1 * g)
+        m = 0.5 * m + 0.5 * g
+    np.testing.assert_allclose(found['head']['kernel'], [[p]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['nadam', 'nadamw'])
+def test_nadam_looks_one_step_ahead(name):
+    """Dozat 2016, algorithm 8, with a constant b1: the next step's momentum takes the present's."""
+    found, _ = after(name, GRADIENTS, ONE, b1=0.9, b2=0.99)
+    p, m, v = 1.0, 0.0, 0.0
+    for t, g in enumerate((0.5, -2.0, 3.0), 1):
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
+        ahead = 0.9 * m / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+        p -= 0.1 * ahead / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+    np.testing.assert_allclose(found['head']['kernel'], [[p]], rtol=1e-5)
+
+
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_nadam_decays_the_gradient_and_nadamw_the_parameter(weight_decay):
+    gradient = {'head': {'kernel': jnp.asarray([[0.0]])}}
+    found = {}
+    for name in ('nadam', 'nadamw'):
+        config = settings(name=name, weight_decay=weight_decay)
+        optimizer = optim.make_optimizer(config, optax.constant_schedule(0.1))
+        updates, _ = optimizer.update(gradient, optimizer.init(ONE), ONE)
+        found[name] = float(updates['head']['kernel'][0, 0])
+    if not weight_decay:
+        assert found == {'nadam': 0.0, 'nadamw': 0.0}
+    else:
+        assert found['nadamw'] == pytest.approx(-0.01)  # rate x decay x parameter
+        assert found['nadam'] < -0.05  # Adam makes a step of its own size of any gradient
+
+
+def test_muon_makes_updates_of_convolutions_orthogonal():
+    """As a matrix [all inputs, outputs] of singular values near 1, scaled to the size of Adam's."""
+    rng = np.random.default_rng(0)
+    gradient = {
+        'stage1': {'conv1': {'kernel': jnp.asarray(rng.normal(size=(3, 3, 8, 16)), jnp.float32)}},
+        'head': {'kernel': jnp.asarray(rng.normal(size=(16, 10)), jnp.float32)},
+    }
+    start = jax.tree.map(jnp.zeros_like, gradient)
+    found, _ = after('muon', [gradient], start)
+    update = np.asarray(found['stage1']['conv1']['kernel']).reshape(72, 16)
+    values = np.linalg.svd(update, compute_uv=False) / (0.1 * 0.2 * np.sqrt(72))
+    assert values.min() > 0.6 and values.max() < 1.3  # of 5 Newton-Schulz steps: Jordan, 2024
+    before = np.asarray(gradient['stage1']['conv1']['kernel']).reshape(72, 16)
+    left, _, right = np.linalg.svd(before, full_matrices=False)
+    assert np.sum(-update * (left @ right)) > 0.95 * np.linalg.norm(update) * np.sqrt(16)
+    # The first step of NAdam is the sign; its momentum looks ahead.
+    expected = -0.1 * (0.9 * 0.1 / (1 - 0.9**2) + 1) * np.sign(gradient['head']['kernel'])
+    np.testing.assert_allclose(found['head']['kernel'], expected, rtol=1e-4)
+
+
+def test_muon_takes_each_block_of_a_scanned_stage_by_itself():
+    rng = np.random.default_rng(0)
+    blocks = jnp.asarray(rng.normal(size=(2, 3, 3, 4, 8)), jnp.float32)
+    scanned = {'stage1': {'blocks': {'conv1': {'kernel': blocks}}}}
+    alone = {f'block{i}': {'conv1': {'kernel': blocks[i]}} for i in range(2)}
+    together, _ = after('muon', [scanned], jax.tree.map(jnp.zeros_like, scanned))
+    apart, _ = after('muon', [alone], jax.tree.map(jnp.zeros_like, alone))
+    for i in range(2):
+        np.testing.assert_allclose(
+            together['stage1']['blocks']['conv1']['kernel'][i],
+            apart[f'block{i}']['conv1']['kernel'],
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+def test_schedule_free_evaluates_the_mean_of_its_sequence():
+    """arXiv 2405.15682, equations 3 to 5: at a constant rate x is the mean of z."""
+    config = settings(name='schedule_free_sgd', b1=0.9, clip_norm=100.0)
+    found, state = after('schedule_free_sgd', GRADIENTS, ONE, b1=0.9, clip_norm=100.0)
+    z = 1.0 - 0.1 * np.cumsum([0.5, -2.0, 3.0])
+    evaluated = optim.evaluated_params(config)(state, found)
+    np.testing.assert_allclose(evaluated['head']['kernel'], [[z.mean()]], rtol=1e-5)
+    np.testing.assert_allclose(found['head']['kernel'], [[0.9 * z.mean() + 0.1 * z[-1]]], rtol=1e-5)
+    assert optim.evaluated_params(settings(name='adamw')) is None
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'optim.ema': 0.9},
+        {'optim.layer_decay': 0.5},
+        {'optim.rates': 'head=10'},
+        {'train.freeze': 'stem'},
+        {'optim.b1': 0.0},
+    ],
+)
+def test_schedule_free_refuses_what_changes_its_updates(fields):
+    given = {'optim.name': 'schedule_free_adamw', **fields}
+    (field,) = fields
+    with pytest.raises(InputError, match=field):
+        load_config(str(CONFIGS / 'default.py'), [(f, str(v)) for f, v in given.items()])

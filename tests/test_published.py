@@ -124,6 +124,19 @@ SECOND = {
         wide_resnet50_2 78.468
     """,
     'rsb_imagenet': 'A1 80.38\n A2 79.83\n A3 78.05',
+    'torchvision_v2_imagenet': """
+        resnet50 80.858
+        resnet101 81.886
+        resnet152 82.284
+        resnext50_32x4d 81.198
+    """,
+    'timm_ra4_imagenet': """
+        resnet34 78.97
+        resnetv2_34 79.07
+        resnet18d 76.01
+        resnetv2_18d 76.06
+        resnetv2_18 75.36
+    """,
 }
 
 

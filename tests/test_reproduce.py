@@ -137,6 +137,12 @@ def test_imagenet():
     assert (old.optim.decay_norm_and_bias, old.model.zero_init_last) == (True, False)
     epochs = {row: config('rsb_imagenet', row).train.epochs for row in ('A1', 'A2', 'A3')}
     assert epochs == {'A1': 600, 'A2': 300, 'A3': 100}
+    sizes = {row: config('rsb_imagenet', row).data.train_image_size for row in epochs}
+    assert sizes == {'A1': 224, 'A2': 224, 'A3': 160}
+    a1, a3 = config('rsb_imagenet', 'A1'), config('rsb_imagenet', 'A3')
+    assert (a1.augment.repeats, a1.loss.label_smoothing, a3.augment.repeats) == (3, 0.1, 1)
+    assert a1.augment.transforms[2] == 'rand_augment(layers=2, magnitude=7, std=0.5)'
+    assert rates(a3, 10, [0, 50]) == pytest.approx([1e-4, 8e-3], rel=1e-3)
 
 
 def test_the_number_of_runs_is_the_papers():
@@ -211,7 +217,8 @@ def test_overrides_come_on_top_and_are_told():
 def test_where_the_data_lies_does_not_matter_to_the_verdict():
     assert plan('he2016_table2', overrides=[('data.dir', '/x'), ('model.remat', 'True')]).figures
     assert plan('he2016_table2').figures
-    assert not plan('rsb_imagenet').figures  # no mixup here
+    assert plan('rsb_imagenet').figures
+    assert not plan('timm_ra4_imagenet').figures  # another recipe stands in
 
 
 def test_what_rows_are_cannot_be_overridden():
@@ -220,6 +227,8 @@ def test_what_rows_are_cannot_be_overridden():
     with pytest.raises(InputError, match='the same run'):
         same = {'train.epochs': '1', 'optim.weight_decay': '0', 'optim.learning_rate': '1'}
         same |= {'model.stochastic_depth': '0.1', 'loss.label_smoothing': '0'}
+        same |= {'augment.transforms': 'random_resized_crop', 'augment.repeats': '1'}
+        same |= {'data.train_image_size': 'None', 'optim.warmup_start': '0'}
         plan('rsb_imagenet', overrides=same.items())
 
 

@@ -25,6 +25,8 @@ COUNTS = {
     'resnet200d': 64_693_064,
     'resnetv2_18': 11_687_720,
     'resnetv2_34': 21_795_880,
+    'resnetv2_18d': 11_706_952,
+    'resnetv2_34d': 21_815_112,
     'resnetv2_50d': 25_568_584,
     'resnet50_gn': 25_557_032,
     'resnetblur50': 25_557_032,

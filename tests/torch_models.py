@@ -371,12 +371,12 @@ class PreactBottleneck(nn.Module):
 class PreactBasic(PreactBottleneck):
     """Two 3x3: only a unit that projects activates its shortcut, unlike in he2016."""
 
-    def __init__(self, c_in, width, stride):
+    def __init__(self, c_in, width, stride, average=False):
         nn.Module.__init__(self)
         self.c_out = width
         self.norm1, self.conv1 = norm(c_in), conv(c_in, width, 3, stride)
         self.norm2, self.conv2 = norm(width), conv(width, width, 3)
-        self.finish(c_in, stride, conv, average=False)
+        self.finish(c_in, stride, conv, average)
 
     def branch(self, activated):
         return self.conv2(torch.relu(self.norm2(self.conv1(activated))))
@@ -516,6 +516,7 @@ BLUR = part(Bottleneck, pool=Blur)
 AVERAGE_BOTH = part(Bottleneck, shortcut='average', pool=part(nn.AvgPool2d, 2))
 GROUP = part(Bottleneck, norm=group_norm)
 PREACT_AVERAGE = part(PreactBottleneck, average=True)
+PREACT_AVERAGE_BASIC = part(PreactBasic, average=True)
 BIT = part(PreactBottleneck, conv=standardized_conv, norm=group_norm)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 DEPTHS |= {26: (2, 2, 2, 2), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -563,6 +564,12 @@ NETS = {
     'resnetv2_18': part(PreactResNet, PreactBasic, DEPTHS[18]),
     'resnetv2_34': part(PreactResNet, PreactBasic, DEPTHS[34]),
     'resnetv2_50': part(PreactResNet, PreactBottleneck, DEPTHS[50]),
+    **{
+        f'resnetv2_{depth}d': part(
+            PreactResNet, PREACT_AVERAGE_BASIC, DEPTHS[depth], deep_stem=True
+        )
+        for depth in (18, 34)
+    },
     'resnetv2_50d': part(PreactResNet, PREACT_AVERAGE, DEPTHS[50], deep_stem=True),
     'ecaresnet50d': part(ResNet, ECA, DEPTHS[50], deep_stem=True),
     'bit_resnet50x1': part(bit, BIT, DEPTHS[50]),
@@ -641,6 +648,9 @@ FAMILIES = {
     'preact': family(PreactResNet, PreactBottleneck, 'resnetv2_50', 'timm_v2'),
     'preact_basic': family(PreactResNet, PreactBasic, 'resnetv2_18', 'timm_v2'),
     'preact_d': family(PreactResNet, PREACT_AVERAGE, 'resnetv2_50d', 'timm_v2', extra=DEEP),
+    'preact_d_basic': family(
+        *(PreactResNet, PREACT_AVERAGE_BASIC, 'resnetv2_18d', 'timm_v2'), extra=DEEP
+    ),
     'bit': family(bit, BIT, 'bit_resnet50x1', 'timm_v2', extra={'norm': group_norm}, norm_groups=4),
     'hf_basic': family(HuggingFaceResNet, HuggingFaceBasic, 'resnet18', 'huggingface'),
     'hf_bottleneck': family(HuggingFaceResNet, HuggingFaceBottleneck, 'resnet50', 'huggingface'),

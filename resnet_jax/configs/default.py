@@ -95,6 +95,8 @@ def get_config() -> ConfigDict:
     # Of tar, npz and hf: a file of the classes' names, one a line; numbers if unset.
     config.data.label_names = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
+    # In training, where it is another (arXiv 1906.06423, 2110.00476); image_size if unset.
+    config.data.train_image_size = placeholder(int)
     config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array
     # Shorter side before the centre crop; image_size if unset.
     config.data.resize = placeholder(int)
@@ -150,14 +152,15 @@ def get_config() -> ConfigDict:
     config.log.signal_every = 0
 
     config.optim = ConfigDict()
-    config.optim.name = 'sgd'  # sgd, adam, adamw, lamb
+    # sgd, adam, adamw, lamb, nadam, nadamw, lion, muon, schedule_free_sgd, schedule_free_adamw
+    config.optim.name = 'sgd'
     config.optim.learning_rate = 0.1
     config.optim.scale_by_batch = 0  # if set: learning_rate is for this batch size, scaled linearly
-    config.optim.momentum = 0.9  # of sgd
+    config.optim.momentum = 0.9  # of sgd and muon
     config.optim.nesterov = False
-    config.optim.b1 = 0.9  # of adam, adamw, lamb
-    config.optim.b2 = 0.999
-    config.optim.weight_decay = 1e-4  # into the gradient for sgd and adam, else decoupled
+    config.optim.b1 = 0.9  # of all but sgd; of muon, for the head, norms and biases
+    config.optim.b2 = 0.999  # lion usually takes 0.99
+    config.optim.weight_decay = 1e-4  # into the gradient for sgd, adam, nadam; else decoupled
     # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
     config.optim.decay_norm_and_bias = True
     config.optim.decay_towards = 'zero'  # zero, or start: what init.weights gave (L2-SP)

@@ -98,15 +98,17 @@ def _split_jpeg(data: bytes) -> ImageParts:
             break
         (length,) = struct.unpack_from('>H', data, place + 2)
         segment = data[place : place + 2 + length]
-        content = segment[4:]
-        if marker == 0xE1 and content.startswith(b'Exif\0'):
-            exif = exif or content
-        elif marker == 0xE1 and b'ns.adobe.com/xap' in content[:40]:
-            xmp += content
+        if marker == 0xE1:
+            content = segment[4:]
+            if content.startswith(b'Exif\0'):
+                exif = exif or content
+            elif b'ns.adobe.com/xap' in content[:40]:
+                xmp += content
         if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):
             kept.append(segment)
         place += 2 + length
-    return ImageParts(b''.join([*kept, data[place:]]), _read_orientation(exif, xmp))
+    orientation = _read_orientation(exif, xmp) if exif or xmp else 1
+    return ImageParts(b''.join([*kept, data[place:]]), orientation)
 
 
 def _split_png(data: bytes) -> ImageParts:

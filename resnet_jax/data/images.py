@@ -112,12 +112,21 @@ def plain_jpeg(parts: ImageParts) -> jpeg.JpegHeader | None:
     return header if header and (not limit or header.width * header.height <= limit) else None
 
 
-def size_of(data: bytes, parts: ImageParts, channels: int, where: str) -> tuple[int, int]:
-    """Width and height of a file's upright image, from its header, as `decode_parts` takes it."""
+def size_of(
+    data: bytes,
+    parts: ImageParts,
+    channels: int,
+    where: str,
+    header: jpeg.JpegHeader | None = None,
+) -> tuple[int, int]:
+    """Width and height of a file's upright image, from its header, as `decode_parts` takes it.
+
+    `header` is its `plain_jpeg`, where that was read before.
+    """
     if holds_bands(data, channels, where):
         bands = split_bands(data, where)
         size, orientation = (bands.width, bands.height), parts.orientation
-    elif header := plain_jpeg(parts):
+    elif header := header or plain_jpeg(parts):
         size, orientation = (header.width, header.height), parts.orientation
     else:
         with _opened(parts, where) as opened:
@@ -196,8 +205,9 @@ def read_file(path: str | os.PathLike[str], where: str, most: int = LARGEST_FILE
                 f'{where}: file too large ({status.st_size:,} bytes) for an image; the limit is '
                 f'{LARGEST_FILE:,}'
             )
-        with open(path, 'rb') as file:
-            data = file.read(most)
+        with open(path, 'rb', buffering=0) as file:
+            # Not `most` itself, for which Python would set aside that much memory.
+            data = file.read(min(most, status.st_size + 1))
     except FileNotFoundError:
         link = ': a link to a file that does not exist' if os.path.islink(path) else ''
         raise InputError(f'{where}: no such image file{link}') from None

@@ -139,7 +139,12 @@ MODELS: dict[str, ModelRow] = {
         for d in (18, 26, 34, 50, 101, 152, 200)
     },
     'resnet50t': _imagenet(50, 'bagoftricks', _pooled(50), 'imagenet_tiered'),
-    'resnetv2_50d': _imagenet(50, 'bagoftricks', _preact(_pooled(50)), 'imagenet_deep'),
+    **{
+        f'resnetv2_{d}d': _imagenet(
+            *(d, 'bagoftricks', _preact(_pooled(d), raw_first_shortcut=d < 50), 'imagenet_deep')
+        )
+        for d in (18, 34, 50)
+    },
     'resnet50_gn': _imagenet(50, 'groupnorm', norm='group', norm_groups=32),
     'resnetblur50': _imagenet(50, 'antialias', _pooled(50, 'blur_branch'), 'imagenet_blur'),
     'resnetaa50d': _imagenet(50, 'antialias', _pooled(50, 'average_both'), 'imagenet_deep_average'),

@@ -75,12 +75,43 @@ IMAGENET: dict[str, PublishedTable] = {
     ),
     'rsb_imagenet': PublishedTable(
         'rsb',
-        'training procedures of ResNet-50 at 224 (A1 600, A2 300, A3 100 epochs), table 2',
+        'training procedures of ResNet-50, tested at 224 (A1 600, A2 300, A3 100 epochs), table 2',
         'imagenet',
         (
             PublishedRow('A1', 'resnet50', {}, 80.38),
             PublishedRow('A2', 'resnet50', {}, 79.83),
             PublishedRow('A3', 'resnet50', {}, 78.05),
+        ),
+        metric='top-1 accuracy, %',
+    ),
+    'torchvision_v2_imagenet': PublishedTable(
+        'torchvision_v2',
+        'released weights (IMAGENET1K_V2), trained at 176, tested at 224',
+        'imagenet',
+        tuple(
+            PublishedRow(name, name, {}, accuracy)
+            for name, accuracy in (
+                ('resnet50', 80.858),
+                ('resnet101', 81.886),
+                ('resnet152', 82.284),
+                ('resnext50_32x4d', 81.198),
+            )
+        ),
+        metric='top-1 accuracy, %',
+    ),
+    'timm_ra4_imagenet': PublishedTable(
+        'timm',
+        'original and pre-activation under one recipe (ra4), tested at 288',
+        'imagenet',
+        tuple(
+            PublishedRow(name, name, {}, accuracy)
+            for name, accuracy in (
+                ('resnet34', 78.97),
+                ('resnetv2_34', 79.07),
+                ('resnet18d', 76.01),
+                ('resnetv2_18d', 76.06),
+                ('resnetv2_18', 75.36),
+            )
         ),
         metric='top-1 accuracy, %',
     ),

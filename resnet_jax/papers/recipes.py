@@ -28,7 +28,8 @@ _STATED = (
     *('optim.schedule', 'optim.schedule_unit', 'optim.boundaries'),
 )
 _STATED_OF_SGD = ('optim.momentum', 'optim.nesterov')
-_OF_EACH_ROW = ':{model}'  # a base's variant
+# Variants of a base: each row's model, or its name in lower case.
+_OF_EACH_ROW = (':{model}', ':{row}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Recipe:
     """How the rows of a paper's tables on one kind of data were trained.
 
     Attributes:
-      base: a config of the package, perhaps with a variant; with the variant `{model}`, each row's
-        model is its own.
+      base: a config of the package, perhaps with a variant; with the variant `{model}` or `{row}`,
+        each row has its own.
       fields: config fields of all rows that differ from the base.
       by_row: row name -> further fields, in the few tables that compare recipes.
       runs: number of runs that the paper reports for a row.
@@ -66,7 +67,7 @@ def recipe_of(table: PublishedTable) -> Recipe:
 
 def base_of(recipe: Recipe) -> str:
     """The config that all rows start from: without the variant, where each row has its own."""
-    return recipe.base.removesuffix(_OF_EACH_ROW)
+    return recipe.base.partition(':')[0] if recipe.base.endswith(_OF_EACH_ROW) else recipe.base
 
 
 def shared_fields(table: PublishedTable) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def row_fields(table: PublishedTable, row: PublishedRow) -> dict[str, Any]:
     recipe = recipe_of(table)
     fields = dict(recipe.by_row.get(row.name, {}))
     if recipe.base.endswith(_OF_EACH_ROW):
-        base, variant = _flat(base_of(recipe)), _flat(recipe.base.format(model=row.model))
+        own = recipe.base.format(model=row.model, row=row.name.lower())
+        base, variant = _flat(base_of(recipe)), _flat(own)
         fields |= {f: v for f, v in variant.items() if v != base[f] and f != 'model.name'}
     return fields
 
@@ -107,19 +109,6 @@ _STOCHDEPTH = {
     'optim.boundaries': (250.0, 375.0),
 }
 
-# wrn, section 3.
-_WRN = {
-    'augment.transforms': ('pad_crop(mode=reflect)', 'flip'),
-    'data.train_split': 'train',
-    'data.normalize': 'channel',  # mean and deviation
-    'train.epochs': 200.0,
-    'optim.nesterov': True,
-    'optim.weight_decay': 5e-4,
-    'optim.schedule_unit': 'epochs',
-    'optim.boundaries': (60.0, 120.0, 160.0),
-    'optim.decay_factor': 0.2,
-}
-
 # resnext, section 5.3.
 _RESNEXT = {
     'data.train_split': 'train',
@@ -132,21 +121,6 @@ _RESNEXT = {
 }
 
 _STAND_IN = 'the reference has no ImageNet recipe of this paper: that of arXiv 1706.02677 stands in'
-
-# rsb, table 2: what A1, A2 and A3 share. "BCE", LAMB, cosine after 5 epochs of warm-up; test crop
-# ratio 0.95.
-_RSB = {
-    'data.resize': 236,
-    'train.batch_size': 2048,
-    'train.epochs': 300.0,
-    'optim.name': 'lamb',
-    'optim.learning_rate': 5e-3,
-    'optim.scale_by_batch': 2048,
-    'optim.weight_decay': 0.02,
-    'optim.schedule': 'cosine',
-    'optim.boundaries': (),
-    'loss.name': 'binary_cross_entropy',
-}
 
 RECIPES: dict[tuple[str, str], Recipe] = {
     ('he2015', 'cifar'): Recipe(
@@ -181,8 +155,7 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         ),
     ),
     ('wrn', 'cifar'): Recipe(
-        'cifar10',
-        _WRN,
+        'cifar10_wrn',
         runs_of={'WRN-28-10': 5, 'WRN-28-10, dropout': 5},
         unstated=(
             "runs: WRN-28-10 has medians of 5 by the authors' README "
@@ -208,9 +181,9 @@ RECIPES: dict[tuple[str, str], Recipe] = {
             'optim.warmup': 0.0,
             'optim.decay_norm_and_bias': True,
             'model.zero_init_last': False,
+            'augment.transforms': ('random_scale_crop', 'flip', 'lighting'),
         },
         differs=(
-            'random resized crops instead of scales from 256 to 480 with colour augmentation',
             '90 epochs, divided by 10 at 30, 60 and 80, instead of whenever the error is flat',
             'one central crop is evaluated, also where the paper averages ten',
         ),
@@ -219,28 +192,19 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ('senet', 'imagenet'): Recipe('imagenet', differs=(_STAND_IN,)),
     ('torchvision', 'imagenet'): Recipe('imagenet', differs=(_STAND_IN,)),
     ('rsb', 'imagenet'): Recipe(
-        'imagenet',
-        _RSB,
-        by_row={
-            'A1': {
-                'train.epochs': 600.0,
-                'optim.weight_decay': 0.01,
-                'loss.label_smoothing': 0.1,
-                'model.stochastic_depth': 0.05,
-            },
-            'A2': {'model.stochastic_depth': 0.05},
-            'A3': {
-                'train.epochs': 100.0,
-                'optim.learning_rate': 8e-3,
-            },
-        },
+        'imagenet_rsb:{row}',
         unstated=(
-            'all but the number of epochs: as other code has it '
-            '(github.com/open-mmlab/mmpretrain, configs/resnet)',
+            'threshold of the targets, spread of RandAugment, repeats and interpolation: as timm '
+            'and mmpretrain have them (github.com/open-mmlab/mmpretrain, configs/resnet)',
         ),
-        differs=(
-            'no mixup, cutmix, RandAugment nor repeated augmentation',
-            'A3 trains at 224 pixels instead of 160',
-        ),
+    ),
+    ('torchvision_v2', 'imagenet'): Recipe(
+        'imagenet_tv2:{model}',
+        unstated=('number of runs: taken to be one',),
+    ),
+    ('timm', 'imagenet'): Recipe(
+        'imagenet_rsb:a2',
+        {'data.image_size': 288, 'data.resize': 288},
+        differs=('the reference names the recipe, ra4, without its numbers: A2 of rsb stands in',),
     ),
 }

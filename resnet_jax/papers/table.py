@@ -12,6 +12,11 @@ PAPERS = {
     'stochdepth': 'Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382',
     'rsb': 'Wightman et al., ResNet strikes back, arXiv 2110.00476',
     'torchvision': 'torchvision, released weights (IMAGENET1K_V1)',
+    'torchvision_v2': (
+        "Vryniotis, How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives, "
+        'pytorch.org/blog, 2021'
+    ),
+    'timm': 'Wightman, PyTorch Image Models, results-imagenet.csv and model cards, August 2026',
 }
 
 

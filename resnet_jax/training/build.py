@@ -213,7 +213,7 @@ def _create_state(
     seed: Any,
 ) -> TrainState:
     shape = _image_shape(preprocessing)
-    return step.create_state(model, optimizer, shape, seed, bool(config.optim.ema))
+    return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim))
 
 
 def _make_steps(
@@ -239,6 +239,7 @@ def _make_steps(
             seed=seed,
             loss=task.loss(config.loss, class_weights),
             ema_decay=config.optim.ema,
+            evaluated_params=optim.evaluated_params(config.optim),
             groups=groups,
             pieces=pieces,
             axis=placement.axis,

@@ -21,6 +21,7 @@ from resnet_jax.training.build import build_model
 from resnet_jax.training.checkpoint import BEST_MODES
 from resnet_jax.training.compilation import MATMUL_PRECISIONS
 from resnet_jax.training.groups import at_rate, at_step
+from resnet_jax.training.inputs import train_image_size
 from resnet_jax.training.tasks import TASKS
 
 DTYPES = ('float32', 'bfloat16')
@@ -33,7 +34,7 @@ _PIXELS = Range(1, LARGEST_SIDE, whole=True)
 RANGES: dict[str, Range] = {
     'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
     **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
-    **dict.fromkeys(('data.image_size', 'data.resize'), _PIXELS),
+    **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),
@@ -155,13 +156,19 @@ NEEDS: dict[str, _Needs] = {
         lambda fields: not fields['data.validation'],
     ),
     'log.project': _set('log.trackers', 'wandb'),
-    'optim.momentum': _one_of('optim.name', 'sgd'),
+    'optim.momentum': _one_of('optim.name', 'sgd', 'muon'),
     'optim.nesterov': (
         'optim.name=sgd and optim.momentum',
         lambda fields: fields['optim.name'] == 'sgd' and fields['optim.momentum'] > 0,
     ),
-    'optim.b1': _one_of('optim.name', 'adam', 'adamw', 'lamb'),
-    'optim.b2': _one_of('optim.name', 'adam', 'adamw', 'lamb'),
+    'optim.b1': (
+        'another optim.name than sgd',
+        lambda fields: fields['optim.name'] != 'sgd',
+    ),
+    'optim.b2': (
+        'another optim.name than sgd and schedule_free_sgd',
+        lambda fields: fields['optim.name'] not in ('sgd', 'schedule_free_sgd'),
+    ),
     'optim.boundaries': _one_of('optim.schedule', 'piecewise'),
     'optim.decay_factor': _one_of('optim.schedule', 'piecewise'),
     'optim.schedule_unit': (
@@ -210,11 +217,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
     check_choices(config)
     check_trackers(config.log.trackers)
-    data.check_transforms(config.augment.transforms, config.data.image_size, config.data.channels)
+    size = train_image_size(config)
+    data.check_transforms(config.augment.transforms, size, config.data.channels)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
         raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')
+    if per_pixel and size != config.data.image_size:
+        raise InputError('data.train_image_size goes with data.normalize=channel only')
     placement.check_batch_norm(config.parallel.batch_norm)
     if config.parallel.shard_optimizer and config.parallel.mode != 'jit':
         raise InputError('parallel.shard_optimizer goes with parallel.mode=jit only')
@@ -287,6 +297,7 @@ def _check_together(config: ConfigDict) -> None:
         raise InputError(
             f'config field model.dimensions must be 2 for images, got {config.model.dimensions}'
         )
+    _check_schedule_free(config)
     ghost, batch = config.model.ghost_batch, config.train.batch_size // config.optim.accumulate
     if ghost and batch % ghost:
         raise InputError(
@@ -298,6 +309,26 @@ def _check_together(config: ConfigDict) -> None:
             'config field model.ghost_batch goes with parallel.mode=jit and '
             f'parallel.batch_norm=synced only; set parallel.batch_norm=groups:{ghost} instead'
         )
+
+
+def _check_schedule_free(config: ConfigDict) -> None:
+    """Refuses what changes the updates of a schedule-free optimiser, whose state follows them."""
+    name, settings = config.optim.name, config.optim
+    if name not in optim.SCHEDULE_FREE:
+        return
+    others = {
+        'optim.ema': settings.ema,
+        'optim.rates': settings.rates,
+        'optim.layer_decay': settings.layer_decay != 1,
+        'train.freeze': config.train.freeze,
+    }
+    for field in (field for field, given in others.items() if given):
+        raise InputError(
+            f'config field {field} does not go with optim.name={name}; unset it, or choose another '
+            'optimiser'
+        )
+    if not settings.b1:
+        raise InputError(f'config field optim.b1 must be above 0 for optim.name={name}, got 0')
 
 
 def check_dtype(name: str, field: str) -> None:

@@ -25,7 +25,7 @@ class Inputs:
       config: of the run.
       train: the training split.
       eval: the split that the run is evaluated on.
-      preprocessing: of both.
+      preprocessing: of both; training images may have another size.
       fingerprint: 'train' and 'eval' -> `data.fingerprint` of the split.
       arrays: the whole training set, {'image': uint8 [N, S, S, C], 'label': int32 [N]}, where it is
         small enough to live on the device; None: it is streamed.
@@ -39,6 +39,11 @@ class Inputs:
     fingerprint: dict[str, Any]
     arrays: Batch | None
     bad: data.BadImages | None = None
+
+    @property
+    def train_preprocessing(self) -> Preprocessing:
+        """The preprocessing at the size of training images."""
+        return _for_training(self.preprocessing, self.config)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -99,7 +104,7 @@ class Inputs:
             return
         yield from data.train_batches(
             self.train,
-            self.preprocessing,
+            self.train_preprocessing,
             seed=seed,
             batch_size=size,
             first_step=first_step,
@@ -134,9 +139,9 @@ def bad_images(config: ConfigDict) -> data.BadImages | None:
     return data.BadImages(settings.bad_images_share) if settings.bad_images == 'skip' else None
 
 
-def fits_in_memory(source: Source, config: ConfigDict) -> bool:
-    """Whether a split, at the model's resolution, takes at most config.data.memory_mib."""
-    example = config.data.image_size**2 * config.data.channels
+def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = None) -> bool:
+    """Whether a split takes at most config.data.memory_mib; by default at data.image_size."""
+    example = (image_size or config.data.image_size) ** 2 * config.data.channels
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
@@ -205,7 +210,8 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
     draft, resident = unmeasured(config, train), is_resident(config, train)
     bad = bad_images(config) if resident else None
-    arrays = data.load_arrays(train, draft, processes.is_first(), bad) if resident else None
+    sized = _for_training(draft, config)
+    arrays = data.load_arrays(train, sized, processes.is_first(), bad) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
     return Inputs(config, train, evaluation, preprocessing, found, arrays, bad)
@@ -224,9 +230,23 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
     )
 
 
+def train_image_size(config: ConfigDict) -> int:
+    """Side of what the model sees in training, pixels."""
+    settings = config.data
+    return settings.train_image_size or settings.image_size
+
+
+def _for_training(preprocessing: Preprocessing, config: ConfigDict) -> Preprocessing:
+    """A preprocessing at the size of training images: their shorter side is cut to that size."""
+    if config.data.train_image_size is None:
+        return preprocessing
+    return dataclasses.replace(preprocessing, image_size=train_image_size(config), resize=None)
+
+
 def is_resident(config: ConfigDict, train: Source) -> bool:
     """Whether a run keeps its training images on the device; else they are streamed."""
-    return not data.is_streamed(config.augment.transforms) and fits_in_memory(train, config)
+    streamed = data.is_streamed(config.augment.transforms)
+    return not streamed and fits_in_memory(train, config, train_image_size(config))
 
 
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
 
 from resnet_jax.errors import LARGEST_INT, InputError
 from resnet_jax.training.groups import EVERYTHING, Groups, by_path, matches
@@ -23,8 +24,12 @@ def peak_learning_rate(optim: ConfigDict, batch_size: int) -> float:
     return float(optim.learning_rate) * scale
 
 
-# The defaults of arXiv 1412.6980, algorithm 1, and 1711.05101, algorithm 2.
-USUAL_RATES = {'adam': 1e-3, 'adamw': 1e-3}
+# The defaults of arXiv 1412.6980, algorithm 1, and 1711.05101, algorithm 2. Of those in the manner
+# of Adam likewise; of lion a third to a tenth of AdamW's (arXiv 2302.06675, section 5).
+USUAL_RATES = {
+    **dict.fromkeys(('adam', 'adamw', 'nadam', 'nadamw', 'muon', 'schedule_free_adamw'), 1e-3),
+    'lion': 3e-4,
+}
 _FAR_ABOVE = 10
 
 
@@ -127,8 +132,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimiser: clipping, weight decay and the update.
 
-    For sgd and adam the decay is L2 regularisation, added to the (clipped) gradient before the
-    momentum, as in he2015; adamw and lamb decouple it (arXiv 1711.05101, 1904.00962). The factors
+    For sgd, adam and nadam the decay is L2 regularisation, added to the (clipped) gradient before
+    the momentum, as in he2015; the others decouple it (arXiv 1711.05101, 1904.00962). The factors
     of `groups` scale the update with all that is in it, as a rate of their own would.
 
     Args:
@@ -210,6 +215,27 @@ def _decay_towards_start(rate: float, groups: Groups) -> optax.GradientTransform
     return optax.GradientTransformation(init, update)
 
 
+def averages(optim: ConfigDict) -> bool:
+    """Whether averaged variables are kept beside those that are trained."""
+    return bool(optim.ema) or optim.name in SCHEDULE_FREE
+
+
+def evaluated_params(optim: ConfigDict) -> Callable[[Any, Any], Any] | None:
+    """What gives the parameters to evaluate, (state of the optimiser, trained ones) -> parameters.
+
+    None where those that are trained are evaluated. Schedule-free optimisers evaluate an average of
+    the sequence (arXiv 2405.15682, equation 5).
+    """
+    if optim.name not in SCHEDULE_FREE:
+        return None
+
+    def average(opt_state: Any, params: Any) -> Any:
+        state = next(state for state in opt_state if isinstance(state, ScheduleFreeState))
+        return optax.contrib.schedule_free_eval_params(state, params)
+
+    return _standard_promotion(average)
+
+
 def _sgd(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
         decay, optax.sgd(rate, momentum=optim.momentum or None, nesterov=optim.nesterov)
@@ -236,10 +262,79 @@ def _lamb(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     )
 
 
+def _nadam(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    return optax.chain(decay, optax.nadam(rate, b1=optim.b1, b2=optim.b2))
+
+
+def _nadamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    return optax.chain(
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, nesterov=True),
+        decay,
+        optax.scale_by_learning_rate(rate),
+    )
+
+
+def _lion(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    return optax.chain(
+        optax.scale_by_lion(b1=optim.b1, b2=optim.b2), decay, optax.scale_by_learning_rate(rate)
+    )
+
+
+def _muon(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    """Orthogonal updates of the convolutions; the head, norms and biases by NAdam.
+
+    The updates are scaled to the size of Adam's, 0.2 (arXiv 2502.16982, section 2.2), so that one
+    rate serves both.
+    """
+    update = optax.contrib.muon(
+        1.0,
+        beta=optim.momentum,
+        adam_b1=optim.b1,
+        adam_b2=optim.b2,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,
+    )
+    return optax.chain(update, optax.scale(-1.0), decay, optax.scale_by_learning_rate(rate))
+
+
+def _matrices(params: Any) -> Any:
+    """Convolutions as matrices [all that is summed over, channels out]; None for the others.
+
+    Those of blocks that are scanned have an axis more, in front: each is a matrix of its own.
+    """
+
+    def one(path: Any, param: Any) -> MuonDimensionNumbers | None:
+        names = [part.key for part in path]
+        if names[-1] != 'kernel' or names[0] == 'head':
+            return None
+        first = int('blocks' in names)
+        return MuonDimensionNumbers(tuple(range(first, param.ndim - 1)), param.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _schedule_free_sgd(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    base = optax.chain(decay, optax.scale_by_learning_rate(rate))
+    return optax.contrib.schedule_free(base, rate, b1=optim.b1)
+
+
+def _schedule_free_adamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
+    adam = optax.scale_by_adam(b1=0.0, b2=optim.b2)  # the average takes the momentum's place
+    base = optax.chain(adam, decay, optax.scale_by_learning_rate(rate))
+    return optax.contrib.schedule_free(base, rate, b1=optim.b1)
+
+
 # (config.optim, rate, what adds the decay) -> the update.
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     'sgd': _sgd,
     'adam': _adam,
     'adamw': _adamw,
     'lamb': _lamb,
+    'nadam': _nadam,
+    'nadamw': _nadamw,
+    'lion': _lion,
+    'muon': _muon,
+    'schedule_free_sgd': _schedule_free_sgd,
+    'schedule_free_adamw': _schedule_free_adamw,
 }
+SCHEDULE_FREE = ('schedule_free_sgd', 'schedule_free_adamw')

@@ -19,6 +19,8 @@ from resnet_jax.training.tasks import Loss, Task
 
 Batch = Mapping[str, Array]
 Sums = dict[str, Array]
+# (state of the optimiser, parameters that are trained) -> parameters to evaluate
+EvaluatedParams = Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]
 # (uint8 images [N, H, W, C], targets, step, positions in the whole batch [N]) -> (floats, targets)
 Prepare = Callable[[Array, PyTree[Array], Array, Array], tuple[Array, PyTree[Array]]]
 
@@ -30,7 +32,7 @@ class TrainState(flax.struct.PyTreeNode):
       step: number of steps taken, int32.
       params, batch_stats: the model's collections.
       opt_state: of the Optax optimiser.
-      ema: averaged {'params', 'batch_stats'}, or None.
+      ema: averaged {'params', 'batch_stats'}, to evaluate with, or None: those that are trained.
     """
 
     step: Int[Array, '']
@@ -88,6 +90,7 @@ def make_train_step(
     seed: int | Array,
     loss: Loss,
     ema_decay: float = 0.0,
+    evaluated_params: EvaluatedParams | None = None,
     groups: Groups = EVERYTHING,
     pieces: int = 1,
     axis: str | None = None,
@@ -102,6 +105,8 @@ def make_train_step(
       seed: of the run; may be a traced value.
       loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
+      evaluated_params: gives them instead, where the optimiser averages by itself; see
+        `optim.evaluated_params`.
       groups: which parameters and statistics stay as they are.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
@@ -114,6 +119,7 @@ def make_train_step(
     """
     dropout = named_key(seed, 'dropout')
     gradients = _make_gradients(model, task, loss, groups)
+    to_evaluate = functools.partial(_to_evaluate, ema_decay, evaluated_params)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         share = jax.lax.axis_index(axis) if axis else 0
@@ -130,10 +136,7 @@ def make_train_step(
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            new = {'params': params, 'batch_stats': batch_stats}
-            ema = _averaged(new, ema, ema_decay_at(state.step, ema_decay))
+        ema = to_evaluate(state, {'params': params, 'batch_stats': batch_stats}, opt_state)
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     return train_step
@@ -146,6 +149,20 @@ def _kept(old: PyTree[Array], new: PyTree[Array], groups: Groups) -> PyTree[Arra
     """
     still = by_path(old, lambda path, _: path.rpartition('/')[0] in groups.still)
     return jax.tree.map(lambda a, b, keep: a if keep else b, old, new, still)
+
+
+def _to_evaluate(
+    decay: float,
+    evaluated_params: EvaluatedParams | None,
+    old: TrainState,
+    new: PyTree[Array],
+    opt_state: PyTree[Array],
+) -> PyTree[Array] | None:
+    """The variables to evaluate with after a step, where they are not those that are trained."""
+    if evaluated_params is not None:
+        # The statistics are those of the parameters that are trained, nearly the same ones.
+        return {**new, 'params': evaluated_params(opt_state, new['params'])}
+    return old.ema and _averaged(new, old.ema, ema_decay_at(old.step, decay))
 
 
 def _averaged(new: PyTree[Array], old: PyTree[Array], decay: Float[Array, '']) -> PyTree[Array]:

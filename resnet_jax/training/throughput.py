@@ -19,6 +19,7 @@ from resnet_jax.training.inputs import (
     Inputs,
     is_resident,
     open_splits,
+    train_image_size,
     unmeasured,
     workers,
 )
@@ -54,7 +55,7 @@ def measure(config: ConfigDict, seconds: float) -> dict[str, Any]:
     return {
         'n': len(train),
         'batch_size': size,
-        'image_size': config.data.image_size,
+        'image_size': train_image_size(config),
         'workers': workers(config),
         'threads': 0 if workers(config) else data.usable_cores(),
         'decoded': _decoded(train, seconds),
