@@ -571,9 +571,23 @@ def test_a_real_sweep(tmp_path, ask):
     assert compared['groups'][1]['difference'] == found['arms'][1]['difference']
 
 
+def test_operations_of_training_are_at_its_image_size(tmp_path):
+    config = tiny({'model.stage_sizes': (1,), 'data.train_image_size': 4})
+    tmp_path.joinpath('run').mkdir()
+    write_config(tmp_path / 'run', config, open_inputs(config).preprocessing)
+    # A quarter of the pixels, and the head as before.
+    adds = (STEM + BLOCK) // 4 + HEAD
+    assert results.training_flops(tmp_path / 'run', 1) == 6 * config.train.batch_size * adds
+    assert results.counts_of_run(tmp_path / 'run').multiply_adds == STEM + BLOCK + HEAD
+
+
 def test_multiply_adds_of_scanned_blocks(tmp_path):
     """All of them count, though they are traced once."""
     config = tiny({'model.stage_sizes': (5,), 'model.scan_blocks': True, 'model.remat': True})
     tmp_path.joinpath('run').mkdir()
     write_config(tmp_path / 'run', config, open_inputs(config).preprocessing)
-    assert results.counts_of_run(tmp_path / 'run').multiply_adds == STEM + 5 * BLOCK + HEAD
+    run = tmp_path / 'run'
+    adds = STEM + 5 * BLOCK + HEAD
+    assert results.counts_of_run(run).multiply_adds == adds
+    # Forward, and the gradients of both factors; a multiplication and an addition each.
+    assert results.training_flops(run, 10) == 10 * config.train.batch_size * 3 * 2 * adds

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from resnet_jax.errors import Diverged, InputError, Unreadable
 from resnet_jax.json_files import read_json, unreadable
-from resnet_jax.models.counting import Counts, count
+from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD, Counts, count
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.build import build_model
 from resnet_jax.training.config import flatten
+from resnet_jax.training.inputs import train_image_size
 from resnet_jax.training.workdir import is_run, read_config, read_preprocessing, read_summary
 
 FAILED_FILE = 'failed.json'
@@ -256,16 +257,26 @@ def provenance(runs: Iterable[RunResult]) -> dict[str, Any]:
     }
 
 
-def counts_of_run(folder: Path) -> Counts | None:
+def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
     """Parameters of a run's model and multiply-adds of one image; None if its files do not say.
 
-    The model is traced, not computed, with equal blocks as a scan: in about a second.
+    The image has the size of evaluation, or that of training. The model is traced, not computed,
+    with equal blocks as a scan: in about a second.
     """
     try:
         config, preprocessing = read_config(folder), read_preprocessing(folder)
         model = build_model(config.model, len(preprocessing.class_names))
     except (InputError, AttributeError, TypeError):
         return None
-    size = preprocessing.image_size
+    size = train_image_size(config) if training else preprocessing.image_size
     scanned = model.clone(scan_blocks=True, remat=False)
     return count(scanned, (size, size, preprocessing.channels))
+
+
+def training_flops(folder: Path, steps: int) -> float | None:
+    """Operations of a run's training so far; None if its files do not say. See `counts_of_run`."""
+    counts = counts_of_run(folder, training=True)
+    if counts is None:
+        return None
+    images = float(steps) * read_config(folder).train.batch_size
+    return FLOPS_PER_MULTIPLY_ADD * counts.multiply_adds * images

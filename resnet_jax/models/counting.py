@@ -13,6 +13,10 @@ from resnet_jax.models import cpu
 from resnet_jax.models.counts import COUNTS
 from resnet_jax.models.registry import create_model, model_row
 
+# A training step computes each product three times (forward, and the gradients of both factors),
+# and a multiply-add is two operations.
+FLOPS_PER_MULTIPLY_ADD = 3 * 2
+
 
 class Counts(NamedTuple):
     """The size of a model.

@@ -27,6 +27,7 @@ from resnet_jax.experiments.results import (
     counts_of_run,
     provenance,
     read_run,
+    training_flops,
 )
 from resnet_jax.figures import styles, write_figures
 from resnet_jax.inference.plots import plot_confusion
@@ -253,13 +254,16 @@ def _summary_table(run: RunResult) -> Table:
     final, counts = run.final, counts_of_run(run.folder)
     adds = counts and counts.multiply_adds
     parameters = final.parameters if final else counts and counts.parameters
+    steps = final.steps if final else run.last_step
+    flops = training_flops(run.folder, steps)
     rows = [
         ('model', str(run.config.get('model.name'))),
         ('data', str(run.config.get('data.name'))),
         ('seed', str(run.seed)),
         ('parameters', number(parameters, ',')),
         ('multiply-adds of one image', NOTHING if adds is None else f'{adds / 1e6:,.1f} M'),
-        ('steps', f'{final.steps if final else run.last_step:,}'),
+        ('steps', f'{steps:,}'),
+        ('operations of training', NOTHING if flops is None else f'{flops / 1e15:,.3g} PFLOP'),
         *(_final_rows(final) if final else [('planned length', _length(run) or NOTHING)]),
     ]
     return Table('Summary', ('figure', 'value'), tuple(rows))

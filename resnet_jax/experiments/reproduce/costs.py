@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_jax.experiments.reproduce.plan import make_plan
+from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD
 from resnet_jax.papers.cifar import find_table
 from resnet_jax.papers.recipes import HELD_OUT, TRAIN_IMAGES, recipe_of, row_fields, shared_fields
 from resnet_jax.papers.row_counts import COUNTS
 from resnet_jax.papers.table import PAPERS, PublishedRow, PublishedTable
 
-# A training step computes each product three times (forward, and the gradients of both factors),
-# and a multiply-add is two operations.
-FLOPS_PER_MULTIPLY_ADD = 3 * 2
 # A small net and a larger one: table, row, batch size.
 _PROBES = (('he2015_table6', 'ResNet-20', 128), ('wrn_cifar10', 'WRN-16-8', 32))
 
