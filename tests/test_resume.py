@@ -29,8 +29,8 @@ EVERY_STEP = {**STREAMED, 'data.memory_mib': 64, 'model.dropout': 0.2, 'optim.em
               'train.steps': 30, 'train.eval_every': 5, 'train.log_every': 3,
               'augment.transforms': 'pad_crop(pad=1), mixup', 'augment.repeats': 2,
               'checkpoint.every': 1}  # fmt: skip
-# Most steps lie between two checkpoints.
-SELDOM = {**EVERY_STEP, 'data.memory_mib': 0, 'checkpoint.every': 4}
+# Streamed, by worker processes; most steps lie between two checkpoints.
+SELDOM = {**EVERY_STEP, 'data.memory_mib': 0, 'checkpoint.every': 4, 'data.workers': 2}
 
 
 @pytest.fixture(scope='module')
