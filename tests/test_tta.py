@@ -11,6 +11,7 @@ from running import tiny
 from resnet_jax import create_model
 from resnet_jax.cli import main
 from resnet_jax.data import Preprocessing, open_source
+from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.training import loop
 from resnet_jax.training.evaluate import VIEWS, make_eval_step
@@ -60,3 +61,21 @@ def test_a_run_is_evaluated_with_views(tmp_path, ask, capsys):
         dataclasses.replace(trained, preprocessing=larger), source, 20, tta='ten_crop'
     )
     assert found['n'] == 20
+
+
+def test_whole_images_are_those_of_a_larger_model_input(tmp_path, capsys):
+    """The same figures as a preprocessing whose input has that size."""
+    fields = {'data.resize': 10, 'data.normalize': 'channel', 'train.steps': 8}
+    loop.train(tiny({**fields, 'train.eval_every': 0}), tmp_path / 'run')
+    trained, source = load_trained(tmp_path / 'run'), open_source('digits', 'test[:40]')
+    found, _ = evaluate_trained(trained, source, 20, tta='whole')
+    larger = dataclasses.replace(trained.preprocessing, image_size=10, resize=10)
+    same, _ = evaluate_trained(dataclasses.replace(trained, preprocessing=larger), source, 20)
+    assert found == pytest.approx(same, rel=1e-5)
+    per_pixel = dataclasses.replace(
+        trained.preprocessing, mean=np.zeros((SIDE, SIDE, 1), np.float32)
+    )
+    with pytest.raises(InputError, match='mean per channel'):
+        evaluate_trained(
+            dataclasses.replace(trained, preprocessing=per_pixel), source, 20, tta='whole'
+        )

@@ -51,9 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_report.add_arguments(parser)
     parser.add_argument(
         '--tta',
-        choices=('flip', 'ten_crop'),
+        choices=('flip', 'ten_crop', 'whole'),
         help='test-time augmentation: average the probabilities of an image and its mirror image, '
-        'or of ten crops of the resized image (corners, middle, and their mirror images)',
+        'or of ten crops of the resized image (corners, middle, and their mirror images); or show '
+        'the model the whole resized square in place of its crop',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 

@@ -139,12 +139,18 @@ def evaluate_trained(
 
 def _as_read(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
     """The preprocessing that gives the pixels which the views of an image are cut from."""
-    if tta != 'ten_crop':
+    if tta not in ('ten_crop', 'whole'):
         return preprocessing
     if preprocessing.resize in (None, preprocessing.image_size):
         raise InputError(
-            f"ten crops need images larger than the model's input of {preprocessing.image_size} "
-            'pixels, and its preprocessing resizes to the same; give --tta flip'
+            f"--tta {tta} needs images larger than the model's input of "
+            f'{preprocessing.image_size} pixels, and its preprocessing resizes to the same; give '
+            '--tta flip'
+        )
+    if tta == 'whole' and isinstance(preprocessing.mean[0], tuple):
+        raise InputError(
+            '--tta whole needs a mean per channel; this model subtracts one per pixel, of '
+            f'{preprocessing.image_size} pixels: give --tta flip'
         )
     # The views are normalised; a mean per pixel is one of their size.
     mean = (0.0,) * preprocessing.channels

@@ -27,12 +27,17 @@ def _ten_crops(images: Array, size: int) -> list[Array]:
     return [view for crop in crops for view in _flipped(crop, size)]
 
 
+def _whole(images: Array, size: int) -> list[Array]:
+    return [images]
+
+
 # Test-time augmentation: (images [N, S, S, C], side of the model's input) -> the views of each
 # image whose probabilities are averaged. 'ten_crop' is that of Krizhevsky et al. 2012, section 4.1:
-# the corners and the middle of the resized square, and their mirror images.
+# the corners and the middle of the resized square, and their mirror images. 'whole' is that square
+# itself, which the model sees at its size, as he2015, section 3.4, "fully-convolutional".
 VIEWS: Mapping[
-    str, Callable[[Shaped[Array, 'n s s c'], int], list[Shaped[Array, 'n size size c']]]
-] = {'flip': _flipped, 'ten_crop': _ten_crops}
+    str, Callable[[Shaped[Array, 'n s s c'], int], list[Shaped[Array, 'n side side c']]]
+] = {'flip': _flipped, 'ten_crop': _ten_crops, 'whole': _whole}
 
 
 def make_eval_step(
