@@ -16,6 +16,8 @@ from collections.abc import Callable, Generator
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resnet_jax.data import shared_memory
+
 if TYPE_CHECKING:
     import grain
 
@@ -74,7 +76,10 @@ def _read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -
     import grain
 
     batches = grain.MapDataset.range(start, stop).map(make)
+    receiver = shared_memory.Receiver() if workers and shared_memory.is_available() else None
     if workers:
+        if receiver is not None:
+            batches = batches.map(functools.partial(shared_memory.send, receiver.address))
         dataset = _in_processes(batches, min(workers, max(stop - start, 1)))
     else:
         threads = usable_cores()
@@ -83,7 +88,7 @@ def _read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -
         )
     iterator = iter(dataset)
     try:
-        yield from iterator
+        yield from iterator if receiver is None else map(receiver.take, iterator)
     except RuntimeError as error:  # Grain's own, about one of its processes
         died = re.search(r'Worker process was terminated.* exit code (-?\d+)', str(error))
         if not died:
@@ -94,6 +99,8 @@ def _read_ahead(make: Callable[[int], T], start: int, stop: int, workers: int) -
         ) from error
     finally:
         iterator.close()
+        if receiver is not None:
+            receiver.close()
 
 
 def _in_processes(batches: 'grain.MapDataset', workers: int) -> 'grain.IterDataset':
@@ -111,8 +118,8 @@ def _in_processes(batches: 'grain.MapDataset', workers: int) -> 'grain.IterDatas
     _start_tracker_apart()
     # Grain spawns its workers, so a JAX that already runs threads here is not forked.
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    # Send batches through a pipe. Shared memory, Grain's default, takes 17 ms instead of 27 for
-    # 10 MB (2 workers on 2 cores), but leaks blocks when a program ends with batches in flight.
+    # Batches come in memory of our own (shared_memory.py), or else through a pipe. Grain's shared
+    # memory leaks blocks when a program ends with batches in flight.
     no_shared_memory = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
     dataset = grain.experimental.WithOptionsIterDataset(dataset, no_shared_memory)
     options = grain.MultiprocessingOptions(

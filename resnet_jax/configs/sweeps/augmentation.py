@@ -15,7 +15,7 @@ from typing import Any
 _SLICE = {
     'data.train_split': 'train[:5000]',
     'data.eval_split': 'test',
-    'train.epochs': 30.0,
+    'train.epochs': 20.0,
     'train.eval_every': 0,
 }
 
