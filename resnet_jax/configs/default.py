@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.model.width = placeholder(int)  # of the first stage's blocks
     config.model.dimensions = placeholder(int)  # of space; data sets here have 2
     config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
-    config.model.norm = placeholder(str)  # batch, group, layer, none
+    config.model.norm = placeholder(str)  # batch, group, layer, none, folded
     config.model.norm_groups = placeholder(int)  # of group norm
     config.model.ghost_batch = placeholder(int)  # examples that batch norm takes together; 0: all
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...

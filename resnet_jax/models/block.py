@@ -38,11 +38,14 @@ class Operation:
       kind: a key of `OPERATIONS`.
       index: its number, from 1, among those of its kind; 0 for kinds that are not `NUMBERED`.
       starts_at_zero: whether its weight is zero at the start of training.
+      paired: of a convolution, whether a norm takes its output; of a norm, whether that output is
+        what it takes. A pool, which is linear, may stand between the two.
     """
 
     kind: str
     index: int = 0
     starts_at_zero: bool = False
+    paired: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +97,19 @@ def spell_out(
     parts = [tuple(_numbered(part, counts)) for part in (before, branch, after)]
     if design.zero_init_last or fixup:
         parts[1] = _zero_at_start(parts[1], design)
-    return parts[0], parts[1], parts[2]
+    return parts[0], pair_up(parts[1]), parts[2]
+
+
+def pairs(operations: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
+    """Each convolution whose output a norm takes, directly or through a pool, and that norm."""
+    linear = [op for op in operations if op.kind != 'pool']
+    return [(a, b) for a, b in itertools.pairwise(linear) if (a.kind, b.kind) == ('conv', 'norm')]
+
+
+def pair_up(operations: Sequence[Operation]) -> Operations:
+    """The operations with `Operation.paired` set."""
+    paired = {op for pair in pairs(operations) for op in pair}
+    return tuple(dataclasses.replace(op, paired=op in paired) for op in operations)
 
 
 def _pool_position(kinds: list[str], stride_at: int) -> int:
@@ -156,12 +171,13 @@ class Context:
 
 def _conv(op: Operation, x: Array, context: Context) -> Array:
     zero = {'kernel_init': nn.initializers.zeros} if op.starts_at_zero else {}
-    return context.conv(**context.convs[op.index - 1], **zero, name=op.name)(x)
+    arguments = context.convs[op.index - 1]
+    return context.conv(**arguments, **zero, paired=op.paired, name=op.name)(x)
 
 
 def _norm(op: Operation, x: Array, context: Context) -> Array:
     zero = {'scale_init': nn.initializers.zeros} if op.starts_at_zero else {}
-    return context.norm(context.train, context.prefix + op.name, **zero)(x)
+    return context.norm(context.train, context.prefix + op.name, paired=op.paired, **zero)(x)
 
 
 def _pool(op: Operation, x: Array, context: Context) -> Array:
@@ -295,11 +311,13 @@ class ResidualBlock(nn.Module):
         if path == 'zero_pad':
             x = layers.zero_pad_shortcut(x, channels, stride)
         elif path in ('projection', 'conv'):
-            x = self.conv(features=channels, kernel_size=1, strides=stride, name='shortcut_conv')(x)
             # Normalise both summands or neither.
             tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
-            if path == 'projection' and any(op.kind == 'norm' for op in tail):
-                x = self.norm(train, 'shortcut_norm')(x)
+            normalized = path == 'projection' and any(op.kind == 'norm' for op in tail)
+            settings = {'features': channels, 'kernel_size': 1, 'strides': stride}
+            x = self.conv(**settings, paired=normalized, name='shortcut_conv')(x)
+            if normalized:
+                x = self.norm(train, 'shortcut_norm', paired=True)(x)
         if design.se_ratio and design.se_place == 'identity':
             x = layers.SqueezeExcite(design.se_ratio, self.dtype, name='se')(x)
         return nn.Dropout(design.shortcut_dropout, deterministic=not train)(x)

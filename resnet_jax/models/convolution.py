@@ -26,9 +26,9 @@ INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {
 
 
 # Variance that standardised weights get -> the square of what they are divided by, from an output
-# channel's own variance and its fan-in.
-STANDARDIZATIONS: dict[str, Callable[[Array, int], Array]] = {
-    'fan_in': lambda var, fan_in: jnp.maximum(var * fan_in, 1e-4),  # arXiv 2101.08692
+# channel's own variance and its fan-in; of JAX's arrays and of NumPy's.
+STANDARDIZATIONS: dict[str, Callable[[Any, int], Any]] = {
+    'fan_in': lambda var, fan_in: (var * fan_in).clip(1e-4),  # arXiv 2101.08692
     'one': lambda var, fan_in: var + 1e-10,  # arXiv 1912.11370
 }
 
@@ -59,6 +59,8 @@ def convolution(
     standardize: str | None = None,
     in_scan: bool = False,
     use_bias: bool = False,
+    paired: bool = False,
+    folded: bool = False,
     **kwargs: Any,
 ) -> nn.Conv:
     """A convolution of the same size in all dimensions, padded by half the kernel on both sides.
@@ -77,6 +79,8 @@ def convolution(
       standardize: a key of `STANDARDIZATIONS` for weight standardisation (arXiv 1903.10520).
       in_scan: whether the convolution stands in the body of a `lax.scan`.
       use_bias: whether to add a bias.
+      paired: whether a norm takes the output.
+      folded: whether norms are folded: into convolutions that are paired, which then add a bias.
       **kwargs: of `nn.Conv`.
     """
     general = functools.partial(_convolve, in_scan=in_scan)
@@ -90,7 +94,7 @@ def convolution(
         padding=[(dilation * (kernel_size // 2),) * 2] * dimensions,
         kernel_dilation=dilation,
         feature_group_count=groups,
-        use_bias=use_bias,
+        use_bias=use_bias or (paired and folded),
         conv_general_dilated=general,
         **kwargs,
     )

@@ -267,6 +267,25 @@ def create_model(
     return ResNet(**settings, dtype=dtype)
 
 
+def fields_of(name: str, model: ResNet) -> dict[str, Any]:
+    """The overrides that make a model of a registered one: the model as a row of plain values.
+
+    Args:
+      name: of the registered model.
+      model: any `ResNet`.
+
+    Returns:
+      Fields and values; `create_model(name, model.num_classes, model.dtype, **fields)` equals the
+      model.
+    """
+    base = create_model(name)
+    found = {field: getattr(model, field) for field in _MODEL_FIELDS}
+    known = {field: getattr(base, field) for field in _MODEL_FIELDS}
+    found |= {field: getattr(model.block, field) for field in _BLOCK_FIELDS}
+    known |= {field: getattr(base.block, field) for field in _BLOCK_FIELDS}
+    return {field: value for field, value in found.items() if value != known[field]}
+
+
 def _has_type(value: Any, kind: Any) -> bool:
     """Whether a value has the type of a field; a list may stand for a tuple."""
     if isinstance(kind, types.UnionType):

@@ -310,6 +310,7 @@ class ResNet(nn.Module):
             dimensions=self.dimensions,
             init=self.init_scheme,
             standardize=self.standardized_to if self.weight_standardization else None,
+            folded=self.norm == 'folded',
             dtype=self.dtype,
         )
         norm = make_norm(
