@@ -35,6 +35,8 @@ class TrainedModel:
       title: the source of the model, for people to read.
       matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
       has_head: whether the head's weights are loaded; otherwise they are random.
+      traceable: whether JAX can compile the model; otherwise `model.apply` runs by itself, on the
+        host, as that of an exported file does.
     """
 
     model: models.ResNet
@@ -44,6 +46,7 @@ class TrainedModel:
     title: str
     matmul_precision: str | None = None
     has_head: bool = True
+    traceable: bool = True
 
     def weights_digest(self) -> str:
         """A hash of the values of the variables."""
@@ -120,6 +123,7 @@ def evaluate_trained(
         classes=classes,
         with_outputs=observe is not None,
         tta=tta,
+        compiled=trained.traceable,
     )
 
     def observed(variables: Any, batch: dict[str, Any]) -> Any:

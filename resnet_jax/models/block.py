@@ -258,20 +258,16 @@ class ResidualBlock(nn.Module):
             conv=self.conv,
             norm=self.norm,
             train=train,
-            convs=self._convolutions(),
+            convs=self.convolutions(),
             stride=self.stride,
             dtype=self.dtype,
         )
-        shape_kept = self.stride == 1 and x.shape[-1] == self.width * self.design.expansion
-        path = SHORTCUTS[self.design.shortcut][0 if shape_kept else 1]
+        path = self.shortcut_path(x.shape[-1])
         preactivated = apply_operations(before, x, context)
-        # he2016, appendix: the first block activates before it splits into two paths; in the
-        # authors' code so does every block whose shortcut is a convolution.
-        first = self.first and not self.design.raw_first_shortcut
-        entry = preactivated if first or path in ('projection', 'conv') else x
+        entry = preactivated if self.shares_activation(path) else x
         y = apply_operations(branch, preactivated, context)
         if path is not None:
-            skip = self._shortcut(path, entry, branch, train)
+            skip = self._shortcut(path, entry, train)
             skip, y = self._weight(skip, y, entry)
             if train and not (isinstance(drop_rate, float) and drop_rate == 0.0):
                 y = layers.drop_branch(y, drop_rate, self.make_rng('dropout'))
@@ -283,7 +279,7 @@ class ResidualBlock(nn.Module):
         return branch + shortcut
 
     @nn.nowrap
-    def _convolutions(self) -> list[dict[str, Any]]:
+    def convolutions(self) -> list[dict[str, Any]]:
         """The arguments of each convolution of the branch."""
         design, last, found = self.design, len(self.design.kernels) - 1, []
         inner, outer = design.inner_channels(self.width), self.width * design.expansion
@@ -302,7 +298,28 @@ class ResidualBlock(nn.Module):
         return found
 
     @nn.nowrap
-    def _shortcut(self, path: str, x: Array, branch: Operations, train: bool) -> Array:
+    def shortcut_path(self, channels: int) -> str | None:
+        """What the shortcut is for an input of this many channels; None: there is none."""
+        kept = self.stride == 1 and channels == self.width * self.design.expansion
+        return SHORTCUTS[self.design.shortcut][0 if kept else 1]
+
+    @nn.nowrap
+    def shares_activation(self, path: str | None) -> bool:
+        """Whether what precedes the first convolution also precedes a shortcut of this kind."""
+        # he2016, appendix: the first block activates before it splits into two paths; in the
+        # authors' code so does every block whose shortcut is a convolution.
+        first = self.first and not self.design.raw_first_shortcut
+        return first or path in ('projection', 'conv')
+
+    @nn.nowrap
+    def normalizes_shortcut(self, path: str | None) -> bool:
+        """Whether a norm follows a shortcut of this kind: both summands have one, or neither."""
+        _, branch, _ = spell_out(self.design, bool(self.fixup))
+        tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
+        return path == 'projection' and any(op.kind == 'norm' for op in tail)
+
+    @nn.nowrap
+    def _shortcut(self, path: str, x: Array, train: bool) -> Array:
         design, channels = self.design, self.width * self.design.expansion
         stride = self.stride
         pool, _ = DOWNSAMPLINGS[design.downsample]
@@ -311,9 +328,7 @@ class ResidualBlock(nn.Module):
         if path == 'zero_pad':
             x = layers.zero_pad_shortcut(x, channels, stride)
         elif path in ('projection', 'conv'):
-            # Normalise both summands or neither.
-            tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
-            normalized = path == 'projection' and any(op.kind == 'norm' for op in tail)
+            normalized = self.normalizes_shortcut(path)
             settings = {'features': channels, 'kernel_size': 1, 'strides': stride}
             x = self.conv(**settings, paired=normalized, name='shortcut_conv')(x)
             if normalized:
