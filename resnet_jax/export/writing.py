@@ -61,7 +61,7 @@ def compare(
       expected: of the original.
       bound: see `Difference`.
     """
-    difference = np.abs(found.astype(np.float64) - expected)
+    difference = np.abs(np.asarray(found, np.float64) - expected)
     scale, spread = np.abs(expected).max(), expected.std()
     return Difference(
         len(expected),
