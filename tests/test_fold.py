@@ -12,7 +12,6 @@ from resnet_jax.compress.fold import fold, unfolded
 from resnet_jax.models.registry import fields_of
 from resnet_jax.models.stages import stack_blocks
 
-
 # What differs in the others is not looked at by folding; tests/test_export.py folds those too.
 FOLDED = (
     *('basic', 'bottleneck', 'blur', 'blur behind the last convolution', 'relu_only_preact'),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import InputError, check_choice, choose
-from resnet_jax.export import stablehlo
+from resnet_jax.export import litert, savedmodel, stablehlo
 from resnet_jax.export.onnx import file as onnx_file
 from resnet_jax.export.program import BOUNDS, Program, Run
 
@@ -50,6 +50,14 @@ FORMATS: dict[str, Format] = {
         onnx_file.open_file,
         dtypes=('float32', 'int8'),
         layouts=('NCHW', 'NHWC'),
+    ),
+    'litert': Format('LiteRT', '.tflite', litert.write, litert.open_file, fixed_batch=True),
+    'savedmodel': Format(
+        'SavedModel',
+        '.savedmodel',
+        savedmodel.write,
+        savedmodel.open_file,
+        dtypes=('float32', 'bfloat16'),
     ),
 }
 

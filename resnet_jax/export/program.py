@@ -66,11 +66,20 @@ class Program:
         return np.uint8 if self.takes_pixels else np.float32
 
     def __call__(self, images: Shaped[Array, 'n *space c']) -> Float[Array, 'n classes']:
-        """Logits, float32; holds nothing that is written for the backend of this process."""
+        """Logits, float32."""
+        return self.function(self.variables, images)
+
+    def function(
+        self, variables: Mapping[str, Any], images: Shaped[Array, 'n *space c']
+    ) -> Float[Array, 'n classes']:
+        """The same as a function of the weights, which are not closed over.
+
+        It holds nothing that is written for the backend of this process.
+        """
         with cpu.disabled(), matmul_precision(self.trained.matmul_precision):
             x = images if self.channels_last else jnp.moveaxis(images, 1, -1)
             x = self.preprocessing.normalize(x) if self.takes_pixels else x
-            logits: Any = self.model.apply(self.variables, x, train=False)
+            logits: Any = self.model.apply(variables, x, train=False)
             return logits
 
     def images(self, pixels: UInt8[np.ndarray, 'n *space c']) -> np.ndarray:
