@@ -62,15 +62,16 @@ def _convert(source: Path, target: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise InputError(f'litert-converter took over {SECONDS} s; export to ONNX') from error
     except subprocess.CalledProcessError as error:
-        lines = [line for line in error.stderr.splitlines() if line.strip()] or ['no message']
-        if 'No module named' in lines[-1]:
+        if 'No module named' in error.stderr:
             raise InputError(
                 f'{python} has no litert-converter, whose pins clash with those of JAX: make an '
                 'environment of its own (python -m venv litert && litert/bin/pip install '
                 f'litert-converter) and set {PYTHON}=litert/bin/python'
             ) from error
+        lines = error.stderr.splitlines()
+        why = next((line for line in lines if 'rror: ' in line), 'it says nothing')
         raise InputError(
-            f'litert-converter cannot convert the network: {lines[-1][:300]}; export to ONNX'
+            f'litert-converter cannot convert the network: {why.strip()[:300]}; export to ONNX'
         ) from error
 
 

@@ -96,9 +96,10 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         hidden = max(8, int(channels * self.ratio + 4) // 8 * 8)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=HE_NORMAL)
-        squeezed = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
+        # Products of two axes: LiteRT's converter takes no others.
+        squeezed = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         gate = dense(channels, name='expand')(nn.relu(dense(hidden, name='reduce')(squeezed)))
-        return x * nn.sigmoid(gate)
+        return x * jnp.expand_dims(nn.sigmoid(gate), tuple(range(1, x.ndim - 1)))
 
 
 class EfficientChannelAttention(nn.Module):
