@@ -1,6 +1,7 @@
 """What is exported: a network with its weights, as a closed function of images."""
 
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,12 +92,10 @@ class Program:
 
     def describe(self) -> dict[str, Any]:
         """What a reader of the file needs to know; plain values."""
-        from resnet_jax import __version__
-
         p = self.preprocessing
         shape = [self.batch or 'N', *self.image_shape]
         return {
-            'program': f'resnet-jax {__version__}',
+            'program': f'resnet-jax {importlib.metadata.version("resnet-jax")}',
             'source': self.trained.origin,
             'title': self.trained.title,
             'input': {

@@ -62,16 +62,24 @@ def apply(operations: Iterable[Operation], x: Tensor, part: Part) -> Tensor:
 
 def convolve(part: Part, x: Tensor, name: str, settings: Mapping[str, Any]) -> Tensor:
     """A convolution of the part, with the arguments of `models.convolution.convolution`."""
-    params = part.params[name]
-    return part.graph.convolution(
-        x,
-        params['kernel'],
-        params.get('bias'),
-        part.name(name),
-        stride=settings.get('strides', 1),
-        dilation=settings.get('dilation', 1),
-        groups=settings.get('groups', 1),
-    )
+    params, where = part.params[name], part.name(name)
+    # Of a convolution of low rank, thin ones stand in its place: the one with the window has the
+    # stride and the dilation, or the first where all are 1x1.
+    thin = [word for word in ('down', 'core', 'up') if word in params]
+    pieces = [(params[word], f'{where}/{word}') for word in thin] or [(params, where)]
+    windowed = 1 if 'core' in params else 0
+    for i, (piece, title) in enumerate(pieces):
+        given = settings if i == windowed else {}
+        x = part.graph.convolution(
+            x,
+            piece['kernel'],
+            piece.get('bias'),
+            title,
+            stride=given.get('strides', 1),
+            dilation=given.get('dilation', 1),
+            groups=given.get('groups', 1),
+        )
+    return x
 
 
 def _norm(op: Operation, x: Tensor, part: Part) -> Tensor:
