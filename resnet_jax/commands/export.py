@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--dtype',
         default='float32',
         metavar='NAME',
-        help='of the computation: float32 (default), bfloat16 (stablehlo, savedmodel), int8 (onnx)',
+        help='of the computation: float32 (default), bfloat16 (stablehlo, savedmodel) or int8 '
+        '(onnx, litert)',
     )
     parser.add_argument(
         '--layout',

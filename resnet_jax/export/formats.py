@@ -51,7 +51,14 @@ FORMATS: dict[str, Format] = {
         dtypes=('float32', 'int8'),
         layouts=('NCHW', 'NHWC'),
     ),
-    'litert': Format('LiteRT', '.tflite', litert.write, litert.open_file, fixed_batch=True),
+    'litert': Format(
+        'LiteRT',
+        '.tflite',
+        litert.write,
+        litert.open_file,
+        dtypes=('float32', 'int8'),
+        fixed_batch=True,
+    ),
     'savedmodel': Format(
         'SavedModel',
         '.savedmodel',
@@ -59,6 +66,12 @@ FORMATS: dict[str, Format] = {
         savedmodel.open_file,
         dtypes=('float32', 'bfloat16'),
     ),
+}
+
+
+# Formats that other programs make, and how.
+ELSEWHERE = {
+    'coreml': 'coremltools makes Core ML of PyTorch modules alone, docs/export.md shows how',
 }
 
 
@@ -88,6 +101,8 @@ def check_settings(name: str, path: Path, dtype: str, layout: str | None) -> For
       InputError: for an unknown format or type, another ending of the file's name, and what the
         format cannot hold.
     """
+    if name in ELSEWHERE:
+        raise InputError(f'no --format {name}: {ELSEWHERE[name]}')
     row = choose('format', name, FORMATS)
     check_choice('dtype', dtype, BOUNDS)
     if not path.name.endswith(row.suffix):

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,20 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / 'program.mlir'
         source.write_text(exported.mlir_module())
-        _convert(source, path)
+        arguments = [source, path]
+        if program.calibration is not None:
+            arguments.append(Path(folder) / 'images.npy')
+            count = len(program.calibration) // program.batch * program.batch
+            batches = program.images(program.calibration[:count])
+            np.save(arguments[-1], batches.reshape(-1, program.batch, *program.image_shape))
+        _convert(arguments)
     return {}
 
 
-def _convert(source: Path, target: Path) -> None:
+def _convert(arguments: Sequence[Path]) -> None:
+    """Runs the worker."""
     python = os.environ.get(PYTHON, sys.executable)
-    command = [python, litert_worker.__file__, str(source), str(target)]
+    command = [python, litert_worker.__file__, *map(str, arguments)]
     # Not the packages of this Python, whatever PYTHONPATH says.
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     try:
@@ -64,9 +71,10 @@ def _convert(source: Path, target: Path) -> None:
     except subprocess.CalledProcessError as error:
         if 'No module named' in error.stderr:
             raise InputError(
-                f'{python} has no litert-converter, whose pins clash with those of JAX: make an '
-                'environment of its own (python -m venv litert && litert/bin/pip install '
-                f'litert-converter) and set {PYTHON}=litert/bin/python'
+                f'{python} has no litert-converter or ai-edge-quantizer, whose pins clash with '
+                'those of JAX: make an environment of its own (python -m venv litert && '
+                'litert/bin/pip install litert-converter ai-edge-quantizer) and set '
+                f'{PYTHON}=litert/bin/python'
             ) from error
         lines = error.stderr.splitlines()
         why = next((line for line in lines if 'rror: ' in line), 'it says nothing')
