@@ -46,7 +46,13 @@ def quantize(file: bytes, images: np.ndarray) -> bytes:
                 operation_name=end,
                 algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE,
             )
-        ranges = made.calibrate({SIGNATURE: [{'images': batch} for batch in images]})
+        # One by one: of several the quantizer takes moving averages, which cut off what is rare.
+        ranges: dict[str, dict[str, np.ndarray]] = {}
+        for batch in images:
+            for name, found in made.calibrate({SIGNATURE: [{'images': batch}]}).items():
+                old = ranges.setdefault(name, found)
+                old['min'] = np.minimum(old['min'], found['min'])
+                old['max'] = np.maximum(old['max'], found['max'])
         return bytes(made.quantize(ranges).quantized_model)
 
 
