@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from running import flags
+from running import ROOT, flags
+from test_documents import blocks, commands
 
 from resnet_jax.cli import main
 from resnet_jax.export import program
@@ -145,3 +146,14 @@ def test_weights_without_a_run(ask, tmp_path, run):
     assert said['source'] == {'model': 'cifar_resnet20', 'weights': str(weights)}
     said = ask('export', *published, tmp_path / 'a.onnx', '--dtype', 'int8', '--data', 'digits')
     assert said['difference']['data'] == 'digits test'
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_document(tmp_path, monkeypatch, capsys):
+    """In a folder of their own, one after another."""
+    monkeypatch.chdir(tmp_path)
+    ((_, _, text), *_) = blocks(ROOT / 'docs' / 'export.md', 'bash')
+    for arguments in commands(text):
+        assert main(arguments) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found['n'] == 360 and found['top1'] > 0.9
