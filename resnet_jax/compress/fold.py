@@ -33,8 +33,8 @@ def fold(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str,
     Returns:
       The model, with norm='folded' where its norm was 'batch', and weight_standardization=False;
       and its variables, computed in float64 and stored in the type of the old ones. In evaluation
-      it is the same function up to rounding; no running statistics are left. A model without
-      anything to fold comes back as it is.
+      it is the same function up to rounding; of the running statistics, the ranges of quantised
+      inputs are left. A model without anything to fold comes back as it is.
     """
     plain = unstack_blocks(variables) if model.scan_blocks else variables
     params = flax.traverse_util.flatten_dict(plain['params'])
@@ -46,7 +46,8 @@ def fold(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str,
         fields['weight_standardization'] = False
     if model.norm == 'batch':
         found = _folded(model, found, stats)
-        stats = {}
+        norms = {path[:-1] for path in stats if path[-1] == 'mean'}
+        stats = {path: value for path, value in stats.items() if path[:-1] not in norms}
         fields |= {'norm': 'folded', 'ghost_batch': 0, 'bn_axis_name': None}
         # There is no norm left to start at zero.
         fields['block'] = dataclasses.replace(model.block, zero_init_last=False)
@@ -85,7 +86,7 @@ def _folded(model: ResNet, params: _Arrays, stats: Mapping[Path, Any]) -> _Array
     """The parameters of the folded model, by path."""
     found = dict(params)
     convolutions = {norm: conv for conv, norm in _pairs(model, params)}
-    for norm in {path[:-1] for path in stats}:
+    for norm in {path[:-1] for path in stats if path[-1] == 'mean'}:
         mean, var = (np.asarray(stats[(*norm, name)], np.float64) for name in ('mean', 'var'))
         scale, bias = found.pop((*norm, 'scale')), found.pop((*norm, 'bias'))
         scale = scale / np.sqrt(var + model.bn_epsilon)
@@ -94,6 +95,7 @@ def _folded(model: ResNet, params: _Arrays, stats: Mapping[Path, Any]) -> _Array
         if conv is None:
             found |= {(*norm, 'scale'): scale, (*norm, 'bias'): bias}
         else:  # the last axis of a kernel is that of its output channels
+            conv = (*conv, 'up') if (*conv, 'up', 'kernel') in found else conv  # of low rank
             found |= {(*conv, 'kernel'): found[(*conv, 'kernel')] * scale, (*conv, 'bias'): bias}
     return found
 

@@ -24,7 +24,7 @@ from resnet_jax.models.resnet import ResNet
 
 Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name
 STEM_KERNEL = ('params', 'stem', 'conv1', 'kernel')
-# Every net has this tensor, and its name in a layout stands in no other place of a net.
+# Every net has this tensor, or a factor of it, and its name stands in no other place of a net.
 ANCHOR = ('params', 'stage1', 'block1', 'conv1', 'kernel')
 GROUPS_SHOWN = 3
 # What classifiers are called, in layouts and in the training scripts around them.
@@ -84,7 +84,7 @@ def match(
         except InputError:  # the layout has no names for such a model
             continue
     found = {
-        layout: branches.find(sizes, _bare(names[ANCHOR], layout))
+        layout: branches.find(sizes, _bare(_anchor(names), layout))
         for layout, names in expected.items()
     }
     if weights_key is not None:
@@ -105,6 +105,10 @@ def _preference(found: Match) -> tuple[int, int, bool, int]:
     own = '/kernel' if found.layout == OURS else f'{LAYOUTS[found.layout].head}.weight'
     foreign_head = not any(name.endswith(own) for name in found.head)
     return found.faults, branches.rank(found.branch), foreign_head, -len(found.names)
+
+
+def _anchor(names: Mapping[Path, str]) -> str:
+    return names[ANCHOR] if ANCHOR in names else names[(*ANCHOR[:-1], 'down', ANCHOR[-1])]
 
 
 def _bare(name: str, layout: str) -> str:

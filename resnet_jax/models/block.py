@@ -226,6 +226,7 @@ class ResidualBlock(nn.Module):
       dilation: of the convolutions up to and including `design.stride_at`, and of those after it.
       fixup: 0, or the factor of the branch's initial weights under Fixup.
       dtype: of the computation.
+      channels: (name, output channels) of convolutions that have others than the design's.
     """
 
     design: BlockDesign
@@ -237,6 +238,7 @@ class ResidualBlock(nn.Module):
     dilation: tuple[int, int] = (1, 1)
     fixup: float = 0.0
     dtype: Any = jnp.float32
+    channels: tuple[tuple[str, int], ...] = ()
 
     @nn.compact
     def __call__(
@@ -283,11 +285,12 @@ class ResidualBlock(nn.Module):
         """The arguments of each convolution of the branch."""
         design, last, found = self.design, len(self.design.kernels) - 1, []
         inner, outer = design.inner_channels(self.width), self.width * design.expansion
+        others = dict(self.channels)
         for i, kernel_size in enumerate(design.kernels):
             strided = i == design.stride_at and DOWNSAMPLINGS[design.downsample][1] is None
             found.append(
                 {
-                    'features': outer if i == last else inner,
+                    'features': outer if i == last else others.get(f'conv{i + 1}', inner),
                     'kernel_size': kernel_size,
                     'strides': self.stride if strided else 1,
                     'dilation': self.dilation[i > design.stride_at],

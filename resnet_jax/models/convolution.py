@@ -1,4 +1,4 @@
-"""The convolution of all models: padding, initial weights and weight standardisation."""
+"""The convolution of all models: padding, initial weights, standardised and quantised weights."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, choose
 from resnet_jax.models import cpu
 from resnet_jax.models.cpu.conv_forms import convolve
+from resnet_jax.models.quantized import INPUT, QuantizedInput, quantize_weights
 
-MakeConv = Callable[..., nn.Conv]
+# Makes a convolution: a function [N, ..., C] -> [N, ..., features].
+MakeConv = Callable[..., Callable[[Array], Array]]
 
 # he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
 # authors' and torchvision's code take the fan-out. Fixup (arXiv 1901.09321) starts from He's too.
@@ -61,8 +63,10 @@ def convolution(
     use_bias: bool = False,
     paired: bool = False,
     folded: bool = False,
+    bits: int = 0,
+    input_bits: int = 0,
     **kwargs: Any,
-) -> nn.Conv:
+) -> Callable[[Array], Array]:
     """A convolution of the same size in all dimensions, padded by half the kernel on both sides.
 
     PyTorch models pad like this; 'SAME' pads one side less where the stride is 2.
@@ -81,13 +85,17 @@ def convolution(
       use_bias: whether to add a bias.
       paired: whether a norm takes the output.
       folded: whether norms are folded: into convolutions that are paired, which then add a bias.
+      bits: of the weights, see `quantized.quantize_weights`; 0: floats.
+      input_bits: of the input of quantised weights; 0: floats.
       **kwargs: of `nn.Conv`.
     """
-    general = functools.partial(_convolve, in_scan=in_scan)
+    general: Any = functools.partial(_convolve, in_scan=in_scan)
+    if bits:
+        general = functools.partial(_convolve_quantized, general, bits)
     if standardize is not None:
         general = functools.partial(_convolve_standardized, general, STANDARDIZATIONS[standardize])
     kwargs.setdefault('kernel_init', he_normal(init, kernel_scale))
-    return nn.Conv(
+    conv = nn.Conv(
         features,
         kernel_size=(kernel_size,) * dimensions,
         strides=(strides,) * dimensions,
@@ -98,6 +106,22 @@ def convolution(
         conv_general_dilated=general,
         **kwargs,
     )
+    if not (bits and input_bits):
+        return conv
+    quantized = QuantizedInput(input_bits, name=f'{kwargs["name"]}{INPUT}')
+    return lambda x: conv(quantized(x))
+
+
+def _convolve_quantized(
+    general: Callable[..., Array],
+    bits: int,
+    images: Float[Array, 'n *space c'],
+    kernel: Float[Array, '*taps c_per_group features'],
+    *args: Any,
+    **kwargs: Any,
+) -> Float[Array, 'n *out features']:
+    """The convolution with quantised weights."""
+    return general(images, quantize_weights(kernel, bits), *args, **kwargs)
 
 
 def _convolve(
