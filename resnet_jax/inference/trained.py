@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_jax import data, models
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.errors import InputError
+from resnet_jax.interop import files, weights
 from resnet_jax.json_files import unreadable
 from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import LOST, Checkpoints
@@ -60,11 +62,11 @@ class TrainedModel:
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
-    """Loads the model of a run.
+    """Loads the model of a run, or a compressed one.
 
     Args:
-      folder: the workdir of the run.
-      checkpoint: 'latest', 'best' or a step.
+      folder: the workdir of the run, or what `resnet-jax compress` wrote.
+      checkpoint: 'latest', 'best' or a step; a compressed model has one alone.
 
     Raises:
       InputError: if there is no such run or checkpoint, or it cannot be read.
@@ -77,6 +79,8 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
         template = build.state_template(config, model, preprocessing)
     except InputError as error:  # a field that says nothing; or a model of another version
         raise unreadable(folder / 'config.json', error, LOST) from error
+    if files.is_compressed(folder):
+        return _compressed(folder, model, config, preprocessing)
     with contextlib.closing(Checkpoints(folder, config.checkpoint, read_only=True)) as checkpoints:
         step = checkpoints.find(checkpoint)
         state, _ = checkpoints.restore(template, step)
@@ -86,6 +90,22 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
         preprocessing,
         {'workdir': str(folder), 'step': step},
         f'{config.model.name}, step {step}',
+        config.train.matmul_precision,
+    )
+
+
+def _compressed(
+    folder: Path, model: models.ResNet, config: ConfigDict, preprocessing: Preprocessing
+) -> TrainedModel:
+    tensors = files.read_tensors(folder)
+    found = weights.variables_from_tensors(tensors.arrays, model, where=str(folder))
+    method = tensors.metadata.get('method', 'compressed')
+    return TrainedModel(
+        model,
+        weights.finished(found, model),
+        preprocessing,
+        {'workdir': str(folder), 'step': None},
+        f'{config.model.name}, {method}',
         config.train.matmul_precision,
     )
 
