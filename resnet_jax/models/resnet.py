@@ -144,7 +144,7 @@ class ResNet(nn.Module):
         super().__post_init__()
         if int(self.stem_width * min(share for _, _, share in STEMS[self.stem].convolutions)) < 1:
             raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
-        check_channels(self.block, self._plans(), self.stem_width, self._layers())
+        check_channels(self.block, self._plans(), self.stem_width, self.single_layers())
         if self.ranks and (self.weight_standardization or self.fixup):
             raise InputError(
                 'ranks go with plain weights only; set weight_standardization=False (fold does), '
@@ -159,10 +159,10 @@ class ResNet(nn.Module):
     @property
     def scannable(self) -> bool:
         """Whether the blocks after the first of each stage are equal, as a scan needs them."""
-        return all_equal(self._layers(), self.stage_sizes)
+        return all_equal(self.single_layers(), self.stage_sizes)
 
     @nn.nowrap
-    def _layers(self) -> SingleLayers:
+    def single_layers(self) -> SingleLayers:
         """The values of single layers, by path."""
         given = self.inner_channels, self.ranks, self.layer_bits
         stem = len(STEMS[self.stem].convolutions)
@@ -297,7 +297,7 @@ class ResNet(nn.Module):
     def body(self) -> tuple[Stem, list[Stage]]:
         """The stem and the stages, new modules: unbound outside of a call of this one."""
         conv, norm = self._makers()
-        layers = self._layers()
+        layers = self.single_layers()
         before, _, _ = spell_out(self.block, self.fixup)
         after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
         shared = {op.kind for op in before}
@@ -381,7 +381,7 @@ class ResNet(nn.Module):
             init = {'kernel_init': nn.initializers.zeros}
         if self.fixup:
             x = layers.Bias(name='head_bias')(x)
-        if bits := self._layers().bits.get('head', self.weight_bits):
+        if bits := self.single_layers().bits.get('head', self.weight_bits):
             init['dot_general'] = quantized_dot(bits)
             if self.activation_bits:
                 x = QuantizedInput(self.activation_bits, name=f'head{INPUT}')(x)
