@@ -99,6 +99,7 @@ def _compress(options: argparse.Namespace) -> None:
     width = text.terminal_width()
     print(text.paragraph(subject.title, width, '  '))
     print(_table(before, after, options.latency_batch, width))
+    print(f'\n{text.paragraph(_difference(report["difference"]), width, "  ")}')
     for part in (result.printed, f'\nwritten: {options.out}'):
         if part:
             print(part)
@@ -149,15 +150,14 @@ def _table(before: dict[str, Any], after: dict[str, Any], batch: int, width: int
         for key, title, form in shown
         if before[key] is not None
     ]
-    table = text.aligned(['', 'original', 'compressed', 'ratio'], rows, width)
-    apart = after.get('difference', {})
-    if not apart:
-        return table
-    line = (
+    return text.aligned(['', 'original', 'compressed', 'ratio'], rows, width)
+
+
+def _difference(apart: dict[str, float]) -> str:
+    return (
         f'the logits differ by {apart["largest"]:.3g} at most, {apart["relative"]:.3g} of their '
         f'deviation; the same class for {100 * apart["agreement"]:.2f} %'
     )
-    return f'{table}\n\n{text.paragraph(line, width, "  ")}'
 
 
 def _ratio(before: float, after: float) -> str:

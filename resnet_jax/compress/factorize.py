@@ -85,7 +85,7 @@ def layers_of(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Layer]:
             if path.startswith('stage') and named and len(conv.path) == 3:
                 x = args[0]
                 found[path] = Layer(
-                    math.prod(conv.kernel_size),
+                    math.prod(conv.variables['params']['kernel'].shape[:-2]),
                     x.shape[-1],
                     y.shape[-1],
                     math.prod(x.shape[1:-1]),

@@ -137,7 +137,7 @@ def taylor_scores(model: ResNet, variables: Mapping[str, Any], batches: Iterable
         def loss(params: Any) -> Any:
             logits: Any = model.apply({**variables, 'params': params}, images, train=False)
             each = metrics.cross_entropy(logits, labels)
-            return jnp.sum(jnp.where(mask, each, 0)) / jnp.maximum(jnp.sum(mask), 1)
+            return jnp.mean(each, where=mask)
 
         return jax.grad(loss)(params)
 
