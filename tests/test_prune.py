@@ -185,7 +185,7 @@ def test_the_counts_of_a_smaller_network_are_exact():
     """A basic block of width w with c inner channels has 18 w c weights, and 2 c + 2 w of norms."""
     model, variables = network('cifar_resnet20')
     kept = {'stage1/block1/conv1': np.asarray([0, 2, 3]), 'stage2/block2/conv1': np.asarray([1])}
-    smaller, found = prune.keep_channels(model, variables, kept)
+    smaller, _ = prune.keep_channels(model, variables, kept)
     assert smaller.inner_channels == ('stage1/block1/conv1=3', 'stage2/block2/conv1=1')
     before, after = count(model, (8, 8, 3)), count(smaller, (8, 8, 3))
     assert before.parameters - after.parameters == (18 * 4 + 2) * 1 + (18 * 8 + 2) * 7

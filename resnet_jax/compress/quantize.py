@@ -21,7 +21,7 @@ from resnet_jax.compress.fold import fold
 from resnet_jax.compress.folder import weight_bits
 from resnet_jax.interop import integers
 from resnet_jax.models import ResNet
-from resnet_jax.models.quantized import INPUT, QuantizedInput, quantize_activations
+from resnet_jax.models.quantized import INPUT, RANGE, QuantizedInput, quantize_activations
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training import metrics
 from resnet_jax.training.compilation import jit
@@ -65,7 +65,7 @@ def quantize(
         flat[name] = jnp.asarray(on_grid(flat[name], count))
     for path in inputs_of(quantised) if activation_bits else ():
         assert limits is not None, 'activations are quantised in the limits of a calibration'
-        flat[f'batch_stats/{path}{INPUT}/range'] = jnp.asarray(limits[path], jnp.float32)
+        flat[f'batch_stats/{path}{INPUT}/{RANGE}'] = jnp.asarray(limits[path], jnp.float32)
     tree = flax.traverse_util.unflatten_dict(flat, sep='/')
     return quantised, {'params': tree['params'], 'batch_stats': tree.get('batch_stats', {})}
 
@@ -75,7 +75,7 @@ def floating(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[
     plain = unstack_blocks(variables) if model.scan_blocks else dict(variables)
     bare = model.unrolled().clone(weight_bits=0, activation_bits=0, layer_bits=())
     stats = flax.traverse_util.flatten_dict(plain.get('batch_stats', {}))
-    kept = {path: x for path, x in stats.items() if path[-1] != 'range'}
+    kept = {path: x for path, x in stats.items() if path[-1] != RANGE}
     return fold(bare, {**plain, 'batch_stats': flax.traverse_util.unflatten_dict(kept)})
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 INPUT = '_input'  # ends the name of what quantises a layer's input: 'conv1_input'
+RANGE = 'range'  # the name of the range that it keeps
 _MOMENTUM = 0.99  # of the range in training, as arXiv 1712.05877, section 3.1, smooths it
 
 
@@ -77,7 +78,8 @@ class QuantizedInput(nn.Module):
     """Quantises a layer's input, in a range that is kept with the running statistics.
 
     The range is a moving average of the batches' lowest and highest values wherever `batch_stats`
-    may change: in training, and in a calibration. Path: `range`, in `batch_stats`.
+    may change, from the first batch's on; a range of zeros is none, and the input stays as it is.
+    Path: `range`, in `batch_stats`.
 
     Attributes:
       bits: of the integers.
@@ -88,9 +90,10 @@ class QuantizedInput(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
         """Quantises."""
-        held = self.variable('batch_stats', 'range', jnp.zeros, 2, jnp.float32)
+        held = self.variable('batch_stats', RANGE, jnp.zeros, 2, jnp.float32)
         if not self.is_mutable_collection('batch_stats'):
-            return quantize_activations(x, held.value, self.bits)
+            known = jnp.any(held.value != 0)
+            return jnp.where(known, quantize_activations(x, held.value, self.bits), x)
         still = jax.lax.stop_gradient(x)
         batch = jnp.stack([jnp.min(still), jnp.max(still)]).astype(held.value.dtype)
         if self.is_initializing():

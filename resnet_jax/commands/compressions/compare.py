@@ -73,7 +73,7 @@ def _onnxruntime(trained: Any, batch: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model.onnx'
         try:
-            program = make_program(trained, dtype='float32', batch=batch)
+            program = make_program(trained, channels_last=False, batch=batch)
             formats.FORMATS['onnx'].write(program, path, {})
         except InputError:  # a part of the model that the format has no operation for
             return None
