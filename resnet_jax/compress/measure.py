@@ -18,7 +18,8 @@ from resnet_jax.models.counting import count, count_parameters
 from resnet_jax.training.compilation import jit
 
 _RANDOM_IMAGES = 64  # to compare outputs on, where there are no examples
-_SECONDS, _FEWEST, _MOST = 1.0, 5, 200  # of timing, and runs
+_SECONDS = 1.0  # of timing, for each model
+_FEWEST, _MOST = 5, 200  # runs that are timed
 
 
 class Net(NamedTuple):
@@ -47,16 +48,13 @@ def sizes(net: Net, preprocessing: Preprocessing) -> dict[str, int]:
     }
 
 
-def latencies(
-    nets: Sequence[Net], preprocessing: Preprocessing, batch: int, seconds: float = _SECONDS
-) -> list[float]:
+def latencies(nets: Sequence[Net], preprocessing: Preprocessing, batch: int) -> list[float]:
     """The time that each model takes for a batch, in milliseconds: medians, measured by turns.
 
     Args:
       nets: the models; quantised ones compute in floats here, on the values of their integers.
       preprocessing: of the images.
       batch: images at a time.
-      seconds: for each model, about.
     """
     shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
     images = jax.random.normal(jax.random.key(0), shape)
@@ -72,7 +70,7 @@ def latencies(
     times: list[list[float]] = [[] for _ in programs]
     began = time.perf_counter()
     while len(times[0]) < _MOST and (
-        len(times[0]) < _FEWEST or time.perf_counter() - began < seconds * len(programs)
+        len(times[0]) < _FEWEST or time.perf_counter() - began < _SECONDS * len(programs)
     ):
         for run, mine in zip(programs, times, strict=True):
             start = time.perf_counter()

@@ -149,7 +149,9 @@ def make_program(
         variables = unstack_blocks(variables)
     computed = 'float32' if dtype == 'int8' else dtype
     model = model.unrolled().clone(dtype=jnp.dtype(computed))
-    variables = {'params': _stored(variables['params'], computed), 'batch_stats': {}}
+    # What is left of the statistics are the ranges of quantised inputs.
+    ranges = dict(variables.get('batch_stats', {}))
+    variables = {'params': _stored(variables['params'], computed), 'batch_stats': ranges}
     return Program(
         *(trained, model, variables, takes_pixels, channels_last, batch, dtype, calibration)
     )

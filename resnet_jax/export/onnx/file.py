@@ -74,7 +74,7 @@ def make_model(program: Program) -> Any:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    check_exportable(program.model)
+    check_exportable(program.model, program.dtype)
     params = jax.tree.map(np.asarray, program.variables['params'])
     graph, p = Graph(), program.preprocessing
     normalization = None

@@ -207,8 +207,8 @@ def add_input(
     return graph.with_constant('Mul', x, 1 / std, 'normalized')
 
 
-def check_exportable(model: ResNet) -> None:
-    """Refuses a network of another type than float32.
+def check_exportable(model: ResNet, dtype: str = 'float32') -> None:
+    """Refuses a network of another type than float32, and quantised inputs in a file of floats.
 
     Raises:
       InputError: naming the formats that take it.
@@ -217,4 +217,9 @@ def check_exportable(model: ResNet) -> None:
         raise InputError(
             f'ONNX is written in float32, not {np.dtype(model.dtype).name}: onnxruntime computes '
             'no bfloat16 on a CPU, so that the file could not be checked; use --format stablehlo'
+        )
+    if model.activation_bits and dtype != 'int8':
+        raise InputError(
+            "this model quantises its layers' inputs, which an ONNX file of floats does not; give "
+            '--dtype int8, or --format stablehlo'
         )
