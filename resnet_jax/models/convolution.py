@@ -106,9 +106,11 @@ def convolution(
         conv_general_dilated=general,
         **kwargs,
     )
-    if not (bits and input_bits):
-        return conv
-    quantized = QuantizedInput(input_bits, name=f'{kwargs["name"]}{INPUT}')
+    return _with_quantized_input(conv, input_bits) if bits and input_bits else conv
+
+
+def _with_quantized_input(conv: nn.Conv, bits: int) -> Callable[[Array], Array]:
+    quantized = QuantizedInput(bits, name=f'{conv.name}{INPUT}')
     return lambda x: conv(quantized(x))
 
 
