@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / 'results'
 WORKER = str(Path(__file__).parent / 'worker.py')  # see `start_worker`
 PACKAGES = (
     *('jax', 'jaxlib', 'flax', 'dm-haiku', 'torch', 'torchvision', 'grain', 'pillow'),
-    *('simplejpeg', 'cykooz-resizer', 'opencv-python'),
+    *('simplejpeg', 'cykooz-resizer', 'opencv-python', 'onnx', 'onnxruntime'),
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cases import Case, Program
+from exports import onnx_float, onnx_int8, onnx_of_torch
 from pipeline import ours, ours_augmented, ours_on_cifar
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
@@ -190,6 +191,9 @@ PEERS: dict[str, tuple[str, Callable[[Case, str], Program]]] = {
     'haiku': ('dm-haiku', haiku),
     'torch': ('PyTorch', torch_eager),
     'torch-compile': ('PyTorch, compiled', torch_compiled),
+    'onnx': ('onnxruntime, our export', onnx_float),
+    'onnx-int8': ('onnxruntime, our export, int8', onnx_int8),
+    'onnx-torch': ("onnxruntime, PyTorch's export", onnx_of_torch),
 }
 
 

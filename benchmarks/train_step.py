@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import harness
@@ -69,31 +70,54 @@ def available(peer: str, case: Case) -> bool:
     return peer != 'haiku' or (case.model == 'resnet18' and case.dtype == 'float32')
 
 
-def measure(case: Case, peers: list[str], steps: int, repetitions: int) -> dict[str, Any]:
-    """Figures of all peers: {peer: {'parameters', 'build_seconds', 'step_seconds', 'loss'}}."""
+def measure(
+    case: Case,
+    peers: list[str],
+    steps: int | None,
+    repetitions: int,
+    mode: str = 'train',
+    pairs: Sequence[tuple[str, str]] = RATIOS,
+    seconds: float = 1.0,
+) -> dict[str, Any]:
+    """Figures of all peers: {peer: {'parameters', 'build_seconds', 'step_seconds', 'loss'}}.
+
+    Args:
+      case: what is computed.
+      peers: keys of `PEERS`.
+      steps: in a repetition; None: as many as each takes in about `seconds`.
+      repetitions: of each peer.
+      mode: 'train' or 'infer'.
+      pairs: of peers, whose ratios are wanted.
+      seconds: see `steps`.
+    """
     found: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         workers = {}
         for peer in peers:
             worker = harness.start_worker([harness.WORKER])
             stack.callback(harness.stop_worker, worker)
-            question = {'peer': peer, 'mode': 'train', 'case': dataclasses.asdict(case)}
+            question = {'peer': peer, 'mode': mode, 'case': dataclasses.asdict(case)}
             found[peer], workers[peer] = ask(worker, question), worker
         counts = {peer: figures['parameters'] for peer, figures in found.items()}
         assert len(set(counts.values())) == 1, f'not the same net: {counts}'
 
-        def program(peer: str) -> float:
-            answer = ask(workers[peer], {'steps': steps})
-            found[peer]['loss'] = answer['loss']
-            return answer['seconds'] / steps
+        counted: dict[str, int | None] = dict.fromkeys(peers, steps)
 
-        seconds = harness.in_turn(
+        def program(peer: str) -> float:
+            if counted[peer] is None:
+                once = ask(workers[peer], {'steps': 1})['seconds']
+                counted[peer] = max(1, round(seconds / once))
+            answer = ask(workers[peer], {'steps': counted[peer]})
+            found[peer]['loss'] = answer['loss']
+            return answer['seconds'] / counted[peer]
+
+        times = harness.in_turn(
             {peer: lambda peer=peer: program(peer) for peer in peers}, repetitions
         )
-    for peer, times in seconds.items():
-        found[peer]['step_seconds'] = harness.spread(times)
-        found[peer]['images_per_second'] = case.batch / statistics.median(times)
-    return {'programs': found, 'ratios': ratios(seconds)}
+    for peer, values in times.items():
+        found[peer]['step_seconds'] = harness.spread(values)
+        found[peer]['images_per_second'] = case.batch / statistics.median(values)
+    return {'programs': found, 'ratios': ratios(times, pairs)}
 
 
 def ask(worker: Any, question: dict[str, Any]) -> dict[str, Any]:
@@ -104,23 +128,25 @@ def ask(worker: Any, question: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def ratios(seconds: dict[str, list[float]]) -> dict[str, Any]:
+def ratios(
+    seconds: dict[str, list[float]], pairs: Sequence[tuple[str, str]] = RATIOS
+) -> dict[str, Any]:
     """Speed over speed, repetition by repetition."""
     return {
         f'{one} / {other}': harness.spread(
             [b / a for a, b in zip(seconds[one], seconds[other], strict=True)]
         )
-        for one, other in RATIOS
+        for one, other in pairs
         if one in seconds and other in seconds
     }
 
 
-def report(case: Case, figures: dict[str, Any]) -> str:
+def report(case: Case, figures: dict[str, Any], what: str = 'a training step') -> str:
     """The table of a case and its ratios."""
     parameters = next(iter(figures['programs'].values()))['parameters']
     head = (
         f'{case.model} ({parameters:,} parameters), batch {case.batch}, {case.size}x{case.size}, '
-        f'{case.dtype}: a training step'
+        f'{case.dtype}: {what}'
     )
     rows = []
     for peer, found in figures['programs'].items():

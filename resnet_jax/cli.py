@@ -31,12 +31,14 @@ EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
 # --config.FIELD=VALUE, those that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
     *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
-    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert', 'data'),
+    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
+    *('compress', 'export', 'data'),
 )
 PREFIXES = {
     **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
     **dict.fromkeys(('data show', 'data bench'), '--config.'),
-    **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert'), '--model.'),
+    **{f'compress {name}': '--model.' for name in ('fold', 'prune', 'factorize', 'quantize')},
+    **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert', 'export'), '--model.'),
 }
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
 # failed checkpoint, Pillow's of damaged files, and the retries of trackers.

@@ -16,6 +16,7 @@ from running import DIGITS, TINY, flags
 from resnet_jax import cli
 from resnet_jax.cli import main
 from resnet_jax.commands.analyze import KINDS
+from resnet_jax.commands.compress import KINDS as METHODS
 from resnet_jax.commands.data import KINDS as DATA_KINDS
 from resnet_jax.errors import InputError
 from resnet_jax.training import build, checks, loop
@@ -313,6 +314,35 @@ def test_numbers_out_of_range_are_refused_by_every_kind_of_analysis(run, capsys,
             assert main(['analyze', kind, *given]) == 2
             said = [x for x in capsys.readouterr().err.splitlines() if not x.startswith('note:')]
             assert option in said[-1], (kind, option, said)
+    assert not list(tmp_path.iterdir())
+
+
+BELOW_OF_METHODS = {
+    'fold': {'--latency-batch': 0},
+    'prune': {'--sparsity': -0.1, '--blocks': 0, '--multiple': 0, '--fit-images': 0},
+    'factorize': {'--energy': 0, '--budget': 0},
+    'quantize': {
+        **dict.fromkeys(('--bits', '--activations'), 1),
+        **{'--mean-bits': 3, '--percentile': 10, '--fit-images': 0},
+    },
+    'compare': {'--latency-batch': 0},
+}
+ALSO = {'--blocks': ['--unit=block'], '--multiple': ['--unit=channel', '--sparsity=0.5']}
+
+
+def test_numbers_out_of_range_are_refused_by_every_method(run, capsys, tmp_path):
+    assert set(BELOW_OF_METHODS) == set(METHODS)
+    for method, options in BELOW_OF_METHODS.items():
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f'resnet_jax.commands.compressions.{method}').add_arguments(parser)
+        numeric = {a.option_strings[0] for a in parser._actions if a.type in (int, float)}
+        assert numeric <= set(options), f'give the new options of {method} a number out of range'
+        for option, value in options.items():
+            source = [str(run)] if method == 'compare' else ['--workdir', str(run), '--limit=4']
+            given = [*source, f'{option}={value}', f'--out={tmp_path / "out"}']
+            assert main(['compress', method, *given, *ALSO.get(option, [])]) == 2
+            said = [x for x in capsys.readouterr().err.splitlines() if not x.startswith('note:')]
+            assert option in said[-1], (method, option, said)
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,8 @@ LAYERS = (
     ('training',),
     ('inference',),
     ('papers', 'analysis'),
+    ('compress',),
+    ('export',),
     ('experiments',),
     ('commands',),
     ('cli.py',),

@@ -13,10 +13,11 @@ import pytest
 from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
 
+from resnet_jax.data import Preprocessing
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.training import build, checks, loop, optim
+from resnet_jax.training import build, checks, distillation, loop, optim, pruning
 from resnet_jax.training import config as configs
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.tasks import TASKS
@@ -62,6 +63,20 @@ def recorded(config: ConfigDict) -> dict[tuple[int, str], str]:
     return names
 
 
+def read_distillation(settings):
+    """The loss of a student, and the look for a teacher that is not there."""
+    logits = jnp.zeros((1, 2))
+    outputs = {'logits': logits, 'stage1': jnp.ones((1, 2, 2, 3))}
+    with settings.unlocked():
+        settings.teacher, settings.features = 'nowhere', 1.0
+    teacher = distillation._compared(outputs, True)
+    distillation.loss_of(outputs, {'task': None, 'teacher': teacher}, lambda *_: 0.0, settings)
+    with pytest.raises(InputError, match=r'distill\.model'):
+        distillation._load(settings, Preprocessing(4, 1, None, (0.0,), (1.0,), ('a', 'b')))
+    distillation.check_settings(ConfigDict({**settings.to_dict(), 'features': 0.0}))
+    assert settings.outputs in distillation.OUTPUTS
+
+
 def test_every_field_is_read(tmp_path):
     """By a run and by the schedules, optimisers and losses that it does not use."""
     config = tiny({'train.steps': 2, 'optim.warmup': 1})
@@ -74,6 +89,11 @@ def test_every_field_is_read(tmp_path):
         optimizer(config.optim, lambda step: 0.1, optax.identity())
     for loss in TASKS['classification'].losses.values():
         loss(jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32), config.loss, None)
+    for schedule in pruning.SCHEDULES:
+        with config.prune.unlocked():
+            config.prune.schedule = schedule
+        pruning.with_zeros(optax.identity(), config.prune, 10)
+    read_distillation(config.distill)
     read = {names[key] for key in Recording.seen if key in names}
     # The model's overrides are passed on together; the next test is theirs.
     overrides = {f'model.{f}' for f in config.model if f not in ('name', 'dtype')}
@@ -411,6 +431,7 @@ def test_needs_name_fields_that_change_a_run():
         {'train.freeze': ('stem',), 'optim.decay_towards': 'start', 'data.bad_images': 'skip'},
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
         {'data.name': 'npz:x.npz'},
+        {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
     for field in checks.NEEDS:

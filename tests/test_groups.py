@@ -9,13 +9,12 @@ from running import CONFIGS
 
 from resnet_jax.errors import InputError
 from resnet_jax.models import create_model
+from resnet_jax.models.patterns import check_patterns, matches
 from resnet_jax.training import optim
 from resnet_jax.training.config import load_config
 from resnet_jax.training.groups import (
     block_depths,
     by_path,
-    check_patterns,
-    matches,
     paths_of,
     rate_factors,
     read_groups,
@@ -68,7 +67,7 @@ def test_patterns_mean_paths_and_their_beginnings(pattern, meant):
 )
 def test_a_pattern_that_means_nothing_is_refused(pattern, words):
     with pytest.raises(InputError) as error:
-        check_patterns(['head', pattern], paths_of(tree()), 'train.freeze')
+        check_patterns(['head', pattern], paths_of(tree()), 'parameters in train.freeze')
     assert words in str(error.value)
 
 

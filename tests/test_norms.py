@@ -99,7 +99,7 @@ class PerExample(Formula):
 @pytest.mark.parametrize(('norm', 'groups'), [('group', 2), ('layer', 1), ('none', 0)])
 def test_norms_of_an_example(norm, groups, placement):
     """arXiv 1803.08494, equations 1 and 7; the same in training and evaluation."""
-    assert set(NORMS) == {'batch', 'group', 'layer', 'none'}
+    assert set(NORMS) == {'batch', 'group', 'layer', 'none', 'folded'}
     x = random_images((2, 5, 6, 4))
     block = make_block(dataclasses.replace(BASIC, placement=placement), stride=2, norm=norm)
     variables = random_variables(block, x.shape)

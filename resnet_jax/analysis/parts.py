@@ -146,11 +146,11 @@ def _chain(model: ResNet, image_size: int, channels: int) -> Chain:
     stem, stages = model.body()
     modules: list[tuple[str, nn.Module]] = [(STEM, stem)]
     for i, stage in enumerate(stages, 1):
-        blocks = len(stage.plan.drop_rates)
-        # All but the first are equal, and share a module.
-        later = stage.block(2) if blocks > 1 else None
-        kinds = [stage.block(1), *[later] * (blocks - 1)]
-        modules += [(f'stage{i}/block{j}', kind) for j, kind in enumerate(kinds, 1) if kind]
+        kinds: dict[Any, nn.Module] = {}
+        for j in range(1, len(stage.plan.drop_rates) + 1):
+            # All but the first are equal, and share a module, unless single layers differ.
+            key = (j == 1, stage.layers[j - 1] if stage.layers else None)
+            modules.append((f'stage{i}/block{j}', kinds.setdefault(key, stage.block(j))))
     parts: list[Part] = []
     shape: tuple[int, ...] = (*(image_size,) * model.dimensions, channels)
     for name, module in [*modules, (TAIL, model)]:

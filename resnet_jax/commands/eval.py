@@ -27,6 +27,7 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments of the command."""
     model_options.add_model_options(parser)
+    model_options.add_exported_option(parser)
     group = data_options.add_data_options(parser)
     group.add_argument(
         '--over',
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     _check_confusion(options)
     chosen = data_options.choose_data(options)
     source = chosen.source
-    trained = model_options.load_model(options)
+    trained = model_options.load_model_or_exported(options)
     model_names = trained.preprocessing.class_names
     matched, how = match_classes(model_names, source.class_names)
     rest = sorted(set(range(len(model_names))) - set(matched))

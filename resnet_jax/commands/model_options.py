@@ -33,6 +33,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_preprocessing_options(parser)
 
 
+def add_exported_option(parser: argparse.ArgumentParser) -> None:
+    """Declares --exported."""
+    parser.add_argument(
+        '--exported',
+        type=Path,
+        metavar='FILE',
+        help='instead of a model: a file of `resnet-jax export`, run by the runtime of its format',
+    )
+
+
 def add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options for the preprocessing of published weights."""
     group = parser.add_argument_group(
@@ -75,6 +85,29 @@ def preprocessing_settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def load_model_or_exported(options: argparse.Namespace) -> 'TrainedModel':
+    """Loads the model, or the exported file, that the options select.
+
+    Args:
+      options: includes those of `add_model_options` and `add_exported_option`.
+
+    Raises:
+      InputError: unless the options give one of the two, which can be read.
+    """
+    if options.exported is None:
+        return load_model(options)
+    from resnet_jax.export.exported import load_exported
+
+    given = [name for name in _PUBLISHED_ONLY if getattr(options, name) is not None]
+    given += [f'model.{field}' for field, _ in options.overrides]
+    if given:
+        raise InputError(
+            f'--{given[0].replace("_", "-")} does not go with --exported, whose file has its own '
+            'model and preprocessing; leave out one of the two'
+        )
+    return load_exported(options.exported)
+
+
 def _read_names(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
@@ -105,7 +138,8 @@ def load_model(options: argparse.Namespace, headless: bool = False) -> 'TrainedM
             )
         return load_trained(options.workdir, options.checkpoint)
     if options.model is None or options.weights is None:
-        raise InputError('give --workdir DIR, or --model NAME and --weights FILE')
+        exported = ', or --exported FILE' if hasattr(options, 'exported') else ''
+        raise InputError(f'give --workdir DIR, or --model NAME and --weights FILE{exported}')
     settings = preprocessing_settings(options)
     trained, assumed = published.load_published(
         options.model, options.weights, headless=headless, **settings

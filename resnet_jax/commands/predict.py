@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='an image file, a folder of images or a quoted pattern',
     )
     model_options.add_model_options(parser)
+    model_options.add_exported_option(parser)
     parser.add_argument(
         '--topk', type=int, default=5, metavar='K', help='number of classes (default 5)'
     )
@@ -82,8 +83,10 @@ def run(options: argparse.Namespace) -> None:
     """Predicts and prints the classes of the images."""
     from resnet_jax.training import compilation
 
+    if options.exported is not None and options.workdir is not None:
+        raise InputError('--exported does not go with --workdir; leave out one of the two')
     compilation.keep_compiled()
-    trained = model_options.load_model(options)
+    trained = model_options.load_model_or_exported(options)
     with compilation.matmul_precision(trained.matmul_precision):
         _predict(options, trained)
 
@@ -151,6 +154,8 @@ def _temperature(options: argparse.Namespace, trained: 'TrainedModel') -> float:
     """What divides the logits: the stored temperature, which is said, or 1."""
     from resnet_jax.inference import calibration
 
+    if options.calibrated and options.exported:
+        raise InputError('--calibrated goes with the model itself, and not with --exported')
     if not options.calibrated:
         if options.calibration is not None:
             raise InputError('--calibration goes with --calibrated: give that too')

@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.model.width = placeholder(int)  # of the first stage's blocks
     config.model.dimensions = placeholder(int)  # of space; data sets here have 2
     config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
-    config.model.norm = placeholder(str)  # batch, group, layer, none
+    config.model.norm = placeholder(str)  # batch, group, layer, none, folded
     config.model.norm_groups = placeholder(int)  # of group norm
     config.model.ghost_batch = placeholder(int)  # examples that batch norm takes together; 0: all
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
@@ -64,6 +64,12 @@ def get_config() -> ConfigDict:
     config.model.dropout = placeholder(float)  # rate, before the head
     config.model.stochastic_depth = placeholder(float)  # rate of dropping the last block's branch
     config.model.stochastic_depth_decay = placeholder(str)  # linear or constant over the blocks
+    # Single layers, by path with wildcards; what `resnet-jax compress` makes: docs/compress.md.
+    config.model.inner_channels = placeholder(tuple)  # ('stage1/block2=12', 'stage3/*/conv1=48')
+    config.model.ranks = placeholder(tuple)  # products of thin ones: ('stage3/*/conv1=16x24',)
+    config.model.weight_bits = placeholder(int)  # quantised weights, also in training; 0: floats
+    config.model.activation_bits = placeholder(int)  # quantised inputs of their layers
+    config.model.layer_bits = placeholder(tuple)  # of single layers: ('stem=0', 'head=8')
     config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, as a loop
     config.model.remat = placeholder(bool)  # less memory: compute blocks again going backward
 
@@ -201,6 +207,25 @@ def get_config() -> ConfigDict:
     config.loss.target_threshold = placeholder(float)
     config.loss.gamma = 2.0  # of focal: how much easy examples are played down
     config.loss.alpha = 1.0  # of focal: a factor
+
+    config.distill = ConfigDict()  # learning from the outputs of a teacher: docs/compress.md
+    config.distill.teacher = placeholder(str)  # the folder of a run, or a file of weights ...
+    config.distill.model = placeholder(str)  # ... of this model
+    config.distill.temperature = 4.0  # of both distributions that are compared
+    config.distill.weight = 0.9  # of the comparison; the loss above has the rest
+    config.distill.features = 0.0  # weight of comparing the maps of attention of all stages
+    # online: of each batch as the student sees it; cached: of each image as it is, computed once.
+    config.distill.outputs = 'online'
+
+    config.prune = ConfigDict()  # weights that become zero and stay so: docs/compress.md
+    # none; keep: weights that init.weights has as zero stay so; gradual: more and more of them.
+    config.prune.schedule = 'none'
+    config.prune.sparsity = (
+        0.0  # of gradual: the share of zeros in the end, of all kernels together
+    )
+    config.prune.begin = 0.0  # where in the run the first weights become zero, as a fraction of it
+    config.prune.end = 0.7  # where the last do
+    config.prune.every = 100  # steps from one choice of weights to the next
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps

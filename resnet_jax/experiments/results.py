@@ -14,9 +14,9 @@ from resnet_jax.errors import Diverged, InputError, Unreadable
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD, Counts, count
 from resnet_jax.records.writers import read_metrics, write_atomically
-from resnet_jax.training.build import build_model
 from resnet_jax.training.config import flatten
 from resnet_jax.training.inputs import train_image_size
+from resnet_jax.training.start import build_model
 from resnet_jax.training.workdir import is_run, read_config, read_preprocessing, read_summary
 
 FAILED_FILE = 'failed.json'
@@ -269,7 +269,7 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
     except (InputError, AttributeError, TypeError):
         return None
     size = train_image_size(config) if training else preprocessing.image_size
-    scanned = model.clone(scan_blocks=True, remat=False)
+    scanned = model.clone(scan_blocks=model.scannable, remat=False)
     return count(scanned, (size, size, preprocessing.channels))
 
 

@@ -195,7 +195,7 @@ def _fastest(apart: Run, run: Run, count: int, programs: dict[str, Program]) -> 
 
 def seconds_per_step(run: Run) -> float:
     """Median over some dispatches of a run's first steps; nothing is written."""
-    arrays, put = run.placement.put_whole(run.inputs.arrays), run.placement.put_train_batches
+    arrays, put = run.placement.put_whole(run.arrays), run.placement.put_train_batches
     _, count, batches = next(run.dispatches(0))
     start = run.placement.put_state(run.init_state()), run.no_totals()
     return _timed(
@@ -204,7 +204,7 @@ def seconds_per_step(run: Run) -> float:
 
 
 def _seconds_per_step_together(run: Run, count: int, program: Program) -> float:
-    arrays, seed = program.put_whole(run.inputs.arrays), program.pack([run.seed] * count)
+    arrays, seed = program.put_whole(run.arrays), program.pack([run.seed] * count)
     _, steps, batches = next(run.dispatches(0))
     start = tuple(
         program.pack([value] * count)
@@ -271,7 +271,7 @@ def _take_steps(
             session.evaluate(first, state)
     seed, state = program.pack([s.run.seed for s in sessions]), program.pack(states)
     del states  # the step donates its own copy
-    arrays = program.put_whole(one.inputs.arrays)
+    arrays = program.put_whole(one.arrays)
     no_totals = [one.no_totals()] * len(sessions)
     totals = program.pack(no_totals)
     streams = [session.run.dispatches(first) for session in sessions]

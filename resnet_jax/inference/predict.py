@@ -91,13 +91,13 @@ def _predictions(
     preprocessing = trained.preprocessing
     names = preprocessing.class_names
 
-    @jit
     def probabilities(
         variables: dict[str, Any], images: UInt8[Array, 'n h w c']
     ) -> Float32[Array, 'n classes']:
         logits: Any = trained.model.apply(variables, preprocessing.normalize(images), train=False)
         return jax.nn.softmax(logits / temperature)
 
+    compute: Callable[..., Any] = jit(probabilities) if trained.traceable else probabilities
     find = class_finder(names)
 
     def true_class(path: Path) -> str | None:
@@ -113,7 +113,7 @@ def _predictions(
                 (size, *batch[0][1].shape), np.uint8
             )  # one shape, so that it compiles once
             padded[: len(batch)] = [pixels for _, pixels in batch]
-            predicted = np.asarray(probabilities(trained.variables, padded))
+            predicted = np.asarray(compute(trained.variables, padded))
             bar.update(len(batch))
             for (path, pixels), row in zip(batch, predicted, strict=False):
                 best = np.argsort(-row, kind='stable')[:topk]

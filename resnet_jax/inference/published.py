@@ -20,6 +20,7 @@ from resnet_jax.interop.weights import (
     finished,
     variables_from_tensors,
 )
+from resnet_jax.json_files import parse_json
 from resnet_jax.models.registry import model_row
 
 
@@ -100,6 +101,8 @@ def read_published(
     model = models.create_model(name, **overrides)  # fails on bad fields before fetching anything
     source = hub.completed(source, name)
     tensors = files.read_tensors(hub.fetch(source))
+    overrides = {**_stored_fields(tensors, name, source), **overrides}
+    model = models.create_model(name, **overrides)
     if adopt_layout:
         overrides = {**fields_for(tensors.arrays, model, weights_key), **overrides}
         model = models.create_model(name, **overrides)
@@ -150,6 +153,21 @@ def _stored_preprocessing(
         return Preprocessing.from_json(stored) if stored else None
     except InputError as error:
         raise InputError(f'{source}: {error}; restore it from a copy') from error
+
+
+def _stored_fields(
+    tensors: files.Tensors, name: str, source: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Fields of the model that a compressed one stores with its weights, for its own name."""
+    stored = tensors.metadata.get('fields')
+    if stored is None or tensors.metadata.get('model') != name:
+        return {}
+    try:
+        return dict(parse_json(stored))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f'{source}: its model cannot be read: {error}; compress it again'
+        ) from error
 
 
 def load_published(

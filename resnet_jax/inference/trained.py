@@ -10,16 +10,19 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_jax import data, models
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.errors import InputError
+from resnet_jax.interop import files, weights
 from resnet_jax.json_files import unreadable
 from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import LOST, Checkpoints
 from resnet_jax.training.checks import check_choices
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate, make_eval_step
+from resnet_jax.training.start import build_model
 from resnet_jax.training.step import eval_variables
 
 
@@ -35,6 +38,8 @@ class TrainedModel:
       title: the source of the model, for people to read.
       matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
       has_head: whether the head's weights are loaded; otherwise they are random.
+      traceable: whether JAX can compile the model; otherwise `model.apply` runs by itself, on the
+        host, as that of an exported file does.
     """
 
     model: models.ResNet
@@ -44,6 +49,7 @@ class TrainedModel:
     title: str
     matmul_precision: str | None = None
     has_head: bool = True
+    traceable: bool = True
 
     def weights_digest(self) -> str:
         """A hash of the values of the variables."""
@@ -56,11 +62,11 @@ class TrainedModel:
 
 
 def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> TrainedModel:
-    """Loads the model of a run.
+    """Loads the model of a run, or a compressed one.
 
     Args:
-      folder: the workdir of the run.
-      checkpoint: 'latest', 'best' or a step.
+      folder: the workdir of the run, or what `resnet-jax compress` wrote.
+      checkpoint: 'latest', 'best' or a step; a compressed model has one alone.
 
     Raises:
       InputError: if there is no such run or checkpoint, or it cannot be read.
@@ -69,10 +75,12 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
     try:
         check_choices(config)
-        model = build.build_model(config.model, len(preprocessing.class_names))
+        model = build_model(config.model, len(preprocessing.class_names))
         template = build.state_template(config, model, preprocessing)
     except InputError as error:  # a field that says nothing; or a model of another version
         raise unreadable(folder / 'config.json', error, LOST) from error
+    if files.is_compressed(folder):
+        return _compressed(folder, model, config, preprocessing)
     with contextlib.closing(Checkpoints(folder, config.checkpoint, read_only=True)) as checkpoints:
         step = checkpoints.find(checkpoint)
         state, _ = checkpoints.restore(template, step)
@@ -82,6 +90,22 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
         preprocessing,
         {'workdir': str(folder), 'step': step},
         f'{config.model.name}, step {step}',
+        config.train.matmul_precision,
+    )
+
+
+def _compressed(
+    folder: Path, model: models.ResNet, config: ConfigDict, preprocessing: Preprocessing
+) -> TrainedModel:
+    tensors = files.read_tensors(folder)
+    found = weights.variables_from_tensors(tensors.arrays, model, where=str(folder))
+    method = tensors.metadata.get('method', 'compressed')
+    return TrainedModel(
+        model,
+        weights.finished(found, model),
+        preprocessing,
+        {'workdir': str(folder), 'step': None},
+        f'{config.model.name}, {method}',
         config.train.matmul_precision,
     )
 
@@ -120,6 +144,7 @@ def evaluate_trained(
         classes=classes,
         with_outputs=observe is not None,
         tta=tta,
+        compiled=trained.traceable,
     )
 
     def observed(variables: Any, batch: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ import numpy as np
 
 from resnet_jax import json_files
 from resnet_jax.errors import InputError, Unreadable, first_line
-from resnet_jax.interop import checksums
+from resnet_jax.interop import checksums, integers
 from resnet_jax.interop.torch_files import read_torch, require_torch
 from resnet_jax.models.stages import unstack_blocks
 
@@ -59,8 +59,11 @@ class Format:
     read: Callable[[Path], Tensors]
 
 
+WEIGHTS_FILE = 'weights.safetensors'  # in the folder of a compressed model
+
+
 def read_tensors(path: Path) -> Tensors:
-    """Reads a file of weights, or the folder of a run or checkpoint.
+    """Reads a file of weights, or the folder of a run, a checkpoint or a compressed model.
 
     Args:
       path: a file of one of the `FORMATS`, of any name, or a folder.
@@ -68,6 +71,8 @@ def read_tensors(path: Path) -> Tensors:
     Raises:
       InputError: if it cannot be read, or contains anything but tensors.
     """
+    if is_compressed(path):
+        path = path / WEIGHTS_FILE
     if path.is_dir():
         return _read_checkpoint(path)
     if not path.is_file():
@@ -75,7 +80,15 @@ def read_tensors(path: Path) -> Tensors:
     tensors = _format_of(path).read(path)
     if not tensors.arrays:
         raise InputError(f'{path} holds no tensors')
-    return tensors
+    try:
+        return Tensors(integers.unpacked(tensors.arrays, tensors.metadata), tensors.metadata)
+    except ValueError as error:
+        raise InputError(f'{path} cannot be read: {error}; restore it from a copy') from error
+
+
+def is_compressed(folder: Path) -> bool:
+    """Whether a folder holds a model that `resnet-jax compress` wrote, and no run."""
+    return (folder / WEIGHTS_FILE).is_file() and not (folder / 'checkpoints').is_dir()
 
 
 def _format_of(path: Path) -> Format:

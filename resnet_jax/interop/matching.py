@@ -19,12 +19,13 @@ from resnet_jax.interop.layouts import (
     tensor_names,
     their_shape,
 )
+from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.registry import MODELS, create_model
 from resnet_jax.models.resnet import ResNet
 
 Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name
 STEM_KERNEL = ('params', 'stem', 'conv1', 'kernel')
-# Every net has this tensor, and its name in a layout stands in no other place of a net.
+# Every net has this tensor, or a factor of it, and its name stands in no other place of a net.
 ANCHOR = ('params', 'stage1', 'block1', 'conv1', 'kernel')
 GROUPS_SHOWN = 3
 # What classifiers are called, in layouts and in the training scripts around them.
@@ -80,11 +81,13 @@ def match(
     expected = {}
     for layout in (OURS, *LAYOUTS):
         try:
-            expected[layout] = tensor_names(model, model_shapes(model), layout)
+            # Ranges of quantised inputs are ours, and need not be there: training begins without.
+            paths = [p for p in model_shapes(model) if layout == OURS or p[-1] != RANGE]
+            expected[layout] = tensor_names(model, paths, layout)
         except InputError:  # the layout has no names for such a model
             continue
     found = {
-        layout: branches.find(sizes, _bare(names[ANCHOR], layout))
+        layout: branches.find(sizes, _bare(_anchor(names), layout))
         for layout, names in expected.items()
     }
     if weights_key is not None:
@@ -105,6 +108,10 @@ def _preference(found: Match) -> tuple[int, int, bool, int]:
     own = '/kernel' if found.layout == OURS else f'{LAYOUTS[found.layout].head}.weight'
     foreign_head = not any(name.endswith(own) for name in found.head)
     return found.faults, branches.rank(found.branch), foreign_head, -len(found.names)
+
+
+def _anchor(names: Mapping[Path, str]) -> str:
+    return names[ANCHOR] if ANCHOR in names else names[(*ANCHOR[:-1], 'down', ANCHOR[-1])]
 
 
 def _bare(name: str, layout: str) -> str:
@@ -133,6 +140,8 @@ def _compare(
         if path == STEM_KERNEL:  # images may have any number of channels
             shape = (*shape[:-2], _channels(sizes, name, layout) or shape[-2], shape[-1])
         ours = their_shape(path, shape, layout)
+        if path[-1] == RANGE and name not in sizes:
+            continue
         if name not in sizes or (path in head and module is None):
             missing.append(name.removeprefix(branch))
         elif not same_shape(path, tuple(sizes[name]), ours, layout):

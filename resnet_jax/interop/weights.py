@@ -17,6 +17,7 @@ from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
 from resnet_jax.interop.layouts import LAYOUTS, OURS
+from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
 
@@ -157,6 +158,9 @@ def variables_from_tensors(
         if say:
             how = 'summed to' if channels == 1 else 'spread over'
             say(f'{where}: the weights of its stem for {theirs} channels are {how} {channels}')
+    for path, shape in layouts.model_shapes(model).items():
+        if path[-1] == RANGE:  # of a quantised input, which a file of floats does not have
+            flat.setdefault(path, np.zeros(shape.shape, np.float32))
     variables = {'batch_stats': {}, **flax.traverse_util.unflatten_dict(flat)}
     return stack_blocks(variables) if model.scan_blocks else variables
 

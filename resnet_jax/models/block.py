@@ -38,11 +38,14 @@ class Operation:
       kind: a key of `OPERATIONS`.
       index: its number, from 1, among those of its kind; 0 for kinds that are not `NUMBERED`.
       starts_at_zero: whether its weight is zero at the start of training.
+      paired: of a convolution, whether a norm takes its output; of a norm, whether that output is
+        what it takes. A pool, which is linear, may stand between the two.
     """
 
     kind: str
     index: int = 0
     starts_at_zero: bool = False
+    paired: bool = False
 
     @property
     def name(self) -> str:
@@ -94,7 +97,19 @@ def spell_out(
     parts = [tuple(_numbered(part, counts)) for part in (before, branch, after)]
     if design.zero_init_last or fixup:
         parts[1] = _zero_at_start(parts[1], design)
-    return parts[0], parts[1], parts[2]
+    return parts[0], pair_up(parts[1]), parts[2]
+
+
+def pairs(operations: Sequence[Operation]) -> list[tuple[Operation, Operation]]:
+    """Each convolution whose output a norm takes, directly or through a pool, and that norm."""
+    linear = [op for op in operations if op.kind != 'pool']
+    return [(a, b) for a, b in itertools.pairwise(linear) if (a.kind, b.kind) == ('conv', 'norm')]
+
+
+def pair_up(operations: Sequence[Operation]) -> Operations:
+    """The operations with `Operation.paired` set."""
+    paired = {op for pair in pairs(operations) for op in pair}
+    return tuple(dataclasses.replace(op, paired=op in paired) for op in operations)
 
 
 def _pool_position(kinds: list[str], stride_at: int) -> int:
@@ -156,12 +171,13 @@ class Context:
 
 def _conv(op: Operation, x: Array, context: Context) -> Array:
     zero = {'kernel_init': nn.initializers.zeros} if op.starts_at_zero else {}
-    return context.conv(**context.convs[op.index - 1], **zero, name=op.name)(x)
+    arguments = context.convs[op.index - 1]
+    return context.conv(**arguments, **zero, paired=op.paired, name=op.name)(x)
 
 
 def _norm(op: Operation, x: Array, context: Context) -> Array:
     zero = {'scale_init': nn.initializers.zeros} if op.starts_at_zero else {}
-    return context.norm(context.train, context.prefix + op.name, **zero)(x)
+    return context.norm(context.train, context.prefix + op.name, paired=op.paired, **zero)(x)
 
 
 def _pool(op: Operation, x: Array, context: Context) -> Array:
@@ -210,6 +226,7 @@ class ResidualBlock(nn.Module):
       dilation: of the convolutions up to and including `design.stride_at`, and of those after it.
       fixup: 0, or the factor of the branch's initial weights under Fixup.
       dtype: of the computation.
+      channels: (name, output channels) of convolutions that have others than the design's.
     """
 
     design: BlockDesign
@@ -221,6 +238,7 @@ class ResidualBlock(nn.Module):
     dilation: tuple[int, int] = (1, 1)
     fixup: float = 0.0
     dtype: Any = jnp.float32
+    channels: tuple[tuple[str, int], ...] = ()
 
     @nn.compact
     def __call__(
@@ -242,20 +260,16 @@ class ResidualBlock(nn.Module):
             conv=self.conv,
             norm=self.norm,
             train=train,
-            convs=self._convolutions(),
+            convs=self.convolutions(),
             stride=self.stride,
             dtype=self.dtype,
         )
-        shape_kept = self.stride == 1 and x.shape[-1] == self.width * self.design.expansion
-        path = SHORTCUTS[self.design.shortcut][0 if shape_kept else 1]
+        path = self.shortcut_path(x.shape[-1])
         preactivated = apply_operations(before, x, context)
-        # he2016, appendix: the first block activates before it splits into two paths; in the
-        # authors' code so does every block whose shortcut is a convolution.
-        first = self.first and not self.design.raw_first_shortcut
-        entry = preactivated if first or path in ('projection', 'conv') else x
+        entry = preactivated if self.shares_activation(path) else x
         y = apply_operations(branch, preactivated, context)
         if path is not None:
-            skip = self._shortcut(path, entry, branch, train)
+            skip = self._shortcut(path, entry, train)
             skip, y = self._weight(skip, y, entry)
             if train and not (isinstance(drop_rate, float) and drop_rate == 0.0):
                 y = layers.drop_branch(y, drop_rate, self.make_rng('dropout'))
@@ -267,15 +281,16 @@ class ResidualBlock(nn.Module):
         return branch + shortcut
 
     @nn.nowrap
-    def _convolutions(self) -> list[dict[str, Any]]:
+    def convolutions(self) -> list[dict[str, Any]]:
         """The arguments of each convolution of the branch."""
         design, last, found = self.design, len(self.design.kernels) - 1, []
         inner, outer = design.inner_channels(self.width), self.width * design.expansion
+        others = dict(self.channels)
         for i, kernel_size in enumerate(design.kernels):
             strided = i == design.stride_at and DOWNSAMPLINGS[design.downsample][1] is None
             found.append(
                 {
-                    'features': outer if i == last else inner,
+                    'features': outer if i == last else others.get(f'conv{i + 1}', inner),
                     'kernel_size': kernel_size,
                     'strides': self.stride if strided else 1,
                     'dilation': self.dilation[i > design.stride_at],
@@ -286,7 +301,28 @@ class ResidualBlock(nn.Module):
         return found
 
     @nn.nowrap
-    def _shortcut(self, path: str, x: Array, branch: Operations, train: bool) -> Array:
+    def shortcut_path(self, channels: int) -> str | None:
+        """What the shortcut is for an input of this many channels; None: there is none."""
+        kept = self.stride == 1 and channels == self.width * self.design.expansion
+        return SHORTCUTS[self.design.shortcut][0 if kept else 1]
+
+    @nn.nowrap
+    def shares_activation(self, path: str | None) -> bool:
+        """Whether what precedes the first convolution also precedes a shortcut of this kind."""
+        # he2016, appendix: the first block activates before it splits into two paths; in the
+        # authors' code so does every block whose shortcut is a convolution.
+        first = self.first and not self.design.raw_first_shortcut
+        return first or path in ('projection', 'conv')
+
+    @nn.nowrap
+    def normalizes_shortcut(self, path: str | None) -> bool:
+        """Whether a norm follows a shortcut of this kind: both summands have one, or neither."""
+        _, branch, _ = spell_out(self.design, bool(self.fixup))
+        tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
+        return path == 'projection' and any(op.kind == 'norm' for op in tail)
+
+    @nn.nowrap
+    def _shortcut(self, path: str, x: Array, train: bool) -> Array:
         design, channels = self.design, self.width * self.design.expansion
         stride = self.stride
         pool, _ = DOWNSAMPLINGS[design.downsample]
@@ -295,11 +331,11 @@ class ResidualBlock(nn.Module):
         if path == 'zero_pad':
             x = layers.zero_pad_shortcut(x, channels, stride)
         elif path in ('projection', 'conv'):
-            x = self.conv(features=channels, kernel_size=1, strides=stride, name='shortcut_conv')(x)
-            # Normalise both summands or neither.
-            tail = itertools.takewhile(lambda op: op.kind != 'conv', reversed(branch))
-            if path == 'projection' and any(op.kind == 'norm' for op in tail):
-                x = self.norm(train, 'shortcut_norm')(x)
+            normalized = self.normalizes_shortcut(path)
+            settings = {'features': channels, 'kernel_size': 1, 'strides': stride}
+            x = self.conv(**settings, paired=normalized, name='shortcut_conv')(x)
+            if normalized:
+                x = self.norm(train, 'shortcut_norm', paired=True)(x)
         if design.se_ratio and design.se_place == 'identity':
             x = layers.SqueezeExcite(design.se_ratio, self.dtype, name='se')(x)
         return nn.Dropout(design.shortcut_dropout, deterministic=not train)(x)

@@ -1,4 +1,4 @@
-"""The convolution of all models: padding, initial weights and weight standardisation."""
+"""The convolution of all models: padding, initial weights, standardised and quantised weights."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, choose
 from resnet_jax.models import cpu
 from resnet_jax.models.cpu.conv_forms import convolve
+from resnet_jax.models.quantized import INPUT, QuantizedInput, quantize_weights
 
-MakeConv = Callable[..., nn.Conv]
+# Makes a convolution: a function [N, ..., C] -> [N, ..., features].
+MakeConv = Callable[..., Callable[[Array], Array]]
 
 # he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
 # authors' and torchvision's code take the fan-out. Fixup (arXiv 1901.09321) starts from He's too.
@@ -26,9 +28,9 @@ INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {
 
 
 # Variance that standardised weights get -> the square of what they are divided by, from an output
-# channel's own variance and its fan-in.
-STANDARDIZATIONS: dict[str, Callable[[Array, int], Array]] = {
-    'fan_in': lambda var, fan_in: jnp.maximum(var * fan_in, 1e-4),  # arXiv 2101.08692
+# channel's own variance and its fan-in; of JAX's arrays and of NumPy's.
+STANDARDIZATIONS: dict[str, Callable[[Any, int], Any]] = {
+    'fan_in': lambda var, fan_in: (var * fan_in).clip(1e-4),  # arXiv 2101.08692
     'one': lambda var, fan_in: var + 1e-10,  # arXiv 1912.11370
 }
 
@@ -59,8 +61,12 @@ def convolution(
     standardize: str | None = None,
     in_scan: bool = False,
     use_bias: bool = False,
+    paired: bool = False,
+    folded: bool = False,
+    bits: int = 0,
+    input_bits: int = 0,
     **kwargs: Any,
-) -> nn.Conv:
+) -> Callable[[Array], Array]:
     """A convolution of the same size in all dimensions, padded by half the kernel on both sides.
 
     PyTorch models pad like this; 'SAME' pads one side less where the stride is 2.
@@ -77,23 +83,47 @@ def convolution(
       standardize: a key of `STANDARDIZATIONS` for weight standardisation (arXiv 1903.10520).
       in_scan: whether the convolution stands in the body of a `lax.scan`.
       use_bias: whether to add a bias.
+      paired: whether a norm takes the output.
+      folded: whether norms are folded: into convolutions that are paired, which then add a bias.
+      bits: of the weights, see `quantized.quantize_weights`; 0: floats.
+      input_bits: of the input of quantised weights; 0: floats.
       **kwargs: of `nn.Conv`.
     """
-    general = functools.partial(_convolve, in_scan=in_scan)
+    general: Any = functools.partial(_convolve, in_scan=in_scan)
+    if bits:
+        general = functools.partial(_convolve_quantized, general, bits)
     if standardize is not None:
         general = functools.partial(_convolve_standardized, general, STANDARDIZATIONS[standardize])
     kwargs.setdefault('kernel_init', he_normal(init, kernel_scale))
-    return nn.Conv(
+    conv = nn.Conv(
         features,
         kernel_size=(kernel_size,) * dimensions,
         strides=(strides,) * dimensions,
         padding=[(dilation * (kernel_size // 2),) * 2] * dimensions,
         kernel_dilation=dilation,
         feature_group_count=groups,
-        use_bias=use_bias,
+        use_bias=use_bias or (paired and folded),
         conv_general_dilated=general,
         **kwargs,
     )
+    return _with_quantized_input(conv, input_bits) if bits and input_bits else conv
+
+
+def _with_quantized_input(conv: nn.Conv, bits: int) -> Callable[[Array], Array]:
+    quantized = QuantizedInput(bits, name=f'{conv.name}{INPUT}')
+    return lambda x: conv(quantized(x))
+
+
+def _convolve_quantized(
+    general: Callable[..., Array],
+    bits: int,
+    images: Float[Array, 'n *space c'],
+    kernel: Float[Array, '*taps c_per_group features'],
+    *args: Any,
+    **kwargs: Any,
+) -> Float[Array, 'n *out features']:
+    """The convolution with quantised weights."""
+    return general(images, quantize_weights(kernel, bits), *args, **kwargs)
 
 
 def _convolve(

@@ -50,7 +50,8 @@ def blur_pool(x: Float[Array, 'n *space c'], stride: int) -> Float[Array, 'n *ou
     dims, channels = x.ndim - 2, x.shape[-1]
     taps = functools.reduce(jnp.multiply.outer, [jnp.asarray([0.25, 0.5, 0.25], x.dtype)] * dims)
     kernel = jnp.broadcast_to(taps[..., None, None], (*taps.shape, 1, channels))
-    edge = 'reflect' if min(x.shape[1:-1]) > 1 else 'edge'
+    # Not min(...) > 1: the sizes may be symbols, of which only each by itself can be compared.
+    edge = 'reflect' if all(n > 1 for n in x.shape[1:-1]) else 'edge'
     x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), mode=edge)
     letters = 'DHW'[-dims:]
     numbers = (f'N{letters}C', f'{letters}IO', f'N{letters}C')
@@ -95,9 +96,10 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         hidden = max(8, int(channels * self.ratio + 4) // 8 * 8)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=HE_NORMAL)
-        squeezed = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)), keepdims=True)
+        # Products of two axes: LiteRT's converter takes no others.
+        squeezed = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         gate = dense(channels, name='expand')(nn.relu(dense(hidden, name='reduce')(squeezed)))
-        return x * nn.sigmoid(gate)
+        return x * jnp.expand_dims(nn.sigmoid(gate), tuple(range(1, x.ndim - 1)))
 
 
 class EfficientChannelAttention(nn.Module):

@@ -26,6 +26,9 @@ NORMS: dict[str, Callable[..., Norm]] = {
     # arXiv 1607.06450, over positions and channels together: group norm with one group.
     'layer': lambda **settings: _group(**settings | {'groups': 1}),
     'none': lambda **settings: _none(**settings),
+    # Batch norm with fixed statistics, see `compress.fold`: behind a convolution it is a factor of
+    # the kernel and a bias of the convolution, elsewhere a scale and a bias of each channel.
+    'folded': lambda **settings: _folded(**settings),
 }
 
 
@@ -39,7 +42,7 @@ def make_norm(kind: str, **settings: Any) -> MakeNorm:
         its statistics; None: each device by itself).
 
     Returns:
-      (train, name, *, scale_init, in_scan) -> a norm; the last two may be left out.
+      (train, name, *, scale_init, in_scan, paired) -> a norm; the last three may be left out.
 
     Raises:
       InputError: for an unknown kind.
@@ -59,9 +62,10 @@ def _batch(
     axis_name: str | None,
     in_scan: bool = False,
     groups: int,
+    paired: bool = False,
     **settings: Any,
 ) -> nn.Module:
-    del groups  # of group norm
+    del groups, paired  # of other norms
     if ghost_batch:
         return GhostBatchNorm(ghost_batch, use_running_average=not train, **settings)
     norm = nn.BatchNorm
@@ -96,10 +100,36 @@ def _group(
 def _none(**settings: Any) -> Norm:
     if 'scale_init' in settings:
         raise InputError(
-            "zero_init_last has no norm to start at zero under norm='none': set "
+            "zero_init_last has no norm to start at zero under norm='none' or 'folded': set "
             'learn_branch_scale=True and branch_scale=0.0 (SkipInit) instead'
         )
     return lambda x: x
+
+
+def _folded(*, name: str, dtype: Any, paired: bool = False, **others: Any) -> Norm:
+    return _none(**others) if paired else Affine(dtype, name=name)
+
+
+class Affine(nn.Module):
+    """A scale and a bias of each channel: what is left of a batch norm with fixed statistics.
+
+    Paths: `scale`, `bias`.
+
+    Attributes:
+      dtype: of the result.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n *space c']:
+        """Scales and shifts the channels."""
+        channels, dtype = x.shape[-1], np.promote_types(np.float32, x.dtype)
+        shape = (1,) * (x.ndim - 1) + (channels,)
+        scale = self.param('scale', nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param('bias', nn.initializers.zeros, (channels,), jnp.float32)
+        y = x.astype(dtype) * scale.astype(dtype).reshape(shape)
+        return (y + bias.astype(dtype).reshape(shape)).astype(self.dtype)
 
 
 class GhostBatchNorm(nn.Module):

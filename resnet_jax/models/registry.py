@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from resnet_jax.errors import InputError, Range, check_choice, check_number, choose, shown
 from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.single_layers import MOST_BITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +204,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('stem_width', 'width'), _SIZE),
     'stride_at': Range(0, whole=True),
     'dimensions': Range(1, 3, whole=True),
+    **dict.fromkeys(('weight_bits', 'activation_bits'), Range(0, MOST_BITS, whole=True)),
     'output_stride': Range(0, 2**16, whole=True),
     'ghost_batch': Range(0, whole=True),
     'bn_momentum': Range(0, 1),
@@ -258,13 +260,35 @@ def create_model(
                 check_number(f'model field {field}', number, RANGES[field])
     block = {field: value for field, value in overrides.items() if field in _BLOCK_FIELDS}
     settings |= {field: value for field, value in overrides.items() if field in _MODEL_FIELDS}
-    settings['stage_sizes'] = tuple(settings['stage_sizes'])  # a config gives a list
+    for field, value in settings.items():
+        settings[field] = (
+            tuple(value) if isinstance(value, list) else value
+        )  # a config gives a list
     if num_classes is not None:
         settings['num_classes'] = num_classes
     if settings['num_classes'] < 1:
         raise InputError(f'num_classes must be at least 1, got {settings["num_classes"]}')
     settings['block'] = dataclasses.replace(settings['block'], **block)
     return ResNet(**settings, dtype=dtype)
+
+
+def fields_of(name: str, model: ResNet) -> dict[str, Any]:
+    """The overrides that make a model of a registered one: the model as a row of plain values.
+
+    Args:
+      name: of the registered model.
+      model: any `ResNet`.
+
+    Returns:
+      Fields and values; `create_model(name, model.num_classes, model.dtype, **fields)` equals the
+      model.
+    """
+    base = create_model(name)
+    found = {field: getattr(model, field) for field in _MODEL_FIELDS}
+    known = {field: getattr(base, field) for field in _MODEL_FIELDS}
+    found |= {field: getattr(model.block, field) for field in _BLOCK_FIELDS}
+    known |= {field: getattr(base.block, field) for field in _BLOCK_FIELDS}
+    return {field: value for field, value in found.items() if value != known[field]}
 
 
 def _has_type(value: Any, kind: Any) -> bool:

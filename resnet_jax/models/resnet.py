@@ -17,7 +17,9 @@ from resnet_jax.models.block import Context, Operation, apply_operations, spell_
 from resnet_jax.models.convolution import INITIALISERS, STANDARDIZATIONS, MakeConv, convolution
 from resnet_jax.models.design import BASIC, BlockDesign
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
-from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_stages
+from resnet_jax.models.quantized import INPUT, QuantizedInput, quantized_dot
+from resnet_jax.models.single_layers import SingleLayers, all_equal, check_bits
+from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_layers, plan_stages
 from resnet_jax.models.stem import STEMS, Stem
 
 
@@ -76,6 +78,15 @@ class ResNet(nn.Module):
       remat: whether to keep only each block's input for the backward pass and recompute the rest
         there (arXiv 1604.06174): the same values for less memory and one more forward pass. On a
         CPU, also set scan_blocks or pass `models.cpu.compiler.compiler_options()` to `jax.jit`.
+      inner_channels: output channels of single convolutions inside the branches, where they are not
+        the design's: texts such as 'stage1/block2=12' and 'stage3/*/conv1=48' (`single_layers`).
+      ranks: single convolutions that are products of thinner ones, see `Factored`: texts such as
+        'stage3/block1/conv1=16x24', for a 1x1 convolution 'stage3/block1/conv3=16'.
+      weight_bits: bits of all convolutions' and the head's weights, which are then quantised in the
+        forward pass (`models.quantized`); 0: floats.
+      activation_bits: bits of the inputs of quantised layers; 0: floats.
+      layer_bits: bits of single layers' weights, where not weight_bits: texts such as 'head=8'; 0
+        leaves a layer's weights and input floats.
       dtype: of the computation. Parameters, batch statistics and logits are always float32 (except
         for the float64 logits of a float64 model).
     """
@@ -103,6 +114,11 @@ class ResNet(nn.Module):
     stochastic_depth_decay: str = 'linear'
     scan_blocks: bool = False
     remat: bool = False
+    inner_channels: tuple[str, ...] = ()
+    ranks: tuple[str, ...] = ()
+    weight_bits: int = 0
+    activation_bits: int = 0
+    layer_bits: tuple[str, ...] = ()
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
@@ -123,10 +139,34 @@ class ResNet(nn.Module):
             raise InputError(
                 f"init_scheme='fixup' replaces norms: set norm='none', not {self.norm!r}"
             )
+        for field in ('weight_bits', 'activation_bits'):
+            check_bits(field, getattr(self, field))
         super().__post_init__()
         if int(self.stem_width * min(share for _, _, share in STEMS[self.stem].convolutions)) < 1:
             raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
-        check_channels(self.block, self._plans(), self.stem_width)
+        check_channels(self.block, self._plans(), self.stem_width, self.single_layers())
+        if self.ranks and (self.weight_standardization or self.fixup):
+            raise InputError(
+                'ranks go with plain weights only; set weight_standardization=False (fold does), '
+                "and no init_scheme='fixup'"
+            )
+        if self.scan_blocks and not self.scannable:
+            raise InputError(
+                'scan_blocks needs equal blocks; inner_channels, ranks and layer_bits make them '
+                'differ: set scan_blocks=False'
+            )
+
+    @property
+    def scannable(self) -> bool:
+        """Whether the blocks after the first of each stage are equal, as a scan needs them."""
+        return all_equal(self.single_layers(), self.stage_sizes)
+
+    @nn.nowrap
+    def single_layers(self) -> SingleLayers:
+        """The values of single layers, by path."""
+        given = self.inner_channels, self.ranks, self.layer_bits
+        stem = len(STEMS[self.stem].convolutions)
+        return plan_layers(*given, self.block, self._plans(), self.stem_width, stem)
 
     @property
     def fixup(self) -> bool:
@@ -171,6 +211,12 @@ class ResNet(nn.Module):
           pre-activation net are the sums, before the norm that would follow.
         """
         return self._run(images, train, with_head=False)
+
+    def outputs(
+        self, images: Float[Array, 'n *space c'], train: bool
+    ) -> dict[str, Float[Array, 'n ...']]:
+        """Features and 'logits' by name, for the same arguments, in one pass."""
+        return self._run(images, train)
 
     def feature_info(self, image_size: int | tuple[int, ...]) -> dict[str, Feature]:
         """The size, channels and reduction of each feature map, without running anything.
@@ -251,6 +297,7 @@ class ResNet(nn.Module):
     def body(self) -> tuple[Stem, list[Stage]]:
         """The stem and the stages, new modules: unbound outside of a call of this one."""
         conv, norm = self._makers()
+        layers = self.single_layers()
         before, _, _ = spell_out(self.block, self.fixup)
         after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
         shared = {op.kind for op in before}
@@ -261,7 +308,7 @@ class ResNet(nn.Module):
             # The first block begins with the others, before it splits into branch and shortcut.
             ops=tuple(kind for kind in after_conv if kind not in shared),
             inner_ops=after_conv,
-            conv=conv,
+            conv=layers.of_part('stem').maker(conv),
             norm=norm,
             name='stem',
         )
@@ -275,6 +322,7 @@ class ResNet(nn.Module):
                 conv=conv,
                 norm=norm,
                 dtype=self.dtype,
+                layers=layers.of_blocks(f'stage{i}', len(plan.drop_rates)),
                 name=f'stage{i}',
             )
             for i, plan in enumerate(self._plans(), 1)
@@ -310,6 +358,9 @@ class ResNet(nn.Module):
             dimensions=self.dimensions,
             init=self.init_scheme,
             standardize=self.standardized_to if self.weight_standardization else None,
+            folded=self.norm == 'folded',
+            bits=self.weight_bits,
+            input_bits=self.activation_bits,
             dtype=self.dtype,
         )
         norm = make_norm(
@@ -330,6 +381,10 @@ class ResNet(nn.Module):
             init = {'kernel_init': nn.initializers.zeros}
         if self.fixup:
             x = layers.Bias(name='head_bias')(x)
+        if bits := self.single_layers().bits.get('head', self.weight_bits):
+            init['dot_general'] = quantized_dot(bits)
+            if self.activation_bits:
+                x = QuantizedInput(self.activation_bits, name=f'head{INPUT}')(x)
         return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
 
     def _fixup_factor(self) -> float:

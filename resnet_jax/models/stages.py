@@ -13,8 +13,16 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError
 from resnet_jax.models.block import ResidualBlock
 from resnet_jax.models.convolution import MakeConv
-from resnet_jax.models.design import BlockDesign
+from resnet_jax.models.design import SHORTCUTS, BlockDesign
 from resnet_jax.models.norms import MakeNorm
+from resnet_jax.models.single_layers import (
+    PLAIN,
+    SingleLayers,
+    bits_of,
+    channels_of,
+    ranks_of,
+    read_entries,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +102,64 @@ def plan_stages(
     return plans
 
 
-def check_channels(block: BlockDesign, plans: Sequence[StagePlan], stem_width: int) -> None:
+def convolution_paths(
+    block: BlockDesign, plans: Sequence[StagePlan], stem_width: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The convolutions of the blocks.
+
+    Returns:
+      Path of each convolution -> side of its window; and the paths of those inside a branch, which
+      are all but the last: their output channels concern nothing outside of the block.
+    """
+    windows: dict[str, int] = {}
+    inner: list[str] = []
+    before = stem_width
+    for stage, plan in enumerate(plans, 1):
+        outer = plan.width * block.expansion
+        for number in range(1, len(plan.drop_rates) + 1):
+            part = f'stage{stage}/block{number}'
+            paths = [f'{part}/conv{i}' for i in range(1, len(block.kernels) + 1)]
+            windows |= dict(zip(paths, block.kernels, strict=True))
+            inner += paths[:-1]
+            kept = before == outer and (number > 1 or plan.stride == 1)
+            if SHORTCUTS[block.shortcut][0 if kept else 1] in ('projection', 'conv'):
+                windows[f'{part}/shortcut_conv'] = 1
+            before = outer
+    return windows, tuple(inner)
+
+
+def plan_layers(
+    inner_channels: Sequence[str],
+    ranks: Sequence[str],
+    layer_bits: Sequence[str],
+    block: BlockDesign,
+    plans: Sequence[StagePlan],
+    stem_width: int,
+    stem_convolutions: int,
+) -> SingleLayers:
+    """Reads the values of single layers; the arguments are fields of `ResNet`.
+
+    Raises:
+      InputError: for an entry that cannot be read, or means no layer.
+    """
+    if not (inner_channels or ranks or layer_bits):
+        return PLAIN
+    windows, inner = convolution_paths(block, plans, stem_width)
+    all_layers = [*(f'stem/conv{i + 1}' for i in range(stem_convolutions)), *windows, 'head']
+    entry = 'stage1/block1/conv1'
+    return SingleLayers(
+        read_entries('inner_channels', inner_channels, inner, channels_of, f'{entry}=12'),
+        read_entries('ranks', ranks, windows, ranks_of, f'{entry}=8x12'),
+        read_entries('layer_bits', layer_bits, all_layers, bits_of, 'head=8'),
+    )
+
+
+def check_channels(
+    block: BlockDesign,
+    plans: Sequence[StagePlan],
+    stem_width: int,
+    layers: SingleLayers = PLAIN,
+) -> None:
     """Refuses sizes at which a convolution has no channels, or groups that do not divide them.
 
     Raises:
@@ -117,6 +182,12 @@ def check_channels(block: BlockDesign, plans: Sequence[StagePlan], stem_width: i
                         f'stage {stage}, which goes from {channels[0]} to {channels[1]}'
                     )
         before = outer
+    single = [*layers.channels, *layers.ranks]
+    if single and block.groups > 1 and max(block.kernels) > 1:
+        raise InputError(
+            f'inner_channels and ranks go with groups=1 only, which is {block.groups}; leave '
+            f'{single[0]} as it is'
+        )
 
 
 class Stage(nn.Module):
@@ -133,6 +204,8 @@ class Stage(nn.Module):
       remat: whether to recompute each block in the backward pass.
       conv, norm: make a convolution and a norm.
       dtype: of the computation.
+      layers: values of single convolutions, one for each block; () for none. In a scan those of
+        the second block hold for all after it.
     """
 
     design: BlockDesign
@@ -143,6 +216,7 @@ class Stage(nn.Module):
     conv: MakeConv
     norm: MakeNorm
     dtype: Any
+    layers: tuple[SingleLayers, ...] = ()
 
     @nn.compact
     def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out c_out']:
@@ -181,6 +255,8 @@ class Stage(nn.Module):
     def block(self, number: int, name: str = '', in_scan: bool = False) -> ResidualBlock:
         """A block, counted from 1: a new module, unbound outside of a call of the stage."""
         first, plan = number == 1, self.plan
+        layers = self.layers[number - 1] if self.layers else PLAIN
+        conv = functools.partial(self.conv, in_scan=True) if in_scan else self.conv
         return ResidualBlock(
             design=self.design,
             width=plan.width,
@@ -188,9 +264,10 @@ class Stage(nn.Module):
             first=plan.first and first,
             dilation=(plan.dilation_before if first else plan.dilation, plan.dilation),
             fixup=self.fixup,
-            conv=functools.partial(self.conv, in_scan=True) if in_scan else self.conv,
+            conv=layers.maker(conv),
             norm=functools.partial(self.norm, in_scan=True) if in_scan else self.norm,
             dtype=self.dtype,
+            channels=tuple(layers.channels.items()),
             name=name or f'block{number}',
         )
 

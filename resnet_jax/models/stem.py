@@ -11,7 +11,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from resnet_jax.models import layers
-from resnet_jax.models.block import Context, Operation, apply_operations
+from resnet_jax.models.block import Context, Operation, Operations, apply_operations, pair_up
 from resnet_jax.models.convolution import MakeConv
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.norms import MakeNorm
@@ -88,7 +88,14 @@ class Stem(nn.Module):
             for kernel_size, stride, share in self.design.convolutions
         ]
         context = Context(self.block, self.conv, self.norm, train, convs)
-        for i in range(1, len(convs) + 1):
-            kinds = ('conv', *(self.ops if i == len(convs) else self.inner_ops))
-            x = apply_operations([Operation(kind, i) for kind in kinds], x, context)
+        x = apply_operations(self.operations(), x, context)
         return STEM_POOLS[self.design.pool](x)
+
+    @nn.nowrap
+    def operations(self) -> Operations:
+        """The operations before the pool, in order."""
+        last, found = len(self.design.convolutions), []
+        for i in range(1, last + 1):
+            kinds = ('conv', *(self.ops if i == last else self.inner_ops))
+            found += [Operation(kind, i) for kind in kinds]
+        return pair_up(found)

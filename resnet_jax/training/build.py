@@ -13,16 +13,16 @@ import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax import data, models, text
+from resnet_jax import data, models
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.interop import files, hub, weights
-from resnet_jax.training import optim, processes, signal, step
+from resnet_jax.training import distillation, optim, pruning, signal, step
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.groups import EVERYTHING, Groups, read_groups
 from resnet_jax.training.inputs import Batch, Inputs, open_inputs
 from resnet_jax.training.placement import Placement, make_placement
+from resnet_jax.training.start import as_key, build_model, start
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.tasks import TASKS, Task
 
@@ -45,6 +45,7 @@ class Run:
       signal: (seed, state, arrays, batch that was taken last) -> figures of the state's blocks by
         name, see `signal.make_signal`; None without config.log.signal_every.
       steps_per_dispatch: number of batches that `train_step` takes at a time, where they divide.
+      teacher: that the model learns from; None without config.distill.teacher.
     """
 
     inputs: Inputs
@@ -58,6 +59,12 @@ class Run:
     schedule: Callable[[int], Any]
     signal: Callable[..., dict[str, float]] | None
     steps_per_dispatch: int
+    teacher: distillation.Teacher | None = None
+
+    @property
+    def arrays(self) -> Any:
+        """What the step takes besides the batches: `inputs.arrays`, and the teacher's."""
+        return distillation.held(self.inputs.arrays, self.teacher)
 
     @property
     def config(self) -> ConfigDict:
@@ -72,7 +79,7 @@ class Run:
     @property
     def seed(self) -> Array:
         """The config's, on the devices: an argument of the step, so that seeds share a program."""
-        return self.placement.put_whole(_as_key(self.config.seed))
+        return self.placement.put_whole(as_key(self.config.seed))
 
     def init_state(self) -> TrainState:
         """The state that the run starts from, not yet placed."""
@@ -120,20 +127,6 @@ def stack(batches: list[Batch]) -> Batch:
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _as_key(seed: int) -> np.uint32:
-    return np.uint32(seed % 2**32)  # as JAX takes a seed
-
-
-def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
-    """The model that config.model describes; a field that is not set keeps its row's value."""
-    overrides = {
-        field: value
-        for field, value in settings.items()
-        if field not in ('name', 'dtype') and value is not None
-    }
-    return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
-
-
 def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     """Builds data, model, optimiser and steps of a resolved config.
 
@@ -161,13 +154,15 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     )
     groups = _groups(config, model, preprocessing, inputs)
     optimizer = optim.make_optimizer(config.optim, schedule, groups)
+    optimizer = pruning.with_zeros(optimizer, config.prune, inputs.total_steps)
+    teacher = distillation.read_teacher(config, model, inputs)
 
     def init_state(seed: Any) -> TrainState:
         return _create_state(config, model, optimizer, preprocessing, seed)
 
-    template = jax.eval_shape(init_state, _as_key(config.seed))
+    template = jax.eval_shape(init_state, as_key(config.seed))
     level = config.train.xla_optimization_level
-    steps = _make_steps(config, inputs, placement, model, optimizer, groups)
+    steps = _make_steps(config, inputs, placement, model, optimizer, groups, teacher)
     return Run(
         inputs=inputs,
         placement=placement,
@@ -180,6 +175,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         schedule=schedule,
         signal=_make_signal(config, inputs, placement, model, groups),
         steps_per_dispatch=_steps_per_dispatch(config, inputs),
+        teacher=teacher,
     )
 
 
@@ -223,28 +219,34 @@ def _make_steps(
     model: models.ResNet,
     optimizer: optax.GradientTransformation,
     groups: Groups,
+    teacher: distillation.Teacher | None,
 ) -> Callable[..., Any]:
     """(seed, state, totals, arrays, batches [steps, ...]) -> (state, totals), for one device."""
-    task, pieces = TASKS[config.task], config.optim.accumulate
-    class_weights = inputs.class_weights()
+    pieces, class_weights = config.optim.accumulate, inputs.class_weights()
     norm_fields = placement.norm_fields(config.train.batch_size // pieces)
 
     def train_step(seed: Any, state: TrainState, totals: Any, arrays: Any, batch: Any) -> Any:
-        batch = _examples(arrays, batch)
+        task = TASKS[config.task]
+        prepare = make_prepare(config, inputs.preprocessing, seed, placement.axis)
+        loss, method = task.loss(config.loss, class_weights), None
+        if teacher is not None:
+            taught = teacher.teach(arrays, prepare, task, loss)
+            arrays, prepare, task, loss, method = taught
         one = step.make_train_step(
             model.clone(**norm_fields),
             optimizer,
-            make_prepare(config, inputs.preprocessing, seed, placement.axis),
+            prepare,
             task,
             seed=seed,
-            loss=task.loss(config.loss, class_weights),
+            loss=loss,
+            method=method,
             ema_decay=config.optim.ema,
             evaluated_params=optim.evaluated_params(config.optim),
             groups=groups,
             pieces=pieces,
             axis=placement.axis,
         )
-        return step.add_up(one)(state, totals, batch)
+        return step.add_up(one)(state, totals, _examples(arrays, batch))
 
     return step.repeat(train_step)
 
@@ -281,6 +283,7 @@ def _make_signal(
     )
 
     def run(seed: Any, variables: Any, number: Any, arrays: Any, batch: Any) -> Any:
+        arrays = arrays['examples'] if config.distill.teacher is not None else arrays
         batch = _examples(arrays, batch)
         batch['position'] = jnp.arange(batch['image'].shape[0])
         prepare = make_prepare(config, inputs.preprocessing, seed)
@@ -340,51 +343,6 @@ def _steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
     return 1 if jax.default_backend() == 'cpu' else 10
 
 
-def start(
-    config: ConfigDict,
-    model: models.ResNet,
-    optimizer: optax.GradientTransformation,
-    init_state: Callable[[Any], TrainState],
-    seed: int,
-) -> TrainState:
-    """The state that a run starts from: at random, or from the weights that config.init names.
-
-    Raises:
-      InputError: if the weights cannot be read or do not fit.
-    """
-    settings = config.init
-    state = init_state(_as_key(seed))
-    if settings.weights is None:
-        return state
-    source = hub.completed(settings.weights, config.model.name)
-    loaded = weights.variables_from_tensors(
-        files.read_tensors(hub.fetch(source)).arrays,
-        model,
-        reset_head=settings.reset_head,
-        where=settings.weights,
-        weights_key=settings.weights_key,
-        channels=state.params['stem']['conv1']['kernel'].shape[-2],
-        adapt_stem=settings.adapt_stem,
-        say=_note_once,
-    )
-    loaded = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), loaded)
-    params = {**state.params, **loaded['params']}
-    # Initialised again, because the optimiser's state may hold the starting parameters.
-    state = state.replace(
-        params=params, batch_stats=loaded['batch_stats'], opt_state=optimizer.init(params)
-    )
-    if state.ema is not None:
-        ema = {'params': state.params, 'batch_stats': state.batch_stats}
-        state = state.replace(ema=jax.tree.map(jnp.copy, ema))
-    return state
-
-
-@functools.cache  # once for all seeds of a sweep
-def _note_once(remark: str) -> None:
-    if processes.is_first():
-        text.note(remark)
-
-
 def state_template(
     config: ConfigDict, model: models.ResNet, preprocessing: Preprocessing
 ) -> TrainState:
@@ -392,8 +350,9 @@ def state_template(
     # The schedule is no part of the state, so any one gives the same structure.
     groups = _groups(config, model, preprocessing)
     optimizer = optim.make_optimizer(config.optim, optax.constant_schedule(0.0), groups)
+    optimizer = pruning.with_zeros(optimizer, config.prune, 1)
     state = jax.eval_shape(
-        lambda: _create_state(config, model, optimizer, preprocessing, _as_key(config.seed))
+        lambda: _create_state(config, model, optimizer, preprocessing, as_key(config.seed))
     )
     # Stated, because a checkpoint remembers devices that may not be here.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

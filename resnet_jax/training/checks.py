@@ -16,12 +16,12 @@ from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import create_model, registry
 from resnet_jax.records.trackers import check_trackers
-from resnet_jax.training import optim, placement
-from resnet_jax.training.build import build_model
+from resnet_jax.training import distillation, optim, placement, pruning
 from resnet_jax.training.checkpoint import BEST_MODES
 from resnet_jax.training.compilation import MATMUL_PRECISIONS
 from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.inputs import train_image_size
+from resnet_jax.training.start import build_model
 from resnet_jax.training.tasks import TASKS
 
 DTYPES = ('float32', 'bfloat16')
@@ -62,6 +62,11 @@ RANGES: dict[str, Range] = {
     'parallel.devices': _COUNT,
     **dict.fromkeys(('loss.label_smoothing', 'loss.target_threshold'), _FRACTION),
     **dict.fromkeys(('loss.gamma', 'loss.alpha'), _ZERO_OR_MORE),
+    'distill.temperature': Range(0, open='low'),
+    'distill.features': _ZERO_OR_MORE,
+    'prune.sparsity': _FRACTION,
+    **dict.fromkeys(('distill.weight', 'prune.begin', 'prune.end'), Range(0, 1)),
+    'prune.every': _COUNT,
     **dict.fromkeys(('checkpoint.every', 'checkpoint.keep', 'checkpoint.keep_best'), _COUNT),
 }
 # Fields that hold one of some names, or nothing.
@@ -77,6 +82,8 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'optim.warmup_shape': lambda config: optim.WARMUP_SHAPES,
     'optim.decay_towards': lambda config: optim.DECAY_TARGETS,
     'loss.name': lambda config: TASKS[config.task].losses,
+    'distill.outputs': lambda config: distillation.OUTPUTS,
+    'prune.schedule': lambda config: pruning.SCHEDULES,
     'parallel.mode': lambda config: placement.MODES,
     'checkpoint.best': lambda config: BEST_MODES,
 }
@@ -85,6 +92,7 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
 NAME_LISTS = (
     *('log.trackers', 'augment.transforms', 'optim.rates'),
     *('train.freeze', 'train.unfreeze', 'train.freeze_batch_norm'),
+    *('model.inner_channels', 'model.ranks', 'model.layer_bits'),
 )
 
 # Fields of which an override may separate the items by commas.
@@ -133,6 +141,10 @@ NEEDS: dict[str, _Needs] = {
     'model.bn_epsilon': _one_of('model.norm', 'batch', 'group', 'layer'),
     'model.standardized_to': _set('model.weight_standardization', 'True'),
     'model.gate_bias': _one_of('model.gate', 'exclusive', 'shortcut_only'),
+    'model.activation_bits': (
+        'model.weight_bits=8 or model.layer_bits',
+        lambda fields: bool(fields['model.weight_bits'] or fields['model.layer_bits']),
+    ),
     'model.se_place': _set('model.se_ratio', '0.0625'),
     'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
     **{
@@ -197,6 +209,14 @@ NEEDS: dict[str, _Needs] = {
     ),
     'loss.label_smoothing': _one_of('loss.name', 'cross_entropy', 'binary_cross_entropy'),
     'loss.target_threshold': _one_of('loss.name', 'binary_cross_entropy'),
+    **{
+        f'distill.{field}': _set('distill.teacher', 'DIR')
+        for field in ('model', 'temperature', 'weight', 'features', 'outputs')
+    },
+    **{
+        f'prune.{field}': _one_of('prune.schedule', 'gradual')
+        for field in ('sparsity', 'begin', 'end', 'every')
+    },
     'loss.gamma': _one_of('loss.name', 'focal'),
     'loss.alpha': _one_of('loss.name', 'focal'),
 }
@@ -269,7 +289,7 @@ def check_values(fields: Mapping[str, Any]) -> None:
 def _check_texts(fields: Mapping[str, Any]) -> None:
     """Refuses text that no name or path can hold, and anything else in a tuple of names."""
     for field, value in fields.items():
-        for text in value if field in NAME_LISTS else (value,):
+        for text in (value or ()) if field in NAME_LISTS else (value,):
             if field in NAME_LISTS and not isinstance(text, str):
                 raise InputError(f'config field {field} takes names, got {shown(text)}')
             if isinstance(text, str) and not (text and text.isprintable()):
@@ -298,6 +318,8 @@ def _check_together(config: ConfigDict) -> None:
             f'config field model.dimensions must be 2 for images, got {config.model.dimensions}'
         )
     _check_schedule_free(config)
+    pruning.check_settings(config.prune, bool(config.optim.ema))
+    distillation.check_settings(config.distill)
     ghost, batch = config.model.ghost_batch, config.train.batch_size // config.optim.accumulate
     if ghost and batch % ghost:
         raise InputError(

@@ -4,6 +4,7 @@ import ast
 import json
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -11,7 +12,8 @@ from ml_collections import ConfigDict, FieldReference
 
 from resnet_jax import data
 from resnet_jax.errors import InputError, shown, unknown_name
-from resnet_jax.json_files import parse_json
+from resnet_jax.interop.files import is_compressed
+from resnet_jax.json_files import parse_json, unreadable
 from resnet_jax.training import config_files
 from resnet_jax.training.checks import (
     LISTS,
@@ -64,13 +66,15 @@ def load_config(spec: str, overrides: Sequence[tuple[str, Any]] = ()) -> ConfigD
         bare string.
 
     Returns:
-      The resolved config, locked.
+      The resolved config, locked. Where init.weights names a compressed model, config.model is that
+      model's, but for the fields that are overridden.
 
     Raises:
       InputError: for a file that cannot be read, an unknown field (with the nearest names), a value
         that the field does not take, or an override that has no effect with the other settings.
     """
     config = override(read_config_file(spec), overrides)
+    adopt_model(config, {field for field, _ in overrides})
     resolve(config)
     refuse_without_effect([config], [field for field, _ in overrides])
     return config
@@ -108,6 +112,29 @@ def override(config: ConfigDict, overrides: Sequence[tuple[str, Any]]) -> Config
         if other and other not in given and parse_value(text) is not None:
             config.update_from_flattened_dict({other: None})
     return config
+
+
+def adopt_model(config: ConfigDict, given: Collection[str]) -> None:
+    """Takes over the model of the compressed one that init.weights names, if it names one.
+
+    Args:
+      config: changed in place.
+      given: fields that stay as they are.
+
+    Raises:
+      Unreadable: if that model's description is damaged.
+    """
+    where = config.init.weights
+    if not isinstance(where, str) or not is_compressed(Path(where)):
+        return
+    path = Path(where) / 'config.json'
+    try:
+        stored = from_json(path.read_text(encoding='utf-8'))
+    except (ValueError, OSError) as error:
+        raise unreadable(path, error, 'compress the model again') from error
+    for field, value in stored.model.items():
+        if f'model.{field}' not in given:
+            config.update_from_flattened_dict({f'model.{field}': value})
 
 
 def parse_value(text: Any) -> Any:

@@ -1,6 +1,5 @@
 """Evaluation: every example once, whatever the batch size."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +48,7 @@ def make_eval_step(
     classes: Sequence[int] | None = None,
     with_outputs: bool = False,
     tta: str | None = None,
+    compiled: bool = True,
 ) -> Any:
     """The jitted sums of one batch: (variables, batch) -> tree of sums, all with `sharding`.
 
@@ -56,10 +56,10 @@ def make_eval_step(
     [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
     `classes` are the outputs that count, in the order of the labels; None: all, in their own order.
     `with_outputs` gives (sums, outputs). `tta` is a key of `VIEWS`: the outputs are then logarithms
-    of mean probabilities, and the images as large as its views need.
+    of mean probabilities, and the images as large as its views need. `compiled=False` is for a
+    model whose `apply` is no function for JAX to trace; it is not jitted, and has no `sharding`.
     """
 
-    @functools.partial(jit, level=level, out_shardings=sharding)
     def eval_step(variables: Any, batch: dict[str, Array]) -> Any:
         def outputs_of(images: Array) -> Any:
             found: Any = model.apply(variables, preprocessing.normalize(images), train=False)
@@ -74,7 +74,7 @@ def make_eval_step(
         sums = task.eval_sums(outputs, task.targets(batch), batch['mask'])
         return (sums, outputs) if with_outputs else sums
 
-    return eval_step
+    return jit(eval_step, level=level, out_shardings=sharding) if compiled else eval_step
 
 
 def evaluate(

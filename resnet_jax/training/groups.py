@@ -2,8 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +10,8 @@ import numpy as np
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import InputError, Range, check_number, shown, unknown_name
+from resnet_jax.errors import InputError, Range, check_number, shown
+from resnet_jax.models.patterns import check_patterns, matches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,49 +38,6 @@ class Groups:
 
 
 EVERYTHING = Groups()  # trained from the first step, at one rate
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether a pattern means a parameter, or a module.
-
-    Args:
-      path: such as 'stage1/block1/conv1/kernel'.
-      pattern: shell wildcards over the path or one of its beginnings: 'stem', 'stage[12]*',
-        'stage1/block1', '*/norm*'. 'all' means everything; 'all but head stage4' what none of the
-        patterns after it means.
-    """
-    words = pattern.split()
-    if words == ['all']:
-        return True
-    if _is_exception(words):
-        return not any(matches(path, word) for word in words[2:])
-    parts, pattern = path.split('/'), pattern.strip().strip('/')
-    return any(fnmatchcase('/'.join(parts[:n]), pattern) for n in range(1, len(parts) + 1))
-
-
-def _is_exception(words: Sequence[str]) -> bool:
-    return words[:2] == ['all', 'but'] and len(words) > 2
-
-
-def check_patterns(patterns: Iterable[str], paths: Iterable[str], field: str) -> None:
-    """Refuses patterns that mean none of some paths.
-
-    Args:
-      patterns: as `matches` takes them.
-      paths: of parameters or of modules.
-      field: of the config, for the message.
-
-    Raises:
-      InputError: with the nearest paths and beginnings of paths.
-    """
-    paths = list(paths)
-    for pattern in patterns:
-        words = pattern.split()
-        for word in words[2:] if _is_exception(words) else [pattern]:
-            if not any(matches(path, word) for path in paths):
-                parts = [path.split('/') for path in paths]
-                known = {'/'.join(p[:n]) for p in parts for n in range(1, max(len(p), 2))}
-                raise unknown_name(f'parameters in {field}', word, known)
 
 
 def at_step(entry: str) -> tuple[str, float]:
@@ -149,9 +106,9 @@ def read_groups(
     params, train = variables['params'], config.train
     paths = paths_of(params)
     still = _still(variables.get('batch_stats', {}), train.freeze_batch_norm)
-    check_patterns(train.freeze, paths, 'train.freeze')
+    check_patterns(train.freeze, paths, 'parameters in train.freeze')
     entries = [at_step(entry) for entry in train.unfreeze]
-    check_patterns([pattern for pattern, _ in entries], paths, 'train.unfreeze')
+    check_patterns([p for p, _ in entries], paths, 'parameters in train.unfreeze')
     unit = 1.0 if config.optim.schedule_unit == 'steps' else steps_per_epoch
     starts = tuple(max(round(time * unit), 1) for _, time in entries)
 
@@ -192,8 +149,10 @@ def read_groups(
 
 def _still(batch_stats: PyTree, patterns: Sequence[str]) -> frozenset[str]:
     """Paths of the batch norms that some patterns mean."""
-    norms = dict.fromkeys(path.rpartition('/')[0] for path in paths_of(batch_stats))
-    check_patterns(patterns, norms, 'train.freeze_batch_norm')
+    # Only those: a quantised net keeps the ranges of its activations here too.
+    found = [path.rpartition('/') for path in paths_of(batch_stats)]
+    norms = dict.fromkeys(module for module, _, leaf in found if leaf == 'mean')
+    check_patterns(patterns, norms, 'parameters in train.freeze_batch_norm')
     return frozenset(n for n in norms if any(matches(n, pattern) for pattern in patterns))
 
 
@@ -213,7 +172,7 @@ def rate_factors(optim: ConfigDict, params: PyTree) -> PyTree | None:
       InputError: for a pattern that means no parameter.
     """
     rates = [at_rate(entry) for entry in optim.rates]
-    check_patterns([pattern for pattern, _ in rates], paths_of(params), 'optim.rates')
+    check_patterns([p for p, _ in rates], paths_of(params), 'parameters in optim.rates')
     if not rates and optim.layer_decay == 1:
         return None
     depths, last = block_depths(params)

@@ -180,7 +180,7 @@ def _take_steps(
     run, first, total = session.run, session.first_step, session.run.total_steps
     config, state, seed = run.config, session.take_state(), run.seed
     eval_every = config.train.eval_every or total
-    arrays, totals = run.placement.put_whole(run.inputs.arrays), run.no_totals()
+    arrays, totals = run.placement.put_whole(run.arrays), run.no_totals()
 
     def should_continue(done: int, figures: Mapping[str, float] | None) -> bool:
         return done == total or not (figures and on_evaluation) or on_evaluation(done, figures)

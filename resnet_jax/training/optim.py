@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
 
 from resnet_jax.errors import LARGEST_INT, InputError
-from resnet_jax.training.groups import EVERYTHING, Groups, by_path, matches
+from resnet_jax.models.patterns import matches
+from resnet_jax.training.groups import EVERYTHING, Groups, by_path
 
 SCHEDULE_UNITS = ('steps', 'epochs')
 WARMUP_SHAPES = ('linear', 'constant')

@@ -94,6 +94,7 @@ def make_train_step(
     groups: Groups = EVERYTHING,
     pieces: int = 1,
     axis: str | None = None,
+    method: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Sums]]:
     """One step of training: (state, batch) -> (state, sums).
 
@@ -111,6 +112,7 @@ def make_train_step(
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
       axis: name of the mapped axis over which the whole batch is divided; None: it is here.
+      method: of the model that gives the outputs; None: its logits.
 
     Returns:
       A pure function. `batch` holds 'image' (uint8) and the task's targets; the sums are the task's
@@ -118,7 +120,7 @@ def make_train_step(
       all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
-    gradients = _make_gradients(model, task, loss, groups)
+    gradients = _make_gradients(model, task, loss, groups, method)
     to_evaluate = functools.partial(_to_evaluate, ema_decay, evaluated_params)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
@@ -181,7 +183,9 @@ def ema_decay_at(step: Int[Array, ''], decay: float) -> Float[Array, '']:
     return jnp.minimum(decay, (1 + done) / (10 + done))
 
 
-def _make_gradients(model: nn.Module, task: Task, loss: Loss, groups: Groups) -> Callable[..., Any]:
+def _make_gradients(
+    model: nn.Module, task: Task, loss: Loss, groups: Groups, method: str | None
+) -> Callable[..., Any]:
     """(state, batch_stats, (images, targets), key) -> gradients, new batch_stats, sums."""
 
     def gradients(state: TrainState, batch_stats: Any, examples: Any, key: Array) -> Any:
@@ -200,6 +204,7 @@ def _make_gradients(model: nn.Module, task: Task, loss: Loss, groups: Groups) ->
                     train=True,
                     mutable=['batch_stats'],
                     rngs={'dropout': key},
+                    method=method,
                 )
             return jnp.mean(loss(outputs, targets)), (outputs, updates.get('batch_stats', {}))
 

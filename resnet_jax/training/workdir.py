@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError, Unreadable
+from resnet_jax.interop.files import is_compressed
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.records.writers import ID_FILE, read_metrics, write_atomically
 from resnet_jax.training import config as configs
@@ -61,6 +62,11 @@ def check_folder(workdir: Path, config: ConfigDict, extend: bool = False) -> Non
       Unreadable: as `check_readable`.
     """
     check_readable(workdir)
+    if is_compressed(workdir):
+        raise InputError(
+            f'workdir {workdir} holds a compressed model and no run; to train it further, use '
+            f'another --workdir with --config.init.weights={workdir}'
+        )
     if is_run(workdir):
         old, length = read_config(workdir), {*configs.ALTERNATIVES, 'train.patience'}
         others = configs.differences(old, config, configs.FREE_FIELDS | length)

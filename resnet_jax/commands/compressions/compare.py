@@ -1,0 +1,105 @@
+"""`resnet-jax compress compare`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from resnet_jax import text
+from resnet_jax.errors import InputError, Range, check_number
+from resnet_jax.json_files import json_text
+
+TEXT = 'Compressed models side by side: a table, and what is worth its price.'
+EPILOG = (
+    'Example: resnet-jax compress compare runs/int8 runs/pruned runs/thin --out runs/compared. '
+    'Speeds are measured again, of all of them by turns, on this machine; with onnxruntime too '
+    'where it is installed (the extra onnx): in eight bits where inputs are '
+    'quantised, else in float32.'
+)
+_FEWEST, _MOST = 10, 300  # runs that are timed
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.add_argument(
+        'folders', nargs='+', type=Path, metavar='DIR', help='what resnet-jax compress wrote'
+    )
+    parser.add_argument(
+        '--out', type=Path, metavar='DIR', help='write compare.md, compare.json and pictures there'
+    )
+    parser.add_argument(
+        '--latency-batch', type=int, default=1, metavar='N', help='images at a time (default: 1)'
+    )
+    parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def run(options: argparse.Namespace) -> None:
+    """Reads the reports, measures the speeds together, and prints the table."""
+    from resnet_jax.compress import compare
+    from resnet_jax.records.writers import check_folder, signs_of_life
+
+    check_number('--latency-batch', options.latency_batch, Range(1, 2**16, whole=True))
+    if options.out is not None:
+        check_folder(options.out, 'give another --out DIR')
+    if len(set(options.folders)) != len(options.folders):
+        raise InputError('a folder is named twice')
+    entries = compare.read(options.folders)
+    with signs_of_life('measuring speeds'):
+        entries = compare.with_latencies(entries, options.latency_batch, _onnxruntime)
+    found: dict[str, Any] = compare.as_json(entries, options.latency_batch)
+    files = [] if options.out is None else compare.write(entries, found, options.out)
+    if options.json:
+        print(json_text({**found, 'files': [str(path) for path in files]}))
+        return
+    table = compare.table(entries, options.latency_batch)
+    print(text.aligned(table.header, table.rows, text.terminal_width()))
+    if files:
+        print('\nwritten: ' + ', '.join(map(str, files)))
+
+
+def _onnxruntime(trained: Any, batch: int) -> float | None:
+    """Milliseconds of onnxruntime for a batch; None without the extra.
+
+    A model with quantised inputs runs in eight bits, others in float32.
+    """
+    import importlib.util
+    import statistics
+    import tempfile
+    import time
+
+    import numpy as np
+
+    from resnet_jax.export import formats
+    from resnet_jax.export.program import make_program
+
+    if not all(importlib.util.find_spec(name) for name in ('onnx', 'onnxruntime')):
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'model.onnx'
+        try:
+            program = make_program(
+                trained,
+                dtype='int8' if trained.model.activation_bits else 'float32',
+                channels_last=False,
+                calibration=_random_pixels(trained, 16),  # of values; they do not change the speed
+            )
+            formats.FORMATS['onnx'].write(program, path, {})
+        except InputError:  # a part of the model that the format has no operation for
+            return None
+        run = formats.FORMATS['onnx'].open(path)
+        images = np.moveaxis(_random_pixels(trained, batch), -1, 1).astype(np.float32) / 255
+        images = np.ascontiguousarray(images)
+        times: list[float] = []
+        began = time.perf_counter()
+        while len(times) < _MOST and (len(times) < _FEWEST or time.perf_counter() - began < 1):
+            start = time.perf_counter()
+            run(images)
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def _random_pixels(trained: Any, count: int) -> Any:
+    import numpy as np
+
+    pre = trained.preprocessing
+    shape = (count, pre.image_size, pre.image_size, pre.channels)
+    return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""Smaller and simpler networks: transforms of (model, variables) to (model, variables)."""

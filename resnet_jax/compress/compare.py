@@ -1,0 +1,225 @@
+"""Compressed models side by side, and which of them no other one beats."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax import text
+from resnet_jax.compress import folder as folders
+from resnet_jax.compress import measure
+from resnet_jax.errors import InputError
+from resnet_jax.figures import new_figure, styles, write_figures
+from resnet_jax.inference.trained import TrainedModel, load_trained
+from resnet_jax.json_files import json_text
+from resnet_jax.records.writers import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ORIGINAL = 'original'
+# What a model costs: key of its figures -> title.
+PRICES = {
+    'multiply_adds': 'multiply-adds',
+    'bytes': 'KiB of weights',
+    'latency_ms': 'ms, XLA',
+    'onnxruntime_ms': 'ms, onnxruntime',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A compressed model, or an original.
+
+    Attributes:
+      name: of its folder, or 'original' and the name of the model.
+      method: 'prune', ...; empty for an original.
+      figures: from its report, and speeds that are measured together.
+      judged_on: data, split and number of images of the error.
+      trained: the model; None for an original whose source is not there any more.
+    """
+
+    name: str
+    method: str
+    figures: Mapping[str, Any]
+    judged_on: tuple[Any, ...]
+    trained: TrainedModel | None
+
+
+def read(paths: Sequence[Path]) -> list[Entry]:
+    """The models in some folders, each original before what was made of it first.
+
+    Raises:
+      InputError: for a folder that holds none, and for models that were judged on other images.
+    """
+    found: list[Entry] = []
+    originals: dict[Any, None] = {}
+    for path in paths:
+        report = folders.read_report(path)
+        judged_on = (report.get('data'), report.get('split'), report.get('n'))
+        if found and judged_on != found[0].judged_on:
+            raise InputError(
+                f'{path} was judged on other images than {paths[0]}: {_images(judged_on)} and '
+                f'{_images(found[0].judged_on)}; compress both on the same'
+            )
+        source = report.get('workdir') or report.get('weights')
+        if (source, report.get('model')) not in originals:
+            originals[(source, report.get('model'))] = None
+            name = f'{ORIGINAL} {report.get("model")}'
+            found.append(Entry(name, '', report['before'], judged_on, _original(report)))
+        trained = load_trained(path)
+        found.append(Entry(path.name, report['method'], report['after'], judged_on, trained))
+    return found
+
+
+def _images(judged_on: tuple[Any, ...]) -> str:
+    name, split, count = judged_on
+    return f'{count:,} of {name} {split}' if name else 'none'
+
+
+def _original(report: Mapping[str, Any]) -> TrainedModel | None:
+    """The model of a run that was compressed, where it is still there."""
+    try:
+        return load_trained(report['workdir'], str(report.get('step') or 'latest'))
+    except (InputError, KeyError):
+        return None
+
+
+def with_latencies(
+    entries: Sequence[Entry],
+    batch: int,
+    other: Callable[[TrainedModel, int], float | None] = lambda trained, batch: None,
+) -> list[Entry]:
+    """The entries with speeds that are measured here, by turns; an absent original keeps its own.
+
+    Args:
+      entries: from `read`.
+      batch: images at a time.
+      other: (model, batch) -> milliseconds of another runtime; None where it cannot run it.
+    """
+    here = [i for i, entry in enumerate(entries) if entry.trained is not None]
+    models = [entries[i].trained for i in here]
+    nets = [measure.Net(t.model, t.variables) for t in models if t is not None]
+    preprocessing = next(t.preprocessing for t in models if t is not None)
+    times = dict(zip(here, measure.latencies(nets, preprocessing, batch), strict=True))
+    found = []
+    for i, entry in enumerate(entries):
+        figures = {**entry.figures, 'latency_ms': times.get(i)}
+        if entry.trained is not None:
+            figures['onnxruntime_ms'] = other(entry.trained, batch)
+        found.append(dataclasses.replace(entry, figures=figures))
+    return found
+
+
+def unbeaten(entries: Sequence[Entry], price: str) -> list[str]:
+    """The names of the models than which no other has both a lower error and a lower price.
+
+    Args:
+      entries: the models.
+      price: a key of `PRICES`; models without it, or without an error, take no part.
+    """
+    points = [
+        (entry.figures[price], entry.figures['error'], entry.name)
+        for entry in entries
+        if entry.figures.get(price) is not None and entry.figures.get('error') is not None
+    ]
+    return [
+        name
+        for cost, error, name in points
+        if not any(c <= cost and e <= error and (c, e) != (cost, error) for c, e, _ in points)
+    ]
+
+
+def table(entries: Sequence[Entry], batch: int) -> text.Table:
+    """All figures; a star marks what no other model beats at that price."""
+    prices = [key for key in PRICES if any(e.figures.get(key) is not None for e in entries)]
+    best = {key: unbeaten(entries, key) for key in prices}
+
+    def cell(entry: Entry, key: str) -> str:
+        value = entry.figures.get(key)
+        if value is None:
+            return text.NOTHING
+        shown = {'multiply_adds': f'{value:,}', 'bytes': f'{value / 1024:,.1f}'}
+        star = ' *' if entry.name in best[key] else ''
+        return shown.get(key, f'{value:.3f}') + star
+
+    rows = []
+    for entry in entries:
+        error = entry.figures.get('error')
+        rows.append(
+            (
+                entry.name,
+                entry.method or text.NOTHING,
+                text.number(None if error is None else 100 * error, '.2f'),
+                f'{entry.figures["parameters"]:,}',
+                f'{entry.figures["nonzero"]:,}',
+                *(cell(entry, key) for key in prices),
+            )
+        )
+    header = ('model', 'method', 'error %', 'parameters', 'not zero', *(PRICES[k] for k in prices))
+    notes = (
+        f'Judged on {_images(entries[0].judged_on)} images; speeds are medians for batches of '
+        f'{batch}, measured by turns. * no other one is both better and cheaper.',
+    )
+    return text.Table('Compressed models', header, tuple(rows), notes)
+
+
+def as_json(entries: Sequence[Entry], batch: int) -> dict[str, Any]:
+    """The entries, and what no other one beats, for JSON."""
+    import jax
+
+    name, split, count = entries[0].judged_on
+    return {
+        'data': name,
+        'split': split,
+        'n': count,
+        'latency_batch': batch,
+        'device': jax.devices()[0].device_kind,
+        'models': [
+            {'name': e.name, 'method': e.method, **{k: v for k, v in e.figures.items()}}
+            for e in entries
+        ],
+        'unbeaten': {price: unbeaten(entries, price) for price in PRICES},
+    }
+
+
+def draw(entries: Sequence[Entry]) -> 'Figure':
+    """The error against each price; a line joins what no other one beats."""
+    prices = [key for key in PRICES if any(e.figures.get(key) is not None for e in entries)]
+    looks = styles(list(dict.fromkeys(entry.method or ORIGINAL for entry in entries)))
+    figure = new_figure((3.8 * len(prices), 4.2), 'What compression costs and saves')
+    for number, price in enumerate(prices, 1):
+        axes = figure.add_subplot(1, len(prices), number)
+        best = unbeaten(entries, price)
+        points = [e for e in entries if None not in (e.figures.get(price), e.figures.get('error'))]
+        scale = 1024 if price == 'bytes' else 1
+        line = sorted(
+            (e.figures[price] / scale, 100 * e.figures['error']) for e in points if e.name in best
+        )
+        axes.plot(*zip(*line, strict=True), color='0.8', zorder=1) if line else None
+        seen = set()
+        for entry in points:
+            kind = entry.method or ORIGINAL
+            x, y = entry.figures[price] / scale, 100 * entry.figures['error']
+            label = None if kind in seen else kind
+            seen.add(kind)
+            axes.scatter([x], [y], color=looks[kind][0], s=28, zorder=2, label=label)
+            axes.annotate(entry.name, (x, y), xytext=(4, 3), textcoords='offset points', fontsize=6)
+        axes.set_xlabel(PRICES[price])
+        axes.set_xlim(left=0)
+        if number == 1:
+            axes.set_ylabel('error (%)')
+            axes.legend(fontsize=7)
+    return figure
+
+
+def write(entries: Sequence[Entry], found: Mapping[str, Any], out: Path) -> list[Path]:
+    """Writes compare.md, compare.json, pareto.png and pareto.svg into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    shown = table(entries, found['latency_batch'])
+    lines = [f'# {shown.title}', '', text.markdown(shown), '', *shown.notes, '']
+    write_atomically(out / 'compare.md', '\n'.join(lines))
+    write_atomically(out / 'compare.json', json_text(found, indent=1) + '\n')
+    judged = any(entry.figures.get('error') is not None for entry in entries)
+    figures = {'pareto': draw(entries)} if judged else {}
+    return [out / 'compare.md', out / 'compare.json', *write_figures(figures, out)]

@@ -1,0 +1,151 @@
+"""What a compressed model costs and keeps, measured beside the original on the spot."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from resnet_jax.analysis.examples import Examples, predictions
+from resnet_jax.compress.folder import arrays_of
+from resnet_jax.data import Preprocessing
+from resnet_jax.models import ResNet
+from resnet_jax.models.counting import count, count_parameters
+from resnet_jax.training.compilation import jit
+
+_RANDOM_IMAGES = 64  # to compare outputs on, where there are no examples
+_SECONDS = 1.0  # of timing, for each model
+_FEWEST, _MOST = 5, 200  # runs that are timed
+
+
+class Net(NamedTuple):
+    """A model and its variables."""
+
+    model: ResNet
+    variables: Mapping[str, Any]
+
+
+def sizes(net: Net, preprocessing: Preprocessing) -> dict[str, int]:
+    """What a model takes, without running it.
+
+    Returns:
+      'parameters'; 'nonzero', those that are not zero; 'multiply_adds' of one image, those with
+      zeros included; 'bytes' of the arrays in a file.
+    """
+    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    scanned = net.model.clone(scan_blocks=net.model.scannable, remat=False)
+    leaves = jax.tree.leaves(net.variables['params'])
+    arrays, _ = arrays_of(net.model, net.variables)
+    return {
+        'parameters': count_parameters(net.variables['params']),
+        'nonzero': sum(int(np.count_nonzero(np.asarray(x))) for x in leaves),
+        'multiply_adds': count(scanned, shape).multiply_adds,
+        'bytes': sum(array.nbytes for array in arrays.values()),
+    }
+
+
+def latencies(nets: Sequence[Net], preprocessing: Preprocessing, batch: int) -> list[float]:
+    """The time that each model takes for a batch, in milliseconds: medians, measured by turns.
+
+    Args:
+      nets: the models; quantised ones compute in floats here, on the values of their integers.
+      preprocessing: of the images.
+      batch: images at a time.
+    """
+    shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    images = jax.random.normal(jax.random.key(0), shape)
+
+    def program(net: Net) -> Any:
+        run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
+        held = jax.device_put(dict(net.variables))
+        return lambda: jax.block_until_ready(run(held, images))
+
+    programs = [program(net) for net in nets]
+    for run in (*programs, *programs):  # compiled, and once more
+        run()
+    times: list[list[float]] = [[] for _ in programs]
+    began = time.perf_counter()
+    while len(times[0]) < _MOST and (
+        len(times[0]) < _FEWEST or time.perf_counter() - began < _SECONDS * len(programs)
+    ):
+        for run, mine in zip(programs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            mine.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(mine) for mine in times]
+
+
+def logits_of(
+    net: Net, preprocessing: Preprocessing, examples: Examples | None
+) -> tuple[Float[np.ndarray, 'n classes'], Int[np.ndarray, ' n'] | None]:
+    """The logits of a model on examples, and their labels; without examples on random images."""
+    if examples is not None:
+        return predictions(net.model, net.variables, examples)
+    shape = (_RANDOM_IMAGES, *(preprocessing.image_size,) * 2, preprocessing.channels)
+    images = jax.random.normal(jax.random.key(0), shape)
+    run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
+    return np.asarray(run(dict(net.variables), images), np.float32), None
+
+
+def accuracy(
+    logits: Float[np.ndarray, 'n classes'], labels: Int[np.ndarray, ' n'] | None
+) -> dict[str, float | None]:
+    """'error', a fraction of 1, and 'loss', in nats; None without labels."""
+    if labels is None:
+        return {'error': None, 'loss': None}
+    exact = logits.astype(np.float64)
+    shifted = exact - exact.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    wrong = np.argmax(logits, axis=1) != labels
+    return {
+        'error': float(wrong.mean()),
+        'loss': float(-log_p[np.arange(len(labels)), labels].mean()),
+    }
+
+
+def difference(
+    before: Float[np.ndarray, 'n classes'], after: Float[np.ndarray, 'n classes']
+) -> dict[str, float]:
+    """How two models' logits differ on the same images.
+
+    Returns:
+      'largest': of all logits; 'relative': the root mean square over the standard deviation of
+      `before`; 'agreement': the share of images that get the same class.
+    """
+    apart = after.astype(np.float64) - before.astype(np.float64)
+    spread = float(before.astype(np.float64).std())
+    return {
+        'largest': float(np.abs(apart).max()),
+        'relative': float(np.sqrt((apart**2).mean()) / max(spread, 1e-30)),
+        'agreement': float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
+    }
+
+
+def compare(
+    nets: Sequence[Net], preprocessing: Preprocessing, examples: Examples | None, batch: int
+) -> list[dict[str, Any]]:
+    """All figures of some models side by side, the original first.
+
+    Returns:
+      For each: those of `accuracy`, `sizes` and 'latency_ms', and of all but the first also
+      'difference' from it.
+    """
+    outputs = [logits_of(net, preprocessing, examples) for net in nets]
+    times = latencies(nets, preprocessing, batch)
+    found: list[dict[str, Any]] = []
+    for net, (logits, labels), milliseconds in zip(nets, outputs, times, strict=True):
+        figures: dict[str, Any] = {**accuracy(logits, labels), **sizes(net, preprocessing)}
+        figures['latency_ms'] = milliseconds
+        if found:
+            figures['difference'] = difference(outputs[0][0], logits)
+        found.append(figures)
+    return found
+
+
+def as_arrays(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables as float32 arrays of JAX."""
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), dict(variables))

@@ -1,0 +1,127 @@
+"""An exported file as a model that predicts and is evaluated, run by the format's own runtime."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from resnet_jax.data import Preprocessing
+from resnet_jax.errors import InputError, Unreadable
+from resnet_jax.export.formats import FORMATS, format_of
+from resnet_jax.export.program import Run
+from resnet_jax.inference.trained import TrainedModel
+from resnet_jax.json_files import json_text, read_json, unreadable
+
+LOST = 'export it again, or restore both files from a copy'
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedNet:
+    """A file's function, in the place of a model.
+
+    Attributes:
+      run: the function.
+      takes_pixels: see `Program`.
+      channels_last: see `Program`.
+      batch: see `Program`.
+    """
+
+    run: Run
+    takes_pixels: bool
+    channels_last: bool
+    batch: int | None
+
+    def apply(
+        self, variables: Any, images: Float[Array, 'n *space c'], train: bool
+    ) -> Float[Array, 'n classes']:
+        """Logits of images, as `ResNet.apply` in evaluation.
+
+        Args:
+          variables: ignored; the file has its own.
+          images: [N, H, W, C], normalised; pixels in [0, 1] if the file takes pixels.
+          train: must be False.
+        """
+        assert not train
+        return jnp.asarray(self.logits(np.asarray(images)))
+
+    def logits(self, images: Float[np.ndarray, 'n *space c']) -> Float[np.ndarray, 'n classes']:
+        """The same of NumPy arrays."""
+        x = np.rint(images * 255).astype(np.uint8) if self.takes_pixels else images
+        x = x if self.channels_last else np.moveaxis(x, -1, 1)
+        x = np.ascontiguousarray(x)
+        if self.batch is None:
+            return self.run(x)
+        count = len(x)
+        missing = -count % self.batch
+        x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        parts = [self.run(x[i : i + self.batch]) for i in range(0, len(x), self.batch)]
+        return np.concatenate(parts)[:count]
+
+
+def net_of(about: Mapping[str, Any], run: Run) -> ExportedNet:
+    """A file's function, with what its description says about its input."""
+    return ExportedNet(run, about['takes_pixels'], about['channels_last'], about['batch'])
+
+
+def seen_preprocessing(about: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that precedes the file: without mean and deviation if it takes pixels."""
+    found = Preprocessing(**about['preprocessing'])
+    if not about['takes_pixels']:
+        return found
+    none, ones = (0.0,) * found.channels, (1.0,) * found.channels
+    return dataclasses.replace(found, mean=none, std=ones)
+
+
+def load_exported(path: Path) -> TrainedModel:
+    """Loads an exported file, ready to evaluate and predict.
+
+    Args:
+      path: the file, beside which its description lies, see `description_file`.
+
+    Raises:
+      InputError: if there is no such file, or the extra that runs it is not installed.
+      Unreadable: if it or its description is damaged.
+    """
+    row = FORMATS[format_of(path)]
+    if not path.exists():
+        raise InputError(f'there is no file {path}; write it with `resnet-jax export`')
+    about = read_json(description_file(path), LOST)
+    try:
+        expected, preprocessing = about['sha256'], seen_preprocessing(about)
+    except (KeyError, TypeError, InputError) as error:
+        raise unreadable(description_file(path), error, LOST) from error
+    if digest(path) != expected:
+        raise Unreadable(f'{path} is not the file that {description_file(path)} describes; {LOST}')
+    net = net_of(about, row.open(path))
+    origin = {'exported': str(path), 'source': about.get('source')}
+    # It has the one method of a model that evaluation and prediction call.
+    model = cast(Any, net)
+    title = f'{path.name} ({row.title} of {about.get("title")})'
+    return TrainedModel(model, {}, preprocessing, origin, title, traceable=False)
+
+
+def description_file(path: Path) -> Path:
+    """Where the description of an exported file lies: beside it."""
+    return path.with_name(f'{path.name}.json')
+
+
+def write_description(path: Path, about: Mapping[str, Any]) -> None:
+    """Writes the description of an exported file, with its checksum."""
+    text = json_text({**about, 'sha256': digest(path)}, indent=1)
+    description_file(path).write_text(text + '\n')
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, or of the names and contents of a folder's files."""
+    found = hashlib.sha256()
+    if path.is_file():
+        found.update(path.read_bytes())
+        return found.hexdigest()
+    for each in sorted(p for p in path.rglob('*') if p.is_file()):
+        found.update(str(each.relative_to(path)).encode() + each.read_bytes())
+    return found.hexdigest()

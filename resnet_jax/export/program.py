@@ -1,0 +1,168 @@
+"""What is exported: a network with its weights, as a closed function of images."""
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
+
+from resnet_jax.compress.fold import fold
+from resnet_jax.data import Preprocessing
+from resnet_jax.errors import InputError, choose
+from resnet_jax.inference.trained import TrainedModel
+from resnet_jax.models import ResNet, cpu
+from resnet_jax.models.stages import unstack_blocks
+from resnet_jax.training.compilation import matmul_precision
+
+# Runs a file: (images as the program takes them) -> logits.
+Run = Callable[[np.ndarray], np.ndarray]
+# Type of the computation -> the largest difference from the original that is accepted, relative to
+# the largest logit.
+BOUNDS = {'float32': 1e-4, 'bfloat16': 5e-2, 'int8': 0.5}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity, as jax.jit asks for a hash
+class Program:
+    """A closed function of images.
+
+    Attributes:
+      trained: the original.
+      model: folded, with every block by its own name.
+      variables: of `model`.
+      takes_pixels: whether it takes uint8 pixels and normalises them; otherwise normalised floats.
+      channels_last: whether it takes [N, H, W, C]; otherwise [N, C, H, W].
+      batch: number of images at a time; None: any.
+      dtype: a key of `BOUNDS`: of the computation.
+      calibration: images in uint8, [N, H, W, C], by which activations are quantised to int8.
+    """
+
+    trained: TrainedModel
+    model: ResNet
+    variables: dict[str, Any]
+    takes_pixels: bool
+    channels_last: bool
+    batch: int | None
+    dtype: str
+    calibration: UInt8[np.ndarray, 'n *space c'] | None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the training."""
+        return self.trained.preprocessing
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one image, as the function takes it."""
+        p = self.preprocessing
+        space = (p.image_size,) * self.model.dimensions
+        return (*space, p.channels) if self.channels_last else (p.channels, *space)
+
+    @property
+    def input_dtype(self) -> Any:
+        """Of the images."""
+        return np.uint8 if self.takes_pixels else np.float32
+
+    def __call__(self, images: Shaped[Array, 'n *space c']) -> Float[Array, 'n classes']:
+        """Logits, float32."""
+        return self.function(self.variables, images)
+
+    def function(
+        self, variables: Mapping[str, Any], images: Shaped[Array, 'n *space c']
+    ) -> Float[Array, 'n classes']:
+        """The same as a function of the weights, which are not closed over.
+
+        It holds nothing that is written for the backend of this process.
+        """
+        with cpu.disabled(), matmul_precision(self.trained.matmul_precision):
+            x = images if self.channels_last else jnp.moveaxis(images, 1, -1)
+            x = self.preprocessing.normalize(x) if self.takes_pixels else x
+            logits: Any = self.model.apply(variables, x, train=False)
+            return logits
+
+    def images(self, pixels: UInt8[np.ndarray, 'n *space c']) -> np.ndarray:
+        """The images as the function takes them."""
+        x = pixels
+        if not self.takes_pixels:
+            x = np.asarray(jax.jit(self.preprocessing.normalize)(pixels))
+        return np.ascontiguousarray(x if self.channels_last else np.moveaxis(x, -1, 1))
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the file needs to know; plain values."""
+        p = self.preprocessing
+        shape = [self.batch or 'N', *self.image_shape]
+        return {
+            'program': f'resnet-jax {importlib.metadata.version("resnet-jax")}',
+            'source': self.trained.origin,
+            'title': self.trained.title,
+            'input': {
+                'name': 'images',
+                'dtype': np.dtype(self.input_dtype).name,
+                'shape': shape,
+                'meaning': 'pixels 0 to 255'
+                if self.takes_pixels
+                else '(pixels / 255 - mean) / std',
+            },
+            'output': {
+                'name': 'logits',
+                'dtype': 'float32',
+                'shape': [shape[0], len(p.class_names)],
+            },
+            'dtype': self.dtype,
+            'takes_pixels': self.takes_pixels,
+            'channels_last': self.channels_last,
+            'batch': self.batch,
+            'preprocessing': dataclasses.asdict(p),
+        }
+
+
+def make_program(
+    trained: TrainedModel,
+    *,
+    dtype: str = 'float32',
+    takes_pixels: bool = False,
+    channels_last: bool = True,
+    batch: int | None = None,
+    calibration: UInt8[np.ndarray, 'n *space c'] | None = None,
+) -> Program:
+    """The closed function of a model.
+
+    Args:
+      trained: the model.
+      dtype: see `Program`; in bfloat16 all kernels but the head's are stored in it too.
+      takes_pixels: see `Program`.
+      channels_last: see `Program`.
+      batch: see `Program`.
+      calibration: see `Program`; needed for int8.
+
+    Raises:
+      InputError: for an unknown type, and a batch below 1.
+    """
+    choose('dtype', dtype, BOUNDS)
+    if batch is not None and batch < 1:
+        raise InputError(f'--batch must be at least 1, got {batch}')
+    model, variables = fold(trained.model, trained.variables)
+    if model.scan_blocks:
+        variables = unstack_blocks(variables)
+    computed = 'float32' if dtype == 'int8' else dtype
+    model = model.unrolled().clone(dtype=jnp.dtype(computed))
+    # What is left of the statistics are the ranges of quantised inputs.
+    ranges = dict(variables.get('batch_stats', {}))
+    variables = {'params': _stored(variables['params'], computed), 'batch_stats': ranges}
+    return Program(
+        *(trained, model, variables, takes_pixels, channels_last, batch, dtype, calibration)
+    )
+
+
+def _stored(params: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The kernels in the type of the computation, which halves a file in bfloat16."""
+
+    def convert(path: Any, value: Any) -> Any:
+        kernel = path[-1].key == 'kernel' and path[0].key != 'head'
+        return jnp.asarray(value, dtype if kernel else jnp.float32)
+
+    converted: dict[str, Any] = jax.tree_util.tree_map_with_path(convert, dict(params))
+    return converted
