@@ -388,6 +388,7 @@ def test_schedule_free_evaluates_the_mean_of_its_sequence():
         {'optim.layer_decay': 0.5},
         {'optim.rates': 'head=10'},
         {'train.freeze': 'stem'},
+        {'prune.schedule': 'keep'},
         {'optim.b1': 0.0},
     ],
 )

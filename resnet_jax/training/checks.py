@@ -343,6 +343,7 @@ def _check_schedule_free(config: ConfigDict) -> None:
         'optim.rates': settings.rates,
         'optim.layer_decay': settings.layer_decay != 1,
         'train.freeze': config.train.freeze,
+        'prune.schedule': config.prune.schedule != 'none',
     }
     for field in (field for field, given in others.items() if given):
         raise InputError(
