@@ -17,7 +17,7 @@ from resnet_jax.data import Preprocessing
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.training import build, checks, distillation, loop, optim, pruning
+from resnet_jax.training import build, checks, distillation, effects, loop, optim, pruning
 from resnet_jax.training import config as configs
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.tasks import TASKS
@@ -277,7 +277,7 @@ def test_named_fields_exist():
         checks.NAME_LISTS,
         checks.RANGES,
         checks.CHOICES,
-        checks.NEEDS,
+        effects.NEEDS,
     ):
         assert set(names) <= fields
 
@@ -434,7 +434,7 @@ def test_needs_name_fields_that_change_a_run():
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
-    for field in checks.NEEDS:
+    for field in effects.NEEDS:
         found = {bool(checks.lacking(config, field)) for config in settings}
         assert found == {True, False}, field
 

@@ -1,8 +1,7 @@
 """A sweep as data: arms that differ in named fields, each trained with the same seeds.
 
 The same seed means the same order of the examples, the same augmentation and, where shapes agree,
-the same initial values in every arm, so arms are compared in pairs. A sweep's workdir describes it
-in sweep.json.
+the same initial values in every arm, so arms are compared in pairs; sweep.json describes it.
 """
 
 import dataclasses
@@ -23,7 +22,8 @@ from resnet_jax.papers.cifar import find_table
 from resnet_jax.records.writers import write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training import config_files, workdir
-from resnet_jax.training.checks import RANGES, refuse_without_effect, resolve
+from resnet_jax.training.checks import RANGES, resolve
+from resnet_jax.training.effects import refuse_without_effect
 
 Fields = Mapping[str, Any]
 SWEEP_FILE = 'sweep.json'

@@ -5,7 +5,7 @@ these are known.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
-from resnet_jax.models import create_model, registry
+from resnet_jax.models import registry
 from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import distillation, optim, placement, pruning
 from resnet_jax.training.checkpoint import BEST_MODES
@@ -97,129 +97,6 @@ NAME_LISTS = (
 
 # Fields of which an override may separate the items by commas.
 LISTS = (*NAME_LISTS, 'loss.class_weights')
-
-# `data.dir` is not among them: the command of a table at scale full, which names it, is also run at
-# scale smoke, on synthetic images.
-# A field that only has an effect with some settings -> (what it needs, in words; whether `fields`,
-# the flattened config with the model's own values in it, has that).
-_Needs = tuple[str, Callable[[Mapping[str, Any]], bool]]
-
-
-def _one_of(field: str, *values: str) -> _Needs:
-    return f'{field}={" or ".join(values)}', lambda fields: fields[field] in values
-
-
-def _set(field: str, example: str) -> _Needs:
-    return f'{field}={example}', lambda fields: bool(fields[field])
-
-
-_SHORTCUT: _Needs = (
-    'a model.shortcut other than none',
-    lambda fields: fields['model.shortcut'] != 'none',
-)
-
-
-def _of_kind(field: str) -> _Needs:
-    return (
-        f'data.name={" or ".join(data.kinds_that_take(field))}',
-        lambda fields: data.has_effect(fields['data.name'], field),
-    )
-
-
-NEEDS: dict[str, _Needs] = {
-    **{
-        f'model.{field}': _SHORTCUT
-        for field in (
-            *('gate', 'shortcut_scale', 'branch_scale', 'learn_shortcut_scale'),
-            *('learn_branch_scale', 'shortcut_dropout', 'stochastic_depth'),
-        )
-    },
-    'model.raw_first_shortcut': _one_of('model.placement', 'full_preact', 'relu_only_preact'),
-    'model.norm_groups': _one_of('model.norm', 'group'),
-    'model.ghost_batch': _one_of('model.norm', 'batch'),
-    'model.bn_momentum': _one_of('model.norm', 'batch'),
-    'model.bn_epsilon': _one_of('model.norm', 'batch', 'group', 'layer'),
-    'model.standardized_to': _set('model.weight_standardization', 'True'),
-    'model.gate_bias': _one_of('model.gate', 'exclusive', 'shortcut_only'),
-    'model.activation_bits': (
-        'model.weight_bits=8 or model.layer_bits',
-        lambda fields: bool(fields['model.weight_bits'] or fields['model.layer_bits']),
-    ),
-    'model.se_place': _set('model.se_ratio', '0.0625'),
-    'model.stochastic_depth_decay': _set('model.stochastic_depth', '0.1'),
-    **{
-        f'init.{field}': _set('init.weights', 'FILE')
-        for field in ('reset_head', 'weights_key', 'adapt_stem')
-    },
-    **{
-        f'data.{field}': _of_kind(field)
-        for field in ('labels', 'image_key', 'label_key', 'label_names')
-    },
-    'data.slice_order': (
-        f'a slice, such as train[:75%], of {_of_kind("slice_order")[0]}',
-        lambda fields: (
-            _of_kind('slice_order')[1](fields)
-            and '[' in f'{fields["data.train_split"]}{fields["data.eval_split"]}'
-        ),
-    ),
-    'data.bad_images_share': _one_of('data.bad_images', 'skip'),
-    'data.eval_split': (
-        'data.validation=0, which takes the evaluation examples from data.train_split',
-        lambda fields: not fields['data.validation'],
-    ),
-    'log.project': _set('log.trackers', 'wandb'),
-    'optim.momentum': _one_of('optim.name', 'sgd', 'muon'),
-    'optim.nesterov': (
-        'optim.name=sgd and optim.momentum',
-        lambda fields: fields['optim.name'] == 'sgd' and fields['optim.momentum'] > 0,
-    ),
-    'optim.b1': (
-        'another optim.name than sgd',
-        lambda fields: fields['optim.name'] != 'sgd',
-    ),
-    'optim.b2': (
-        'another optim.name than sgd and schedule_free_sgd',
-        lambda fields: fields['optim.name'] not in ('sgd', 'schedule_free_sgd'),
-    ),
-    'optim.boundaries': _one_of('optim.schedule', 'piecewise'),
-    'optim.decay_factor': _one_of('optim.schedule', 'piecewise'),
-    'optim.schedule_unit': (
-        'optim.schedule=piecewise, optim.warmup or train.unfreeze',
-        lambda fields: (
-            fields['optim.schedule'] == 'piecewise'
-            or fields['optim.warmup'] > 0
-            or bool(fields['train.unfreeze'])
-        ),
-    ),
-    'train.patience': _set('train.eval_every', '100'),
-    'train.unfreeze': _set('train.freeze', '"all but head"'),
-    'train.freeze_batch_norm': _one_of('model.norm', 'batch'),
-    'optim.decay_towards': (
-        'init.weights=FILE, where it starts, and optim.weight_decay',
-        lambda fields: (
-            fields['optim.decay_towards'] == 'zero'
-            or (fields['init.weights'] is not None and fields['optim.weight_decay'] > 0)
-        ),
-    ),
-    'optim.warmup_start': _set('optim.warmup', '400'),
-    'optim.warmup_shape': _set('optim.warmup', '400'),
-    'parallel.batch_norm': (
-        'model.norm=batch',
-        lambda fields: fields['model.norm'] == 'batch' or fields['parallel.batch_norm'] == 'synced',
-    ),
-    'loss.label_smoothing': _one_of('loss.name', 'cross_entropy', 'binary_cross_entropy'),
-    'loss.target_threshold': _one_of('loss.name', 'binary_cross_entropy'),
-    **{
-        f'distill.{field}': _set('distill.teacher', 'DIR')
-        for field in ('model', 'temperature', 'weight', 'features', 'outputs')
-    },
-    **{
-        f'prune.{field}': _one_of('prune.schedule', 'gradual')
-        for field in ('sparsity', 'begin', 'end', 'every')
-    },
-    'loss.gamma': _one_of('loss.name', 'focal'),
-    'loss.alpha': _one_of('loss.name', 'focal'),
-}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -367,47 +244,3 @@ def check_dtype(name: str, field: str) -> None:
             'loss is scaled; use bfloat16, which has the range of float32'
         )
     check_choice(field, name, DTYPES)
-
-
-def refuse_without_effect(configs: Sequence[ConfigDict], given: Iterable[str]) -> None:
-    """Refuses fields that the user set and that change nothing with the other settings.
-
-    A value that means "off", such as 0 or False, is never refused.
-
-    Args:
-      configs: of the runs that the fields were set for, at least one; an effect in one is enough.
-      given: dotted fields.
-
-    Raises:
-      InputError: naming the first such field and what it needs.
-    """
-    flat = [flatten_dict(config.to_dict(), sep='.') for config in configs]
-    for field in given:
-        if all(fields[field] for fields in flat):
-            needed = [lacking(config, field) for config in configs]
-            if all(needed):
-                raise InputError(f'config field {field} has no effect without {needed[0]}')
-
-
-def lacking(config: ConfigDict, field: str) -> str:
-    """What a field needs to have an effect and the config lacks; '' if the field has an effect."""
-    if field not in NEEDS:
-        return ''
-    needed, has_effect = NEEDS[field]
-    return '' if has_effect(effective_fields(flatten_dict(config.to_dict(), sep='.'))) else needed
-
-
-def effective_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattened fields of a config, in which model fields that are not set hold their row's value.
-
-    Raises:
-      InputError: if there is no such model.
-    """
-    model = create_model(fields['model.name'])
-    found = dict(fields)
-    for field, value in fields.items():
-        section, _, name = field.partition('.')
-        if section == 'model' and value is None:
-            owner = model if hasattr(model, name) else model.block
-            found[field] = getattr(owner, name, None)
-    return found

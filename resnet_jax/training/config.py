@@ -18,10 +18,9 @@ from resnet_jax.training import config_files
 from resnet_jax.training.checks import (
     LISTS,
     check_values,
-    lacking,
-    refuse_without_effect,
     resolve,
 )
+from resnet_jax.training.effects import lacking, refuse_without_effect
 
 # Fields that may change when a run is resumed: they say how it is watched and kept, or where its
 # data lies, not what it computes.

@@ -22,8 +22,8 @@ from resnet_jax.experiments.results import RunResult, provenance, read_run
 from resnet_jax.experiments.sweep import SWEEP_FILE
 from resnet_jax.figures import write_figures
 from resnet_jax.text import NOTHING, Table, number
-from resnet_jax.training.checks import effective_fields
 from resnet_jax.training.config import FREE_FIELDS
+from resnet_jax.training.effects import effective_fields
 from resnet_jax.training.workdir import read_config
 
 ABSENT = '(absent)'  # a field that one run's config has and neither another's nor the default has

@@ -20,7 +20,7 @@ from resnet_jax.experiments.sweep import (
     source_text,
 )
 from resnet_jax.training import config_files
-from resnet_jax.training.checks import lacking, refuse_without_effect
+from resnet_jax.training.effects import lacking, refuse_without_effect
 
 _REQUIRED = ('title', 'base', 'space')  # of what get_search() returns
 
