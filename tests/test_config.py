@@ -435,7 +435,7 @@ def test_needs_name_fields_that_change_a_run():
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
     for field in effects.NEEDS:
-        found = {bool(checks.lacking(config, field)) for config in settings}
+        found = {bool(effects.lacking(config, field)) for config in settings}
         assert found == {True, False}, field
 
 
