@@ -28,7 +28,7 @@ GROUPS = {
         ['blocks', 'norms', 'designs', 'operations', 'dimensions', 'registry', 'resnet'],
     ),
     'metrics': (['training/metrics.py'], ['metrics', 'distributions']),
-    'optim': (['training/optim.py'], ['optim']),
+    'optim': (['training/optim.py'], ['optim', 'groups', 'rate_range']),
     'statistics': (['statistics.py'], ['statistics']),
     'transforms': (
         [

@@ -397,3 +397,31 @@ def test_schedule_free_refuses_what_changes_its_updates(fields):
     (field,) = fields
     with pytest.raises(InputError, match=field):
         load_config(str(CONFIGS / 'default.py'), [(f, str(v)) for f, v in given.items()])
+
+
+def test_schedule_free_adamw_steps_by_adam_without_momentum():
+    """Of z: each step is g over the root of the corrected mean square; x is the mean of z."""
+    found, state = after('schedule_free_adamw', GRADIENTS, ONE, b1=0.8, b2=0.9)
+    z, v, sequence = 1.0, 0.0, []
+    for t, g in enumerate((0.5, -2.0, 3.0), 1):
+        v = 0.9 * v + 0.1 * g * g
+        z -= 0.1 * g / (np.sqrt(v / (1 - 0.9**t)) + 1e-8)
+        sequence.append(z)
+    x = np.mean(sequence)
+    np.testing.assert_allclose(found['head']['kernel'], [[0.8 * x + 0.2 * z]], rtol=1e-5)
+    config = settings(name='schedule_free_adamw', b1=0.8)
+    evaluated = optim.evaluated_params(config)(state, found)
+    np.testing.assert_allclose(evaluated['head']['kernel'], [[x]], rtol=1e-5)
+
+
+def test_rising_goes_from_a_ten_millionth_to_the_peak_in_equal_factors():
+    rate = schedule(settings(schedule='rising', learning_rate=10.0), total_steps=8)
+    assert rates(rate, range(8)) == pytest.approx([10 ** (k - 6) for k in range(8)], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'kept'),
+    [({}, False), ({'ema': 0.9}, True), ({'name': 'schedule_free_sgd'}, True)],
+)
+def test_averages_are_kept_where_something_averages(fields, kept):
+    assert optim.averages(settings(**fields)) is kept
