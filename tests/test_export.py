@@ -59,8 +59,8 @@ def run_onnx(program, pixels, tmp_path):
 
 
 @pytest.mark.parametrize('name', NETS)
-def test_the_original_in_float64_agrees_with(name, tmp_path):
-    """onnxruntime, of a graph without a needless node, and JAX's own StableHLO."""
+def test_onnxruntime_agrees_with_the_original_in_float64(name, tmp_path):
+    """The graph has no needless node."""
     *_, images, expected = net(name)
     images, trained = images.astype(np.float32), trained_net(name)
     path, program = tmp_path / 'net.onnx', make_program(trained, channels_last=False)
@@ -69,9 +69,15 @@ def test_the_original_in_float64_agrees_with(name, tmp_path):
     assert compare(found, expected, 2e-5).accepted
     nodes = {node.op_type for node in onnx.load(path).graph.node}
     assert not nodes & {'Transpose', 'BatchNormalization', 'Gather', 'Identity', 'Cast'}
-    exported, _ = export_stablehlo(make_program(trained))
+
+
+# Of the others the program is the model itself, folded as tests/test_fold.py folds it.
+@pytest.mark.parametrize('name', ['bottleneck', 'full_preact', 'bit', 'eca', 'blur', 'volume'])
+def test_stablehlo_agrees_with_the_original_in_float64(name):
+    *_, images, expected = net(name)
+    exported, _ = export_stablehlo(make_program(trained_net(name)))
     assert exported.platforms == ('cpu', 'cuda', 'rocm', 'tpu')
-    assert compare(exported.call(images), expected, 2e-5).accepted
+    assert compare(exported.call(images.astype(np.float32)), expected, 2e-5).accepted
 
 
 def test_the_program_holds_nothing_of_the_cpu_forms():
@@ -286,7 +292,9 @@ def test_damaged_files(name, tmp_path):
     with pytest.raises(InputError, match=f'cannot be read as {FORMATS[name].title}'):
         FORMATS[name].open(path)
     path.write_bytes(whole)
-    for text in ('', '{"sha256": 3}', described[:50], '[]'):
+    wrong = [described.replace(f'"{w}"', '"no"') for w in ('batch', 'takes_pixels', 'image_size')]
+    wrong.append(described.replace('"batch": null', '"batch": "a"'))
+    for text in ('', '{"sha256": 3}', described[:50], '[]', *wrong):
         about.write_text(text)
         refused(f'cannot read .*{path.name}.json')
     about.unlink()
@@ -295,6 +303,17 @@ def test_damaged_files(name, tmp_path):
     refused('there is no file')
     with pytest.raises(InputError, match='no ending of an exported file; they are'):
         format_of(tmp_path / 'net.pb')
+
+
+def test_images_of_another_size(tmp_path):
+    trained, pixels, _ = basic_net()
+    path = tmp_path / 'net.onnx'
+    write_exported(make_program(trained), 'onnx', path, pixels)
+    net_of_file = load_exported(path).model
+    with pytest.raises(InputError, match='takes images of 9 pixels, not 10x9'):
+        net_of_file.apply({}, np.zeros((2, 10, 9, 3), np.float32), train=False)
+    with pytest.raises(RunError, match=r'net\.onnx cannot be run: '):
+        net_of_file.apply({}, np.zeros((2, 9, 9, 4), np.float32), train=False)
 
 
 def test_the_folder_must_exist(tmp_path):

@@ -11,12 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError, Unreadable
+from resnet_jax.errors import InputError, RunError, Unreadable, first_line
 from resnet_jax.export.formats import FORMATS, format_of
 from resnet_jax.export.program import Run
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.json_files import json_text, read_json, unreadable
 
+# What is read of a description, besides the preprocessing.
+STORED = {'sha256': str, 'takes_pixels': bool, 'channels_last': bool, 'batch': int | None}
 LOST = 'export it again, or restore both files from a copy'
 
 
@@ -26,12 +28,16 @@ class ExportedNet:
 
     Attributes:
       run: the function.
+      title: the file, for messages.
+      size: side of the images that it takes; None: not only one.
       takes_pixels: see `Program`.
       channels_last: see `Program`.
       batch: see `Program`.
     """
 
     run: Run
+    title: str
+    size: int | None
     takes_pixels: bool
     channels_last: bool
     batch: int | None
@@ -50,22 +56,35 @@ class ExportedNet:
         return jnp.asarray(self.logits(np.asarray(images)))
 
     def logits(self, images: Float[np.ndarray, 'n *space c']) -> Float[np.ndarray, 'n classes']:
-        """The same of NumPy arrays."""
+        """The same of NumPy arrays.
+
+        Raises:
+          InputError: for images of another size than the file takes.
+          RunError: if its runtime fails.
+        """
+        space = images.shape[1:-1]
+        if self.size is not None and set(space) != {self.size}:
+            raise InputError(
+                f'{self.title} takes images of {self.size} pixels, not {"x".join(map(str, space))}'
+            )
         x = np.rint(images * 255).astype(np.uint8) if self.takes_pixels else images
         x = x if self.channels_last else np.moveaxis(x, -1, 1)
         x = np.ascontiguousarray(x)
-        if self.batch is None:
-            return self.run(x)
-        count = len(x)
-        missing = -count % self.batch
-        x = np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
-        parts = [self.run(x[i : i + self.batch]) for i in range(0, len(x), self.batch)]
+        count, batch = len(x), self.batch or len(x)
+        x = np.concatenate([x, np.zeros((-count % batch, *x.shape[1:]), x.dtype)])
+        try:
+            parts = [self.run(x[i : i + batch]) for i in range(0, len(x), batch)]
+        except Exception as error:  # runtimes raise many kinds
+            raise RunError(f'{self.title} cannot be run: {first_line(error)}') from error
         return np.concatenate(parts)[:count]
 
 
-def net_of(about: Mapping[str, Any], run: Run) -> ExportedNet:
+def net_of(about: Mapping[str, Any], run: Run, title: str) -> ExportedNet:
     """A file's function, with what its description says about its input."""
-    return ExportedNet(run, about['takes_pixels'], about['channels_last'], about['batch'])
+    side = about['preprocessing']['image_size']
+    free = about.get('sizes', '') == 'any' or about.get('sizes', '').startswith('multiples')
+    kind = about['takes_pixels'], about['channels_last'], about['batch']
+    return ExportedNet(run, title, None if free else side, *kind)
 
 
 def seen_preprocessing(about: Mapping[str, Any]) -> Preprocessing:
@@ -92,12 +111,15 @@ def load_exported(path: Path) -> TrainedModel:
         raise InputError(f'there is no file {path}; write it with `resnet-jax export`')
     about = read_json(description_file(path), LOST)
     try:
+        for name, kind in STORED.items():
+            if not isinstance(about[name], kind):
+                raise TypeError(f'{name} is {about[name]!r}')
         expected, preprocessing = about['sha256'], seen_preprocessing(about)
     except (KeyError, TypeError, InputError) as error:
         raise unreadable(description_file(path), error, LOST) from error
     if digest(path) != expected:
         raise Unreadable(f'{path} is not the file that {description_file(path)} describes; {LOST}')
-    net = net_of(about, row.open(path))
+    net = net_of(about, row.open(path), str(path))
     origin = {'exported': str(path), 'source': about.get('source')}
     # It has the one method of a model that evaluation and prediction call.
     model = cast(Any, net)

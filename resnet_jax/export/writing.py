@@ -121,7 +121,7 @@ def write_exported(
     about = {'format': name, **program.describe()}
     with _draft(path) as draft:
         about |= row.write(program, draft, about)
-        net = net_of(about, row.open(draft))
+        net = net_of(about, row.open(draft), str(path))
         images = np.asarray(jax.jit(seen_preprocessing(about).normalize)(pixels))
         # Two numbers of images, where the file takes any.
         found = np.concatenate([net.logits(images[:1]), net.logits(images[1:])])
