@@ -34,7 +34,9 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
         batch = 'n' if program.batch is None else str(program.batch)
         module = JaxModule(
             program.variables['params'],
-            lambda params, images: program.function({'params': params}, images),
+            lambda params, images: program.function(
+                {**program.variables, 'params': params}, images
+            ),
             input_polymorphic_shape=f'{batch}, ...',
         )
         shape = (program.batch, *program.image_shape)
