@@ -98,7 +98,7 @@ def _check(options: argparse.Namespace) -> None:
         if options.dtype or options.remat:
             raise InputError('--dtype and --remat go with --memory BATCH: give that too')
         return
-    from resnet_jax.training.checks import check_dtype
+    from resnet_jax.training.compilation import check_dtype
 
     if options.memory < 1:
         raise InputError(f'--memory must be at least 1, got {options.memory}')

@@ -18,13 +18,12 @@ from resnet_jax.models import registry
 from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import distillation, optim, placement, pruning
 from resnet_jax.training.checkpoint import BEST_MODES
-from resnet_jax.training.compilation import MATMUL_PRECISIONS
+from resnet_jax.training.compilation import MATMUL_PRECISIONS, check_dtype
 from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.inputs import train_image_size
 from resnet_jax.training.start import build_model
 from resnet_jax.training.tasks import TASKS
 
-DTYPES = ('float32', 'bfloat16')
 NORMALIZATIONS = ('channel', 'pixel')
 _COUNT, _LENGTH = Range(1, whole=True), Range(0, 2**31 - 1)
 _FRACTION, _ZERO_OR_MORE = Range(0, 1, open='high'), Range(0)
@@ -229,18 +228,3 @@ def _check_schedule_free(config: ConfigDict) -> None:
         )
     if not settings.b1:
         raise InputError(f'config field optim.b1 must be above 0 for optim.name={name}, got 0')
-
-
-def check_dtype(name: str, field: str) -> None:
-    """Refuses a dtype of the computation that is not one of `DTYPES`.
-
-    Args:
-      name: the dtype.
-      field: whose value it is, for the message.
-    """
-    if name == 'float16':
-        raise InputError(
-            f'{field} float16 is not supported: gradients vanish in its narrow range unless the '
-            'loss is scaled; use bfloat16, which has the range of float32'
-        )
-    check_choice(field, name, DTYPES)

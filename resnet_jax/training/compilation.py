@@ -13,8 +13,10 @@ from typing import Any
 
 import jax
 
+from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models.cpu import compiler
 
+DTYPES = ('float32', 'bfloat16')  # of the computation
 # Of float32 products and convolutions. JAX's other values apply to products alone.
 MATMUL_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
 
@@ -37,6 +39,21 @@ def jit(function: Callable[..., Any], level: int | None = None, **kwargs: Any) -
 def matmul_precision(name: str | None) -> contextlib.AbstractContextManager[Any]:
     """A context in which what is traced computes with this precision; None leaves JAX's setting."""
     return contextlib.nullcontext() if name is None else jax.default_matmul_precision(name)
+
+
+def check_dtype(name: str, field: str) -> None:
+    """Refuses a dtype of the computation that is not one of `DTYPES`.
+
+    Args:
+      name: the dtype.
+      field: whose value it is, for the message.
+    """
+    if name == 'float16':
+        raise InputError(
+            f'{field} float16 is not supported: gradients vanish in its narrow range unless the '
+            'loss is scaled; use bfloat16, which has the range of float32'
+        )
+    check_choice(field, name, DTYPES)
 
 
 def keep_compiled() -> None:

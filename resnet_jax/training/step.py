@@ -106,7 +106,7 @@ def make_train_step(
       seed: of the run; may be a traced value.
       loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
-      evaluated_params: gives them instead, see `optim.evaluated_params`.
+      evaluated_params: gives them where the optimiser averages, see `optim.evaluated_params`.
       groups: which parameters and statistics stay as they are.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
