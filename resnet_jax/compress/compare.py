@@ -10,6 +10,7 @@ from resnet_jax.compress import folder as folders
 from resnet_jax.compress import measure
 from resnet_jax.errors import InputError
 from resnet_jax.figures import new_figure, styles, write_figures
+from resnet_jax.inference.published import load_published
 from resnet_jax.inference.trained import TrainedModel, load_trained
 from resnet_jax.json_files import json_text
 from resnet_jax.records.writers import write_atomically
@@ -78,8 +79,10 @@ def _images(judged_on: tuple[Any, ...]) -> str:
 
 
 def _original(report: Mapping[str, Any]) -> TrainedModel | None:
-    """The model of a run that was compressed, where it is still there."""
+    """The model that was compressed, where it is still there; published weights by their path."""
     try:
+        if 'weights' in report:
+            return load_published(report['model'], report['weights'])[0]
         return load_trained(report['workdir'], str(report.get('step') or 'latest'))
     except (InputError, KeyError):
         return None
@@ -206,7 +209,7 @@ def draw(entries: Sequence[Entry]) -> 'Figure':
             axes.scatter([x], [y], color=looks[kind][0], s=28, zorder=2, label=label)
             axes.annotate(entry.name, (x, y), xytext=(4, 3), textcoords='offset points', fontsize=6)
         axes.set_xlabel(PRICES[price])
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.3 * max(e.figures[price] / scale for e in points))  # room for names
         if number == 1:
             axes.set_ylabel('error (%)')
             axes.legend(fontsize=7)
