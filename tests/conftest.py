@@ -1,6 +1,7 @@
 """Fixtures for all tests, and JAX made strict before any test imports it."""
 
 import atexit
+import importlib.util
 import json
 import os
 import pathlib
@@ -29,7 +30,8 @@ DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
 
 # Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
 NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
-SLOW_NOTEBOOKS = (*NOTEBOOKS_OF_REAL_DATA, '03_preact_vs_original.ipynb')
+NOTEBOOK_OF_ONNX = '05_smaller_and_elsewhere.ipynb'
+SLOW_NOTEBOOKS = (*NOTEBOOKS_OF_REAL_DATA, '03_preact_vs_original.ipynb', NOTEBOOK_OF_ONNX)
 # Long files come first, so that two workers end together.
 LONG = (
     *('test_placement.py', '01_quickstart.ipynb', 'test_search.py', 'test_seeds.py'),
@@ -44,6 +46,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if item.path.name in NOTEBOOKS_OF_REAL_DATA and not DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f'no real data at {DATA}'))
+        if item.path.name == NOTEBOOK_OF_ONNX and not importlib.util.find_spec('onnxruntime'):
+            item.add_marker(pytest.mark.skip(reason='needs the extra onnx'))
 
 
 @pytest.fixture
