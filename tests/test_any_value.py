@@ -19,7 +19,7 @@ from resnet_jax.commands.analyze import KINDS
 from resnet_jax.commands.compress import KINDS as METHODS
 from resnet_jax.commands.data import KINDS as DATA_KINDS
 from resnet_jax.errors import InputError
-from resnet_jax.training import build, checks, loop
+from resnet_jax.training import build, checks, effects, loop
 from resnet_jax.training import config as configs
 
 VALUES = (
@@ -154,7 +154,7 @@ def test_native_values_are_taken_or_refused_by_name(digits, field):
     for value in NATIVE:
         try:
             config = configs.override(copy.deepcopy(digits), [(field, value)])
-            checks.refuse_without_effect([checks.resolve(config)], [field])
+            effects.refuse_without_effect([checks.resolve(config)], [field])
         except InputError as error:
             assert names(field, str(error)), (field, value, error)
             assert '\n' not in str(error) and len(str(error)) < 1000

@@ -310,7 +310,7 @@ def test_the_documented_sweeps_are_there():
     assert {p.stem for p in SWEEPS} == {
         *('preact_vs_original', 'shortcuts_he2016_table1', 'placements_he2016_table2'),
         *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
-        *('optimisers', 'learning_rate', 'finetuning'),
+        *('optimisers', 'learning_rate', 'finetuning', 'augmentation'),
     }
 
 
@@ -345,7 +345,7 @@ def test_folder_names_stay_inside():
         ({'a': {'seed': 3}}, "arm 'a' sets seed"),
         (
             {'a': {'optim.b1': 0.8}},
-            "arm 'a': config field optim.b1 has no effect without optim.name",
+            "arm 'a': config field optim.b1 has no effect without another optim.name",
         ),
         ({'a b': {}, 'a_b': {}}, 'two arms have names that look alike'),
         ({}, 'lacks arms'),
