@@ -33,7 +33,7 @@ def slow_step(totals, seconds):
 
 
 def waited(run, monkeypatch, reading, computing):
-    """data_wait where reading a batch and computing a step take so many seconds."""
+    """The figures where reading a batch and computing a step take so many seconds."""
 
     def batches(self, first, last, bad=None):
         for number in range(first, last):
@@ -55,19 +55,24 @@ def waited(run, monkeypatch, reading, computing):
     feed.close()
     assert seen == list(range(STEPS + 1))
     assert float(totals) == STEPS + 2
-    return found['data_wait']
+    return found
 
 
 @pytest.mark.parametrize(
-    ('reading', 'computing', 'low', 'high'),
+    ('reading', 'computing', 'low', 'high', 'read'),
     [
-        (0.2, 0.001, 0.6, 1.0),  # the device is idle nearly all the time
-        (0.002, 0.2, 0.0, 0.25),  # reading is hidden behind the step
-        (0.3, 0.15, 0.3, 0.7),  # half of the reading is
+        (0.2, 0.001, 0.6, 1.0, 0.6),  # the device is idle nearly all the time
+        (0.002, 0.2, 0.0, 0.25, 0.0),  # reading is hidden behind the step
+        (0.3, 0.15, 0.3, 0.7, 0.6),  # half of the reading is
     ],
 )
-def test_the_wait_is_the_part_that_is_not_hidden(run, monkeypatch, reading, computing, low, high):
-    assert low <= waited(run, monkeypatch, reading, computing) <= high
+def test_the_wait_is_the_part_that_is_not_hidden(
+    run, monkeypatch, reading, computing, low, high, read
+):
+    found = waited(run, monkeypatch, reading, computing)
+    assert low <= found['data_wait'] <= high
+    assert read <= found['data_read'] <= (1.0 if read else 0.25)  # the host reads all the time
+    assert found['data_send'] < 0.25
 
 
 def test_an_error_in_reading_comes_with_its_batch(run, monkeypatch):

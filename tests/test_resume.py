@@ -85,7 +85,10 @@ def stop(process, how: signal.Signals, code: int) -> str:
     return err
 
 
-def figures(folder, split, without=('images_per_second', 'data_wait')):
+CLOCK = ('images_per_second', 'data_wait', 'data_read', 'data_send')
+
+
+def figures(folder, split, without=CLOCK):
     """The lines of metrics.jsonl, without what depends on the clock."""
     lines = map(json.loads, (folder / 'metrics.jsonl').read_text().splitlines())
     return [

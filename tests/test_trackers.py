@@ -326,7 +326,7 @@ def test_killed_and_continued_it_is_one_run(tmp_path):
     (run,) = mlflow_runs(folder / 'mlruns')
     assert run.info.status == 'FINISHED'
     # What the killed process had recorded stays: the same figures, but for the clock's.
-    clock = ('images_per_second', 'data_wait')
+    clock = ('images_per_second', 'data_wait', 'data_read', 'data_send')
     for split in ('train', 'eval'):
         found = mlflow_figures(folder / 'mlruns', run, split, clock)
         assert found == lines(folder, split, clock)

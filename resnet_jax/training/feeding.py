@@ -46,6 +46,7 @@ class Feed(Iterator[Fed]):
         self._next: tuple[Fed, int] | None = None
         self._error: Exception | None = None
         self._waited, self._replaced, self._reported = 0.0, 0, 0
+        self._reading, self._sending = 0.0, 0.0
 
     def __next__(self) -> Fed:
         if self._next is None and self._error is None:
@@ -76,15 +77,19 @@ class Feed(Iterator[Fed]):
     def _read(self) -> None:
         """Reads a batch ahead. An error is kept until that batch is asked for: steps are saved."""
         try:
+            began = time.perf_counter()
             done, count, batches = next(self._dispatches)
+            read = time.perf_counter()
             fed = Fed(done, count, batches, self._put(batches))
+            self._reading += read - began
+            self._sending += time.perf_counter() - read
             self._next = fed, self._bad.count if self._bad else 0
         except Exception as error:
             self._error = error
 
     def restart(self) -> None:
         """Leaves the waits until now out of `figures`."""
-        self._waited = 0.0
+        self._waited = self._reading = self._sending = 0.0
 
     def figures(self, seconds: float) -> dict[str, float]:
         """What happened since the last call, or `restart`.
@@ -93,16 +98,23 @@ class Feed(Iterator[Fed]):
           seconds: that have passed since.
 
         Returns:
-          Of streamed data 'data_wait', the fraction of the time that the devices had nothing to do
-          because the next batch was not there; and 'bad_images', the number of images that were
-          replaced, where config.data.bad_images wants it.
+          Of streamed data fractions of the time: 'data_wait', that the devices had nothing to do
+          because the next batch was not there; 'data_read', that the host waited for the reading
+          threads or processes; 'data_send', that it handed batches to the devices. And
+          'bad_images', the number of images that were replaced, where config.data.bad_images wants
+          it.
         """
         if self._watch is None:
             return {}
-        found = {'data_wait': min(self._waited / seconds, 1.0) if seconds > 0 else 0.0}
+        spent = {'wait': self._waited, 'read': self._reading, 'send': self._sending}
+        found = {
+            f'data_{stage}': min(passed / seconds, 1.0) if seconds > 0 else 0.0
+            for stage, passed in spent.items()
+        }
         if self._bad is not None:
             found['bad_images'] = self._replaced - self._reported
-        self._waited, self._reported = 0.0, self._replaced
+        self.restart()
+        self._reported = self._replaced
         return found
 
     @property

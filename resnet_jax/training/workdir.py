@@ -246,8 +246,8 @@ def write_summary(
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged intervals, which leave out
-      compilation, evaluation and saving; `data_wait` is the mean over them, None where the data
-      are on the device.
+      compilation, evaluation and saving; `data_wait`, `data_read` and `data_send` are means, None
+      where the data are on the device.
     """
     lines = list(read_metrics(workdir))
     train = [line for line in lines if line['split'] == 'train']
@@ -282,9 +282,12 @@ def write_summary(
 
 def _reading(train: Sequence[Mapping[str, Any]], replaced: int) -> dict[str, Any]:
     """What a summary says of the reading of images, from the training lines of metrics.jsonl."""
-    waits = [line['data_wait'] for line in train if line.get('data_wait') is not None]
+    shares = {
+        name: [line[name] for line in train if line.get(name) is not None]
+        for name in ('data_wait', 'data_read', 'data_send')
+    }
     return {
-        'data_wait': statistics.mean(waits) if waits else None,
+        **{name: statistics.mean(found) if found else None for name, found in shares.items()},
         'bad_images': replaced + int(sum(line.get('bad_images') or 0 for line in train)),
     }
 
