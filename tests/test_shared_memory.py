@@ -4,6 +4,8 @@ import gc
 import multiprocessing
 import os
 import pathlib
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -88,18 +90,23 @@ def test_nothing_is_left_open():
     """Neither of values that were taken and dropped, nor of those that nobody took."""
     shared_memory._sender.cache_clear()
     gc.collect()
-    before = descriptors()
+    before, threads = descriptors(), threading.active_count()
     receiver = shared_memory.Receiver()
     sent = [shared_memory.send(receiver.address, value) for value in values() * 3]
     for one in sent[:7]:
         receiver.take(one)
     receiver.close()
     with pytest.raises(ConnectionError):
-        for _ in range(100):  # what is in the socket's buffer is not refused
-            shared_memory.send(receiver.address, np.zeros(9))
+        shared_memory.send(receiver.address, np.zeros(9))
     shared_memory._sender.cache_clear()
     gc.collect()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
     assert descriptors() == before
+    with pytest.raises(ConnectionError):  # nobody listens any more
+        shared_memory.send(receiver.address, np.zeros(9))
 
 
 def test_a_value_whose_memory_never_comes_is_an_error(receiver, monkeypatch):

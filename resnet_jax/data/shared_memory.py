@@ -7,6 +7,7 @@ behind by a process that is killed: descriptors on their way are closed by the k
 of POSIX shared memory. Linux only; `is_available` tells.
 """
 
+import contextlib
 import functools
 import mmap
 import os
@@ -83,6 +84,8 @@ class Receiver:
         with self._change:
             self._closed = True
             for connection in (self._listener, *self._connections):
+                with contextlib.suppress(OSError):  # the other end is gone
+                    connection.shutdown(socket.SHUT_RDWR)  # ends the thread that waits at it
                 connection.close()
             for descriptor in self._arrived.values():
                 os.close(descriptor)
