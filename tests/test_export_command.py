@@ -84,7 +84,7 @@ def test_what_the_command_says(ask, run, capsys, tmp_path):
 
 def test_eight_bits_are_calibrated_on_the_training_split(ask, run, tmp_path):
     out = tmp_path / 'a.onnx'
-    said = ask('export', '--workdir', run, out, '--dtype', 'int8', '--calibration-images', 40)
+    said = ask('export', '--workdir', run, out, '--dtype', 'int8', '--fit-images', 40)
     assert said['dtype'] == 'int8' and said['difference']['rms'] < 0.2
     found = ask('eval', '--exported', out, '--data', 'digits', '--split', 'test')
     whole = ask('eval', '--workdir', run)
@@ -122,7 +122,7 @@ def test_bad_usage(capsys, run, tmp_path):
         ('export', '--workdir', run, out, '--format', 'onx'): "did you mean 'onnx'",
         ('export', '--workdir', run, file): 'exists; give --overwrite',
         ('export', '--workdir', run, out, '--batch', 0): '--batch must be at least 1',
-        ('export', '--workdir', run, out, '--calibration-images', 0): 'must be at least 1',
+        ('export', '--workdir', run, out, '--dtype=int8', '--fit-images', 0): 'must be at least 1',
         ('export', out): 'give --workdir DIR, or --model NAME and --weights FILE\n',
         ('eval', '--exported', tmp_path / 'b.onnx', '--data', 'digits'): 'there is no file',
         ('eval', '--exported', file, '--model', 'resnet18', '--data', 'digits'): '--model does not',

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_jax import text
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, Range, check_number
 
 if TYPE_CHECKING:
     from resnet_jax.data import Source
@@ -144,6 +144,53 @@ def choose_data(options: argparse.Namespace) -> ChosenData:
 
     source = chosen.source
     return chosen._replace(source=source.select(np.arange(options.limit), source.split))
+
+
+def add_fit_options(parser: argparse.ArgumentParser, usual: int) -> None:
+    """Declares the examples that numbers are chosen on, such as the ranges of activations."""
+    group = parser.add_argument_group('the images that numbers are chosen on')
+    group.add_argument(
+        '--fit-split',
+        metavar='NAME',
+        help="of the same data (default: the run's training split, or train; where there is none, "
+        'the examples that the result is judged on)',
+    )
+    group.add_argument(
+        '--fit-images', type=int, default=usual, metavar='N', help=f'how many (default: {usual})'
+    )
+
+
+def choose_fitting(options: argparse.Namespace, chosen: ChosenData) -> ChosenData:
+    """Opens a sample of the examples that the options of `add_fit_options` choose.
+
+    Args:
+      options: includes those of `add_data_options`, and workdir.
+      chosen: the examples that the result is judged on.
+
+    Raises:
+      InputError: for a number below 1, and data that does not exist or cannot be read.
+    """
+    import numpy as np
+
+    from resnet_jax import data
+    from resnet_jax.training import inputs, workdir
+
+    check_number('--fit-images', options.fit_images, Range(1, whole=True))
+    split, source = options.fit_split, chosen.source
+    if split is None and options.data is None:
+        source, _ = inputs.open_splits(workdir.read_config(options.workdir))
+    elif split is None and 'train' in data.split_sizes(
+        options.data, **details(options, options.data)
+    ):
+        split = 'train'
+    if split is not None:
+        changed = {**vars(options), 'split': split, 'limit': None}
+        source = choose_data(argparse.Namespace(**changed)).source
+    elif source is chosen.source:
+        text.note('there is no training split: what is chosen is judged on the same images')
+    # Mixed: many sets lie class by class.
+    sample = np.random.default_rng(0).permutation(len(source))[: options.fit_images]
+    return chosen._replace(source=source.select(np.sort(sample), source.split))
 
 
 def _of_run(options: argparse.Namespace) -> ChosenData:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
 from resnet_jax.commands import data_options, model_options
-from resnet_jax.errors import InputError, Range, check_number
+from resnet_jax.errors import InputError
 from resnet_jax.json_files import json_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ EPILOG = (
     'docs/export.md describes the formats.'
 )
 CHECKED = 32  # images that the file is compared on
-_COUNT = Range(1, 2**20, whole=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='float32',
         metavar='NAME',
         help='of the computation: float32 (default), bfloat16 (stablehlo, savedmodel) or int8 '
-        '(onnx, litert)',
+        '(onnx, litert), with ranges of activations from the images of --fit-split',
     )
     parser.add_argument(
         '--layout',
@@ -60,17 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='take N images at a time; default: any number, 1 for litert',
     )
-    parser.add_argument(
-        '--calibration-images',
-        type=int,
-        default=128,
-        metavar='N',
-        help='for int8: the first N images of the training split, or of --split, set the ranges of '
-        'activations (default 128)',
-    )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
     model_options.add_model_options(parser)
     data_options.add_data_options(parser)
+    data_options.add_fit_options(parser, usual=128)
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
 
@@ -82,7 +74,6 @@ def run(options: argparse.Namespace) -> None:
     from resnet_jax.training import compilation
 
     compilation.keep_compiled()
-    check_number('--calibration-images', options.calibration_images, _COUNT)
     name = options.format or formats.format_of(options.out)
     formats.check_settings(name, options.out, options.dtype, options.layout)
     if options.out.exists() and not options.overwrite:
@@ -127,21 +118,11 @@ def _images(options: argparse.Namespace, trained: 'TrainedModel') -> 'tuple[np.n
 
 
 def _calibration(options: argparse.Namespace, trained: 'TrainedModel') -> 'np.ndarray':
-    """The images that set the ranges of activations: of the training split unless one is named."""
-    from resnet_jax import data
-    from resnet_jax.training import inputs, workdir
-
+    """The images that set the ranges of activations, uint8."""
     if options.workdir is None and options.data is None:
         raise InputError('--dtype int8 needs images to calibrate with: give --data SPEC')
-    chosen = argparse.Namespace(**vars(options))
-    if options.split is None and options.data is None:
-        source, _ = inputs.open_splits(workdir.read_config(options.workdir))
-        return _pixels(source, trained, options.calibration_images)
-    if options.split is None:
-        splits = data.split_sizes(options.data, **data_options.details(options, options.data))
-        chosen.split = 'train' if 'train' in splits else None
-    source = data_options.choose_data(chosen).source
-    return _pixels(source, trained, options.calibration_images)
+    source = data_options.choose_fitting(options, data_options.choose_data(options)).source
+    return _pixels(source, trained, len(source))
 
 
 def _pixels(source: 'Source', trained: 'TrainedModel', count: int) -> 'np.ndarray':

@@ -4,7 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands.compressions.subject import Compressed, add_fit_options
+from resnet_jax.commands.compressions.subject import Compressed
+from resnet_jax.commands.data_options import add_fit_options
 from resnet_jax.errors import InputError, Range, check_choice, check_number
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='of channels: each convolution keeps a multiple of N, which some devices compute '
         'faster (default: 1)',
     )
-    add_fit_options(parser)
+    add_fit_options(parser, usual=512)
 
 
 def compress(options: argparse.Namespace, subject: 'Subject') -> Compressed:

@@ -5,7 +5,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands.compressions.subject import Compressed, add_fit_options
+from resnet_jax.commands.compressions.subject import Compressed
+from resnet_jax.commands.data_options import add_fit_options
 from resnet_jax.errors import InputError, Range, check_choice, check_number
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ranges.add_argument(
         '--no-table', action='store_true', help='do not measure what each layer costs'
     )
-    add_fit_options(parser)
+    add_fit_options(parser, usual=512)
 
 
 def compress(options: argparse.Namespace, subject: 'Subject') -> Compressed:
@@ -132,8 +133,8 @@ def _printed(costs: list[Any]) -> str:
     if not costs:
         return ''
     rows = [
-        [cost.layer, f'{cost.weights:,}', cost.bits, f'{cost.relative:.4f}', f'{cost.loss:+.4f}']
-        for cost in sorted(costs, key=lambda cost: -cost.relative)
+        [cost.layer, f'{cost.weights:,}', cost.bits, f'{cost.rms:.4f}', f'{cost.loss:+.4f}']
+        for cost in sorted(costs, key=lambda cost: -cost.rms)
     ]
     header = ['quantised alone', 'weights', 'bits', 'change of the logits', 'of the loss']
     return '\n' + text.aligned(header, [list(map(str, row)) for row in rows], text.terminal_width())

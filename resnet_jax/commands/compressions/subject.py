@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_jax import text
 from resnet_jax.commands import data_options, model_options
-from resnet_jax.errors import InputError, Range, check_number
+from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -72,20 +72,6 @@ class Compressed:
     printed: str = ''
 
 
-def add_fit_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the examples that a method chooses its numbers on."""
-    group = parser.add_argument_group('the images that the method looks at')
-    group.add_argument(
-        '--fit-split',
-        metavar='NAME',
-        help="of the same data (default: the run's training split, or train; where there is none, "
-        'the examples that the result is judged on)',
-    )
-    group.add_argument(
-        '--fit-images', type=int, default=512, metavar='N', help='how many (default: 512)'
-    )
-
-
 def open_subject(options: argparse.Namespace) -> Subject:
     """Loads the model and opens the examples that the options choose.
 
@@ -95,8 +81,6 @@ def open_subject(options: argparse.Namespace) -> Subject:
     from resnet_jax.training import config as configs
     from resnet_jax.training import workdir
 
-    if 'fit_images' in options:
-        check_number('--fit-images', options.fit_images, Range(1, whole=True))
     has_data = options.workdir is not None or options.data is not None
     if not has_data and (options.split or options.limit):
         raise InputError('--split and --limit go with --data SPEC')
@@ -111,7 +95,7 @@ def open_subject(options: argparse.Namespace) -> Subject:
     examples = None if chosen is None else _examples(trained, chosen)
     fitting = None
     if chosen is not None and 'fit_split' in options:
-        fitting = _examples(trained, _fit_data(options, config, chosen))
+        fitting = _examples(trained, data_options.choose_fitting(options, chosen))
     return Subject(trained, name, config, examples, fitting)
 
 
@@ -147,26 +131,3 @@ def _examples(trained: Any, chosen: Any) -> 'Examples':
         text.note(remark)
     workers = data.default_workers() if chosen.workers is None else chosen.workers
     return Examples(chosen.source, trained.preprocessing, classes, chosen.batch_size, workers)
-
-
-def _fit_data(options: argparse.Namespace, config: Any, chosen: Any) -> Any:
-    """The first images of the split to choose on, in an order that mixes the classes."""
-    import numpy as np
-
-    from resnet_jax import data
-
-    split = options.fit_split
-    if split is None and options.workdir is not None and options.data is None:
-        split = config.data.train_split
-    if split is None:
-        spec = options.data or config.data.name
-        sizes = data.split_sizes(spec, **data_options.details(options, spec))
-        split = 'train' if 'train' in sizes else None
-    source = chosen.source
-    if split is not None:
-        changed = {'split': split, 'limit': None}
-        source = data_options.choose_data(argparse.Namespace(**{**vars(options), **changed})).source
-    else:
-        text.note('there is no training split: what is chosen is judged on the same images')
-    order = np.random.default_rng(0).permutation(len(source))[: options.fit_images]
-    return chosen._replace(source=source.select(np.sort(order), source.split))
