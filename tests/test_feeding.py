@@ -33,7 +33,7 @@ def slow_step(totals, seconds):
 
 
 def waited(run, monkeypatch, reading, computing):
-    """The figures where reading a batch and computing a step take so many seconds."""
+    """The figures of a run whose batches and steps take given times, in seconds."""
 
     def batches(self, first, last, bad=None):
         for number in range(first, last):

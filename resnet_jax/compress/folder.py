@@ -109,9 +109,11 @@ def new_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
     draft.chmod(0o755)
     try:
         yield draft
+        old = draft.with_name(f'{draft.name}.old')
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)  # whole until the new one is in its place
         draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

@@ -30,7 +30,7 @@ def weight_scales(kernel: Float[Array, '*fan out'], bits: int) -> Float[Array, '
 
 
 def quantize_weights(kernel: Float[Array, '*fan out'], bits: int) -> Float[Array, '*fan out']:
-    """The kernel that integers of so many bits stand for; its gradient is that of the kernel.
+    """A kernel rounded to integers of `bits` bits; its gradient is that of the kernel.
 
     Args:
       kernel: its last axis is that of the output channels.
