@@ -234,4 +234,9 @@ def test_accuracy_and_differences():
     }
     before, after = np.asarray([[1.0, -1.0]]), np.asarray([[1.5, -1.0]])
     found = measure.difference(before, after)
-    assert found == {'largest': 0.5, 'relative': pytest.approx(0.5 / 2**0.5), 'agreement': 1.0}
+    assert found == {
+        'largest': 0.5,
+        'relative': 0.5,
+        'rms': pytest.approx(0.5 / 2**0.5),
+        'agreement': 1.0,
+    }

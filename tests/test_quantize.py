@@ -196,7 +196,7 @@ def test_the_cost_of_a_layer_is_that_of_quantising_it_alone():
         )
         apart = np.asarray(logits_of(alone, found, images), np.float64) - exact
         expected = np.sqrt((apart**2).mean()) / exact.std()
-        assert cost.relative == pytest.approx(expected, rel=1e-3)
+        assert cost.rms == pytest.approx(expected, rel=1e-3)
 
 
 def test_bits_go_where_they_save_most():

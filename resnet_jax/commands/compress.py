@@ -155,7 +155,7 @@ def _table(before: dict[str, Any], after: dict[str, Any], batch: int, width: int
 
 def _difference(apart: dict[str, float]) -> str:
     return (
-        f'the logits differ by {apart["largest"]:.3g} at most, {apart["relative"]:.3g} of their '
+        f'the logits differ by {apart["largest"]:.3g} at most, {apart["rms"]:.3g} of their '
         f'deviation; the same class for {100 * apart["agreement"]:.2f} %'
     )
 

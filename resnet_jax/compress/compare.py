@@ -9,7 +9,7 @@ from resnet_jax import text
 from resnet_jax.compress import folder as folders
 from resnet_jax.compress import measure
 from resnet_jax.errors import InputError
-from resnet_jax.figures import new_figure, styles, write_figures
+from resnet_jax.figures import figure_text, new_figure, styles, write_figures
 from resnet_jax.inference.published import load_published
 from resnet_jax.inference.trained import TrainedModel, load_trained
 from resnet_jax.json_files import json_text
@@ -26,6 +26,8 @@ PRICES = {
     'latency_ms': 'ms, XLA',
     'onnxruntime_ms': 'ms, onnxruntime',
 }
+_AXES = {'multiply_adds': 'multiply-adds, millions'}  # title of an axis, where it is another
+_MARKERS = 'osD^vP'  # so that points that lie on each other show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,27 +93,34 @@ def _original(report: Mapping[str, Any]) -> TrainedModel | None:
 def with_latencies(
     entries: Sequence[Entry],
     batch: int,
-    other: Callable[[TrainedModel, int], float | None] = lambda trained, batch: None,
+    other: Callable[[TrainedModel, int], Callable[[], Any] | None] = lambda trained, batch: None,
 ) -> list[Entry]:
-    """The entries with speeds that are measured here, by turns; an absent original keeps its own.
+    """The entries with speeds that are measured here, all by turns; an absent original has none.
 
     Args:
       entries: from `read`.
       batch: images at a time.
-      other: (model, batch) -> milliseconds of another runtime; None where it cannot run it.
+      other: (model, batch) -> what runs it in another runtime; None where nothing can.
     """
-    here = [i for i, entry in enumerate(entries) if entry.trained is not None]
-    models = [entries[i].trained for i in here]
-    nets = [measure.Net(t.model, t.variables) for t in models if t is not None]
-    preprocessing = next(t.preprocessing for t in models if t is not None)
-    times = dict(zip(here, measure.latencies(nets, preprocessing, batch), strict=True))
-    found = []
+    programs: dict[tuple[int, str], Callable[[], Any]] = {}
     for i, entry in enumerate(entries):
-        figures = {**entry.figures, 'latency_ms': times.get(i)}
-        if entry.trained is not None:
-            figures['onnxruntime_ms'] = other(entry.trained, batch)
-        found.append(dataclasses.replace(entry, figures=figures))
-    return found
+        if (trained := entry.trained) is None:
+            continue
+        net = measure.Net(trained.model, trained.variables)
+        programs[i, 'latency_ms'] = measure.program_of(net, trained.preprocessing, batch)
+        if (program := other(trained, batch)) is not None:
+            programs[i, 'onnxruntime_ms'] = program
+    times = dict(zip(programs, measure.latencies(list(programs.values())), strict=True))
+    return [
+        dataclasses.replace(
+            entry,
+            figures={
+                **entry.figures,
+                **{key: times.get((i, key)) for key in ('latency_ms', 'onnxruntime_ms')},
+            },
+        )
+        for i, entry in enumerate(entries)
+    ]
 
 
 def unbeaten(entries: Sequence[Entry], price: str) -> list[str]:
@@ -189,30 +198,28 @@ def as_json(entries: Sequence[Entry], batch: int) -> dict[str, Any]:
 def draw(entries: Sequence[Entry]) -> 'Figure':
     """The error against each price; a line joins what no other one beats."""
     prices = [key for key in PRICES if any(e.figures.get(key) is not None for e in entries)]
-    looks = styles(list(dict.fromkeys(entry.method or ORIGINAL for entry in entries)))
-    figure = new_figure((3.8 * len(prices), 4.2), 'What compression costs and saves')
+    looks = styles([entry.name for entry in entries])
+    figure = new_figure((3.8 * len(prices) + 1.6, 4.2), 'What compression costs and saves')
     for number, price in enumerate(prices, 1):
         axes = figure.add_subplot(1, len(prices), number)
         best = unbeaten(entries, price)
         points = [e for e in entries if None not in (e.figures.get(price), e.figures.get('error'))]
-        scale = 1024 if price == 'bytes' else 1
+        scale = {'bytes': 1024, 'multiply_adds': 1e6}.get(price, 1)
         line = sorted(
             (e.figures[price] / scale, 100 * e.figures['error']) for e in points if e.name in best
         )
         axes.plot(*zip(*line, strict=True), color='0.8', zorder=1) if line else None
-        seen = set()
-        for entry in points:
-            kind = entry.method or ORIGINAL
+        for place, entry in enumerate(points):
             x, y = entry.figures[price] / scale, 100 * entry.figures['error']
-            label = None if kind in seen else kind
-            seen.add(kind)
-            axes.scatter([x], [y], color=looks[kind][0], s=28, zorder=2, label=label)
-            axes.annotate(entry.name, (x, y), xytext=(4, 3), textcoords='offset points', fontsize=6)
-        axes.set_xlabel(PRICES[price])
-        axes.set_xlim(0, 1.3 * max(e.figures[price] / scale for e in points))  # room for names
+            colour, marker = looks[entry.name][0], _MARKERS[place % len(_MARKERS)]
+            name = figure_text(entry.name)
+            axes.scatter([x], [y], s=34, c=colour, marker=marker, alpha=0.8, zorder=2, label=name)
+        axes.set_xlabel(_AXES.get(price, PRICES[price]))
+        axes.set_xlim(0, 1.1 * max(e.figures[price] / scale for e in points))
         if number == 1:
             axes.set_ylabel('error (%)')
-            axes.legend(fontsize=7)
+        if number == len(prices):
+            axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
     return figure
 
 

@@ -2,12 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Float, Int
 
 from resnet_jax.analysis.examples import Examples, predictions
@@ -48,23 +49,27 @@ def sizes(net: Net, preprocessing: Preprocessing) -> dict[str, int]:
     }
 
 
-def latencies(nets: Sequence[Net], preprocessing: Preprocessing, batch: int) -> list[float]:
-    """The time that each model takes for a batch, in milliseconds: medians, measured by turns.
+def program_of(net: Net, preprocessing: Preprocessing, batch: int) -> Callable[[], Any]:
+    """Runs a model on a batch of random images, by XLA.
 
     Args:
-      nets: the models; quantised ones compute in floats here, on the values of their integers.
+      net: the model; a quantised one computes in floats, on the values of its integers.
       preprocessing: of the images.
       batch: images at a time.
     """
     shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
     images = jax.random.normal(jax.random.key(0), shape)
+    run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
+    held = jax.device_put(dict(net.variables))
+    return lambda: jax.block_until_ready(run(held, images))
 
-    def program(net: Net) -> Any:
-        run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
-        held = jax.device_put(dict(net.variables))
-        return lambda: jax.block_until_ready(run(held, images))
 
-    programs = [program(net) for net in nets]
+def latencies(programs: Sequence[Callable[[], Any]]) -> list[float]:
+    """The time that each program takes, in milliseconds: medians, measured by turns.
+
+    Args:
+      programs: each returns when its work is done.
+    """
     for run in (*programs, *programs):  # compiled, and once more
         run()
     times: list[list[float]] = [[] for _ in programs]
@@ -97,9 +102,7 @@ def accuracy(
     """'error', a fraction of 1, and 'loss', in nats; None without labels."""
     if labels is None:
         return {'error': None, 'loss': None}
-    exact = logits.astype(np.float64)
-    shifted = exact - exact.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
     wrong = np.argmax(logits, axis=1) != labels
     return {
         'error': float(wrong.mean()),
@@ -113,14 +116,17 @@ def difference(
     """How two models' logits differ on the same images.
 
     Returns:
-      'largest': of all logits; 'relative': the root mean square over the standard deviation of
-      `before`; 'agreement': the share of images that get the same class.
+      'largest': of all logits; 'relative': the same over the largest logit of `before`; 'rms': the
+      root mean square over the standard deviation of `before`; 'agreement': the share of images
+      that get the same class.
     """
-    apart = after.astype(np.float64) - before.astype(np.float64)
-    spread = float(before.astype(np.float64).std())
+    exact = before.astype(np.float64)
+    apart = after.astype(np.float64) - exact
+    largest, scale, spread = np.abs(apart).max(), np.abs(exact).max(), exact.std()
     return {
-        'largest': float(np.abs(apart).max()),
-        'relative': float(np.sqrt((apart**2).mean()) / max(spread, 1e-30)),
+        'largest': float(largest),
+        'relative': float(largest / (scale or 1.0)),
+        'rms': float(np.sqrt((apart**2).mean()) / (spread or 1.0)),
         'agreement': float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
     }
 
@@ -135,7 +141,7 @@ def compare(
       'difference' from it.
     """
     outputs = [logits_of(net, preprocessing, examples) for net in nets]
-    times = latencies(nets, preprocessing, batch)
+    times = latencies([program_of(net, preprocessing, batch) for net in nets])
     found: list[dict[str, Any]] = []
     for net, (logits, labels), milliseconds in zip(nets, outputs, times, strict=True):
         figures: dict[str, Any] = {**accuracy(logits, labels), **sizes(net, preprocessing)}

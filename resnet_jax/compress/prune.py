@@ -267,7 +267,7 @@ def choose_blocks(
       say: called with each block that is chosen, and the error without it.
 
     Raises:
-      InputError: if so many cannot be removed.
+      InputError: if fewer than `count` blocks can be removed.
     """
     chosen: list[str] = []
     for _ in range(count):

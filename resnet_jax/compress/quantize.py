@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from resnet_jax.analysis.examples import Batch
+from resnet_jax.compress import measure
 from resnet_jax.compress.fold import fold
 from resnet_jax.compress.folder import weight_bits
 from resnet_jax.interop import integers
@@ -80,7 +81,7 @@ def floating(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[
 
 
 def on_grid(kernel: Any, bits: int) -> Float[np.ndarray, '*fan out']:
-    """A kernel's nearest values of integers of so many bits, with a scale for each output."""
+    """A kernel rounded to integers of `bits` bits, with a scale for each output channel."""
     whole, scales = integers.grid(np.asarray(kernel), bits)
     return whole.astype(np.float32) * scales
 
@@ -206,14 +207,14 @@ class Cost:
       layer: its path.
       weights: number of them.
       bits: of them.
-      relative: root mean square of the change of the logits over their standard deviation.
+      rms: root mean square of the change of the logits over their standard deviation.
       loss: how much the loss grows, in nats.
     """
 
     layer: str
     weights: int
     bits: int
-    relative: float
+    rms: float
     loss: float
 
 
@@ -272,8 +273,8 @@ def layer_costs(
         for each in bits:
             rounded = {**flat, name: jnp.asarray(on_grid(flat[name], each))}
             found, loss = logits_of(rounded, number)
-            relative = float(np.sqrt(((found - exact) ** 2).mean()) / max(exact.std(), 1e-30))
-            costs.append(Cost(path, int(np.size(flat[name])), each, relative, loss - least))
+            rms = measure.difference(exact, found)['rms']
+            costs.append(Cost(path, int(np.size(flat[name])), each, rms, loss - least))
     return costs
 
 
@@ -300,7 +301,7 @@ def mixed_bits(costs: Sequence[Cost], mean_bits: float) -> dict[str, int]:
     def steps() -> Iterator[tuple[float, int, str, int]]:
         for layer, each in of_layer.items():
             for more in (b for b in each if b > chosen[layer]):
-                saved = each[chosen[layer]].relative ** 2 - each[more].relative ** 2
+                saved = each[chosen[layer]].rms ** 2 - each[more].rms ** 2
                 price = (more - chosen[layer]) * weights[layer]
                 if 0 < price <= left:
                     yield saved / price, price, layer, more

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from resnet_jax.compress import measure
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.export.exported import (
     description_file,
@@ -61,16 +62,8 @@ def compare(
       expected: of the original.
       bound: see `Difference`.
     """
-    difference = np.abs(np.asarray(found, np.float64) - expected)
-    scale, spread = np.abs(expected).max(), expected.std()
-    return Difference(
-        len(expected),
-        float(difference.max()),
-        float(difference.max() / scale) if scale else float(difference.max()),
-        float(np.sqrt((difference**2).mean()) / spread) if spread else float(difference.max()),
-        float((found.argmax(-1) == expected.argmax(-1)).mean()),
-        bound,
-    )
+    figures = measure.difference(expected, np.asarray(found))
+    return Difference(images=len(expected), bound=bound, **figures)
 
 
 def original_logits(
