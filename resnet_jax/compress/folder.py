@@ -168,6 +168,8 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not (folder / REPORT).is_file():
         raise InputError(f'{folder} holds no {REPORT}; name folders that resnet-jax compress wrote')
     found = read_json(folder / REPORT, 'compress the model again')
-    if not all(isinstance(found.get(key), dict) for key in ('before', 'after')):
-        raise Unreadable(f'{folder / REPORT} lacks its figures; compress the model again')
+    kinds = {'before': dict, 'after': dict, 'method': str, 'model': str}
+    for key, kind in kinds.items():
+        if not isinstance(found.get(key), kind):
+            raise Unreadable(f'{folder / REPORT} lacks {key}; compress the model again')
     return found

@@ -107,13 +107,18 @@ def write_exported(
 
     Raises:
       InputError: for settings that the format cannot hold, and a folder that cannot be written.
-      RunError: if the file cannot be run, or differs by more than the bound.
+      RunError: if the file cannot be written or run, or differs by more than the bound.
     """
     layout = 'NHWC' if program.channels_last else 'NCHW'
     row = check_settings(name, path, program.dtype, layout)
     about = {'format': name, **program.describe()}
     with _draft(path) as draft:
-        about |= row.write(program, draft, about)
+        try:
+            about |= row.write(program, draft, about)
+        except OSError as error:
+            raise RunError(
+                f'cannot write {path}: {error.strerror}; make room, or write elsewhere'
+            ) from error
         net = net_of(about, row.open(draft), str(path))
         images = np.asarray(jax.jit(seen_preprocessing(about).normalize)(pixels))
         # Two numbers of images, where the file takes any.
