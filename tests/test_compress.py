@@ -62,7 +62,7 @@ def test_every_method_writes_what_eval_reads(made, ask):
     for name, folder in made.items():
         figures = ask('eval', '--workdir', folder, '--limit', 40)
         assert 1 - figures['top1'] == pytest.approx(report_of(folder)['after']['error']), name
-        assert figures['loss'] == pytest.approx(report_of(folder)['after']['loss'], rel=1e-3), name
+        assert figures['loss'] == pytest.approx(report_of(folder)['after']['loss'], rel=1e-5), name
 
 
 def test_the_figures_are_exact(made, source):

@@ -140,17 +140,29 @@ def test_a_run_resumes_bit_for_bit(tmp_path, teacher, fields):
     assert len(ranges) == 4 and all(float(x[1]) > 0 for x in ranges)
 
 
-def test_a_teacher_from_a_file_of_weights(tmp_path, teacher):
-    """With a weight of 1 the labels do not count: another label, the same step."""
-    from resnet_jax.inference.trained import load_trained
-
-    trained = load_trained(teacher)
+def test_a_teacher_from_a_file_of_weights(tmp_path):
+    """With a weight of 1 the labels do not count, with less they do."""
+    model = create_model('cifar_resnet8', 10)
+    preprocessing = Preprocessing(8, 1, None, (0.3,), (0.4,), tuple('0123456789'))
     path = tmp_path / 'teacher.safetensors'
-    metadata = {'preprocessing': trained.preprocessing.to_json()}
-    save_weights(path, trained.variables, trained.model, metadata=metadata)
-    fields = {'model.width': 8, 'distill.teacher': path, 'distill.weight': 1.0}
+    metadata = {'preprocessing': preprocessing.to_json()}
+    save_weights(path, random_variables(model, (1, 8, 8, 1)), model, metadata=metadata)
+    fields = {'distill.teacher': path, 'distill.model': 'cifar_resnet8'}
+
+    def stepped(weight, moved):
+        """The parameters after a step with every label moved on by `moved` classes."""
+        run = build.build_run(tiny({**fields, 'distill.weight': weight}))
+        examples = run.arrays['examples']
+        moved_on = {**examples, 'label': (examples['label'] + np.int32(moved)) % 10}
+        batch = {'index': run.inputs.indices(0)[None]}
+        arrays = {**run.arrays, 'examples': moved_on}
+        state, _ = run.train_step(run.seed, run.init_state(), run.no_totals(), arrays, batch)
+        return state.params
+
+    assert differing(stepped(1.0, 0), stepped(1.0, 3)) == []
+    assert differing(stepped(0.5, 0), stepped(0.5, 3)) != []
     with pytest.raises(InputError, match=r'name its model with distill\.model'):
-        build.build_run(tiny(fields))
+        build.build_run(tiny({'distill.teacher': path}))
     with pytest.raises(InputError, match='does not fit the model'):  # a net of other sizes
         build.build_run(tiny({**fields, 'distill.model': 'cifar_resnet20'}))
 
