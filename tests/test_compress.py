@@ -202,6 +202,33 @@ def test_models_side_by_side(made, tmp_path, ask, capsys):
     assert 'holds no compress.json' in capsys.readouterr().err
 
 
+def test_arms_of_a_sweep_side_by_side(made, tmp_path, ask, capsys):
+    """A sweep trains the model of a compressed folder; an arm is shown with its mean error."""
+    definition = {
+        'title': 'trained further',
+        'base': 'digits',
+        'fields': {'train.steps': 2, 'train.batch_size': 32, 'train.eval_every': 0},
+        'arms': {'narrow': {'init.weights': str(made['channels'])}},
+        'seeds': 2,
+    }
+    file, folder = tmp_path / 'further.py', tmp_path / 'sweep'
+    file.write_text(f'def get_sweep():\n    return {definition!r}\n')
+    assert main(['sweep', '--config', str(file), '--workdir', str(folder), '--workers', '1']) == 0
+    runs = [folder / 'runs' / 'narrow' / f'seed{seed}' for seed in range(2)]
+    errors = [1 - json.loads((run / 'summary.json').read_text())['eval']['top1'] for run in runs]
+    (arm, single) = ask('compress', 'compare', folder, runs[0])['models']
+    assert (arm['name'], arm['method'], arm['runs']) == ('narrow', 'train', 2)
+    assert arm['error'] == pytest.approx(np.mean(errors))
+    assert arm['deviation'] == pytest.approx(np.std(errors, ddof=1))
+    assert single['error'] == errors[0] and single['parameters'] == arm['parameters']
+    assert arm['multiply_adds'] == counts_of(made['channels']).multiply_adds
+    assert main(['compress', 'compare', str(made['channels']), str(folder)]) == 2
+    assert '360 of digits' in capsys.readouterr().err
+    (runs[1] / 'summary.json').unlink()
+    assert main(['compress', 'compare', str(folder)]) == 2
+    assert 'no arm of the sweep' in capsys.readouterr().err
+
+
 def test_what_no_other_model_beats():
     def entry(name, error, price):
         figures = {'error': error, 'bytes': price}

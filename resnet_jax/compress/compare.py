@@ -1,9 +1,10 @@
 """Compressed models side by side, and which of them no other one beats."""
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_jax import text
 from resnet_jax.compress import folder as folders
@@ -12,8 +13,10 @@ from resnet_jax.errors import InputError
 from resnet_jax.figures import figure_text, new_figure, styles, write_figures
 from resnet_jax.inference.published import load_published
 from resnet_jax.inference.trained import TrainedModel, load_trained
+from resnet_jax.interop.files import is_compressed
 from resnet_jax.json_files import json_text
 from resnet_jax.records.writers import write_atomically
+from resnet_jax.training.workdir import is_run, read_config, read_summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,14 +33,27 @@ _AXES = {'multiply_adds': 'multiply-adds, millions'}  # title of an axis, where 
 _MARKERS = 'osD^vP'  # so that points that lie on each other show
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A compressed model, or an original.
+class Candidate(NamedTuple):
+    """What takes part in a comparison.
 
     Attributes:
-      name: of its folder, or 'original' and the name of the model.
-      method: 'prune', ...; empty for an original.
-      figures: from its report, and speeds that are measured together.
+      name: shown for it.
+      folders: one of a compressed model or a run, or the runs of an arm with several seeds.
+    """
+
+    name: str
+    folders: tuple[Path, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A compressed model, an original, or one that was trained.
+
+    Attributes:
+      name: of its folder or arm, or 'original' and the name of the model.
+      method: 'prune', ..., or 'train'; empty for an original.
+      figures: from its report, and speeds that are measured together. 'error' is the mean over
+        several runs, 'deviation' their standard deviation and 'runs' their number.
       judged_on: data, split and number of images of the error.
       trained: the model; None for an original whose source is not there any more.
     """
@@ -49,30 +65,59 @@ class Entry:
     trained: TrainedModel | None
 
 
-def read(paths: Sequence[Path]) -> list[Entry]:
+def read(candidates: Sequence[Candidate]) -> list[Entry]:
     """The models in some folders, each original before what was made of it first.
 
     Raises:
-      InputError: for a folder that holds none, and for models that were judged on other images.
+      InputError: for a folder that holds none, a run that has not ended, and models that were
+        judged on other images.
     """
     found: list[Entry] = []
     originals: dict[Any, None] = {}
-    for path in paths:
-        report = folders.read_report(path)
-        judged_on = (report.get('data'), report.get('split'), report.get('n'))
-        if found and judged_on != found[0].judged_on:
+    for candidate in candidates:
+        path = candidate.folders[0]
+        if is_run(path) and not is_compressed(path):
+            found.append(_of_runs(candidate))
+        else:
+            report = folders.read_report(path)
+            judged_on = (report.get('data'), report.get('split'), report.get('n'))
+            source = (report.get('workdir') or report.get('weights'), report.get('model'))
+            if source not in originals:
+                originals[source] = None
+                name = f'{ORIGINAL} {report.get("model")}'
+                found.append(Entry(name, '', report['before'], judged_on, _original(report)))
+            trained = load_trained(path)
+            figures = report['after']
+            found.append(Entry(candidate.name, report['method'], figures, judged_on, trained))
+        if found[-1].judged_on != found[0].judged_on:
             raise InputError(
-                f'{path} was judged on other images than {paths[0]}: {_images(judged_on)} and '
-                f'{_images(found[0].judged_on)}; compress both on the same'
+                f'{path} was judged on other images than {candidates[0].folders[0]}: '
+                f'{_images(found[-1].judged_on)} and {_images(found[0].judged_on)}; judge both on '
+                'the same'
             )
-        source = report.get('workdir') or report.get('weights')
-        if (source, report.get('model')) not in originals:
-            originals[(source, report.get('model'))] = None
-            name = f'{ORIGINAL} {report.get("model")}'
-            found.append(Entry(name, '', report['before'], judged_on, _original(report)))
-        trained = load_trained(path)
-        found.append(Entry(path.name, report['method'], report['after'], judged_on, trained))
     return found
+
+
+def _of_runs(candidate: Candidate) -> Entry:
+    """Runs of one arm: the mean error, and what the first of them costs."""
+    errors, judged_on = [], set()
+    for folder in candidate.folders:
+        summary = read_summary(folder)
+        if summary is None:
+            raise InputError(f'the run in {folder} has not ended; run the same command again')
+        data = read_config(folder).data
+        errors.append(1 - float(summary['eval']['top1']))
+        judged_on.add((data.name, data.eval_split, summary['eval'].get('n')))
+    if len(judged_on) > 1:
+        raise InputError(f'the runs of {candidate.name} were judged on different images')
+    trained = load_trained(candidate.folders[0])
+    figures = {
+        'error': statistics.fmean(errors),
+        'deviation': statistics.stdev(errors) if len(errors) > 1 else None,
+        'runs': len(errors),
+        **measure.sizes(measure.Net(trained.model, trained.variables), trained.preprocessing),
+    }
+    return Entry(candidate.name, 'train', figures, judged_on.pop(), trained)
 
 
 def _images(judged_on: tuple[Any, ...]) -> str:
@@ -157,12 +202,11 @@ def table(entries: Sequence[Entry], batch: int) -> text.Table:
 
     rows = []
     for entry in entries:
-        error = entry.figures.get('error')
         rows.append(
             (
                 entry.name,
                 entry.method or text.NOTHING,
-                text.number(None if error is None else 100 * error, '.2f'),
+                _error_text(entry),
                 f'{entry.figures["parameters"]:,}',
                 f'{entry.figures["nonzero"]:,}',
                 *(cell(entry, key) for key in prices),
@@ -173,7 +217,18 @@ def table(entries: Sequence[Entry], batch: int) -> text.Table:
         f'Judged on {_images(entries[0].judged_on)} images; speeds are medians for batches of '
         f'{batch}, measured by turns. * no other one is both better and cheaper.',
     )
+    if any(entry.figures.get('deviation') is not None for entry in entries):
+        notes += ('± standard deviation over so many seeds.',)
     return text.Table('Compressed models', header, tuple(rows), notes)
+
+
+def _error_text(entry: Entry) -> str:
+    """The error in %, and of several runs its standard deviation and their number."""
+    error, deviation = entry.figures.get('error'), entry.figures.get('deviation')
+    shown = text.number(None if error is None else 100 * error, '.2f')
+    if deviation is None:
+        return shown
+    return f'{shown} ± {100 * deviation:.2f} ({entry.figures["runs"]})'
 
 
 def as_json(entries: Sequence[Entry], batch: int) -> dict[str, Any]:
@@ -214,6 +269,8 @@ def draw(entries: Sequence[Entry]) -> 'Figure':
             colour, marker = looks[entry.name][0], _MARKERS[place % len(_MARKERS)]
             name = figure_text(entry.name)
             axes.scatter([x], [y], s=34, c=colour, marker=marker, alpha=0.8, zorder=2, label=name)
+            deviation = 100 * (entry.figures.get('deviation') or 0)
+            axes.plot([x, x], [y - deviation, y + deviation], color=colour, alpha=0.8, zorder=2)
         axes.set_xlabel(_AXES.get(price, PRICES[price]))
         axes.set_xlim(0, 1.1 * max(e.figures[price] / scale for e in points))
         if number == 1:

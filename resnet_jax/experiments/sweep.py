@@ -81,13 +81,14 @@ class Unit:
 
 
 def checked_config(base: str, fields: Fields) -> ConfigDict:
-    """A base config with some fields changed, checked.
+    """A base config with some fields changed, checked; as `load_config`, of a compressed model too.
 
     Raises:
       InputError: for a field that does not exist or an invalid value.
     """
     config = configs.read_config_file(base)
     configs.override(config, [(name, str(value)) for name, value in fields.items()])
+    configs.adopt_model(config, fields)
     return resolve(config)
 
 
@@ -299,8 +300,7 @@ def _from_json(found: Mapping[str, Any]) -> Sweep:
             return fields['augment.transforms']
         return configs.read_config_file(base).augment.transforms
 
-    fields: dict[str, Any] = {}
-    fields = configs.upgraded(found['fields'], transforms)
+    fields: dict[str, Any] = configs.upgraded(found['fields'], transforms)
     sweep = Sweep(
         title=str(found['title']),
         base=base,

@@ -12,6 +12,8 @@ from resnet_jax.json_files import json_text
 TEXT = 'Compressed models side by side: a table, and what is worth its price.'
 EPILOG = (
     'Example: resnet-jax compress compare runs/int8 runs/pruned runs/thin --out runs/compared. '
+    'A run that was trained further takes part too, and of a sweep each arm, with the mean error '
+    'of its seeds. '
     'Speeds are measured again, of all of them by turns, on this machine; with onnxruntime too '
     'where it is installed (the extra onnx): in eight bits where inputs are '
     'quantised, else in float32.'
@@ -21,7 +23,11 @@ EPILOG = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     parser.add_argument(
-        'folders', nargs='+', type=Path, metavar='DIR', help='what resnet-jax compress wrote'
+        'folders',
+        nargs='+',
+        type=Path,
+        metavar='DIR',
+        help='what resnet-jax compress wrote, a run or a sweep',
     )
     parser.add_argument(
         '--out', type=Path, metavar='DIR', help='write compare.md, compare.json and pictures there'
@@ -42,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         check_folder(options.out, 'give another --out DIR')
     if len(set(options.folders)) != len(options.folders):
         raise InputError('a folder is named twice')
-    entries = compare.read(options.folders)
+    entries = compare.read([one for folder in options.folders for one in _candidates(folder)])
     with signs_of_life('measuring speeds'):
         entries = compare.with_latencies(entries, options.latency_batch, _onnxruntime)
     found: dict[str, Any] = compare.as_json(entries, options.latency_batch)
@@ -54,6 +60,22 @@ def run(options: argparse.Namespace) -> None:
     print(text.aligned(table.header, table.rows, text.terminal_width()))
     if files:
         print('\nwritten: ' + ', '.join(map(str, files)))
+
+
+def _candidates(folder: Path) -> list[Any]:
+    """A folder, or the arms of the sweep in it: those of which every run has ended."""
+    from resnet_jax.compress.compare import Candidate
+    from resnet_jax.experiments.sweep import SWEEP_FILE, read_sweep, units
+    from resnet_jax.training.workdir import is_ended
+
+    if not (folder / SWEEP_FILE).is_file():
+        return [Candidate(folder.name, (folder,))]
+    runs = units(read_sweep(folder), folder)
+    arms = {arm: tuple(u.folder for u in runs if u.arm == arm) for arm in (u.arm for u in runs)}
+    found = [Candidate(arm, paths) for arm, paths in arms.items() if all(map(is_ended, paths))]
+    if not found:
+        raise InputError(f'no arm of the sweep in {folder} has ended with all of its seeds')
+    return found
 
 
 def _onnxruntime(trained: Any, batch: int) -> Callable[[], Any] | None:
