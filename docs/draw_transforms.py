@@ -29,6 +29,7 @@ SHOWN = {
     'color_jitter': 'color_jitter(hue=0.1)',
     'cutout': 'cutout(size=32)',
     'mixup': 'mixup(alpha=1.0)',
+    'multi_crop': 'multi_crop(count=4, size=48, scale=(0.05, 0.3))',
     'mixup_or_cutmix': 'mixup_or_cutmix(mixup_alpha=1.0)',
 }
 
@@ -54,7 +55,10 @@ def drawn(text, squares, whole):
             normalize=PREPROCESSING.normalize,
             classes=2,
         )
-        return images[0]
+        if not isinstance(images, tuple):
+            return images[0]
+        rows = jnp.split(images[1][0], 2)  # four crops as a square
+        return jnp.concatenate([jnp.concatenate(list(row), axis=1) for row in rows])
 
     draw = jax.jit(jax.vmap(one, (0, None)))
     pixels = 255 * (0.25 * np.asarray(draw(jnp.arange(1, DRAWS + 1), squares)) + 0.5)

@@ -248,7 +248,8 @@ def effective_lengths(blocks: int, mean: Mapping[int, float]) -> dict[str, Any]:
     known = sorted(mean)
     lengths = np.arange(known[0], known[-1] + 1)
     tiny = np.finfo(np.float64).tiny
-    logs = np.interp(lengths, known, np.log([max(mean[k], tiny) for k in known]))
+    means = np.asarray([mean[k] for k in known], np.float64)
+    logs = np.interp(lengths, known, np.log(np.maximum(means, tiny)))
     norm = np.where(logs > np.log(2 * tiny), np.exp(logs), 0.0)
     share = np.asarray(shares(blocks))[lengths]
     product = share * norm

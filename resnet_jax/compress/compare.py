@@ -213,7 +213,7 @@ def table(entries: Sequence[Entry], batch: int) -> text.Table:
             )
         )
     header = ('model', 'method', 'error %', 'parameters', 'not zero', *(PRICES[k] for k in prices))
-    notes = (
+    notes: tuple[str, ...] = (
         f'Judged on {_images(entries[0].judged_on)} images; speeds are medians for batches of '
         f'{batch}, measured by turns. * no other one is both better and cheaper.',
     )

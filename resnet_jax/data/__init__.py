@@ -44,6 +44,7 @@ from resnet_jax.data.transforms import (
     random_flip,
     read_transforms,
     split_list,
+    views_of,
     with_settings,
 )
 from resnet_jax.text import printable
@@ -100,5 +101,6 @@ __all__ = [
     'split_sizes',
     'train_batches',
     'usable_cores',
+    'views_of',
     'with_settings',
 ]

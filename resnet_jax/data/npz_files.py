@@ -103,7 +103,7 @@ def _read_headers(path: Path, spec: str) -> tuple[dict[str, Member], str]:
 def _read_header(raw: IO[bytes], file: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> Member:
     with file.open(info) as member:
         version = np.lib.format.read_magic(member)
-        read = {
+        read: Any = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }.get(version)

@@ -160,7 +160,7 @@ _NOT_NPZ = (OSError, ValueError, EOFError, OverflowError, NotImplementedError)
 
 def _check_declared_sizes(path: Path) -> None:
     """Refuses an array that declares more than is stored of it, before memory is asked for."""
-    readers = {
+    readers: dict[tuple[int, int], Any] = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }

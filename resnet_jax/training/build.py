@@ -287,8 +287,9 @@ def _make_signal(
         batch = _examples(arrays, batch)
         batch['position'] = jnp.arange(batch['image'].shape[0])
         prepare = make_prepare(config, inputs.preprocessing, seed)
-        given = prepare(batch['image'], task.targets(batch), number, batch['position'])
-        return measure(variables, *jax.tree.map(lambda x: x[::pieces], given))
+        images, targets = prepare(batch['image'], task.targets(batch), number, batch['position'])
+        images = images[0] if isinstance(images, tuple) else images  # without smaller views
+        return measure(variables, *jax.tree.map(lambda x: x[::pieces], (images, targets)))
 
     level = config.train.xla_optimization_level
     compiled = jit(run, level, out_shardings=placement.everywhere)
@@ -317,7 +318,7 @@ def make_prepare(
 
     def prepare(
         images: Array, targets: PyTree[Array], number: Array, positions: Array
-    ) -> tuple[Array, PyTree[Array]]:
+    ) -> tuple[Any, PyTree[Array]]:
         return data.augment(
             config.augment.transforms,
             key,

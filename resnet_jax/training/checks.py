@@ -196,6 +196,12 @@ def _check_together(config: ConfigDict) -> None:
     _check_schedule_free(config)
     pruning.check_settings(config.prune, bool(config.optim.ema))
     distillation.check_settings(config.distill)
+    views = data.views_of(config.augment.transforms)
+    if views and config.distill.teacher is not None:
+        raise InputError(
+            f'transform {views!r} does not go with distill.teacher, whose outputs are those of '
+            'whole images; leave it out'
+        )
     ghost, batch = config.model.ghost_batch, config.train.batch_size // config.optim.accumulate
     if ghost and batch % ghost:
         raise InputError(

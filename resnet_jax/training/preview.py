@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,8 @@ class Preview:
     Attributes:
       stored: the images as they are stored, [height, width, channels].
       read: as they are read, cut to the model's size by the transforms of the host.
-      seen: as the model sees them, after those of the device, without its normalisation.
+      seen: as the model sees them, after those of the device, without its normalisation; crops of
+        a smaller size stand to the right.
       classes: the class of each.
       targets: what the model is to answer, in words: the class, or each of several that were mixed
         with its share.
@@ -31,7 +33,7 @@ class Preview:
 
     stored: Sequence[np.ndarray]
     read: UInt8[np.ndarray, 'n size size c']
-    seen: UInt8[np.ndarray, 'n size size c']
+    seen: UInt8[np.ndarray, 'n height width c']
     classes: tuple[str, ...]
     targets: tuple[tuple[str, ...], ...]
 
@@ -60,7 +62,7 @@ def preview(config: ConfigDict, count: int) -> Preview:
         given['image'], task.targets(given), jnp.zeros((), jnp.int32), positions
     )
     std = np.asarray(preprocessing.std, np.float32)
-    pixels = (np.asarray(images[:count], np.float32) * std + np.asarray(preprocessing.mean)) * 255
+    pixels = (_beside(images, count) * std + np.asarray(preprocessing.mean)) * 255
     source = inputs.train.with_bands(preprocessing.channels)
     names, labels = inputs.train.class_names, batch['label'][:count].tolist()
     return Preview(
@@ -70,6 +72,24 @@ def preview(config: ConfigDict, count: int) -> Preview:
         tuple(names[label] for label in labels),
         tuple(_words(names, target) for target in np.asarray(targets)[:count]),
     )
+
+
+def _beside(images: Any, count: int) -> np.ndarray:
+    """The first images, and right of each its smaller views in columns, on the mean pixel."""
+    if not isinstance(images, tuple):
+        return np.asarray(images[:count], np.float32)
+    whole, views = (np.asarray(part[:count], np.float32) for part in images)
+    height, size = whole.shape[1], views.shape[2]
+    rows = max(height // size, 1)
+    columns = -(-views.shape[1] // rows)
+    shape = (len(whole), max(height, size), whole.shape[2] + columns * size, whole.shape[3])
+    sheet = np.zeros(shape, np.float32)
+    sheet[:, :height, : whole.shape[2]] = whole
+    for number in range(views.shape[1]):
+        column, row = divmod(number, rows)
+        left = whole.shape[2] + column * size
+        sheet[:, row * size : (row + 1) * size, left : left + size] = views[:, number]
+    return sheet
 
 
 def _words(names: Sequence[str], target: np.ndarray) -> tuple[str, ...]:

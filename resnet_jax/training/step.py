@@ -21,8 +21,9 @@ Batch = Mapping[str, Array]
 Sums = dict[str, Array]
 # (state of the optimiser, parameters that are trained) -> parameters to evaluate
 EvaluatedParams = Callable[[PyTree[Array], PyTree[Array]], PyTree[Array]]
-# (uint8 images [N, H, W, C], targets, step, positions in the whole batch [N]) -> (floats, targets)
-Prepare = Callable[[Array, PyTree[Array], Array, Array], tuple[Array, PyTree[Array]]]
+# (uint8 images [N, H, W, C], targets, step, positions in the whole batch [N]) -> (floats, targets);
+# a pair of floats, where smaller views [N, K, S, S, C] of each image come with the images
+Prepare = Callable[[Array, PyTree[Array], Array, Array], tuple[Any, PyTree[Array]]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -187,6 +188,18 @@ def _make_gradients(
 ) -> Callable[..., Any]:
     """(state, batch_stats, (images, targets), key) -> gradients, new batch_stats, sums."""
 
+    def run(params: Any, batch_stats: Any, images: Array, key: Array) -> tuple[Array, Any]:
+        with evaluated(groups.still) if groups.still else contextlib.nullcontext():
+            outputs, updates = model.apply(
+                {'params': params, 'batch_stats': batch_stats},
+                images,
+                train=True,
+                mutable=['batch_stats'],
+                rngs={'dropout': key},
+                method=method,
+            )
+        return outputs, updates.get('batch_stats', {})
+
     def gradients(state: TrainState, batch_stats: Any, examples: Any, key: Array) -> Any:
         images, targets = examples
 
@@ -196,16 +209,15 @@ def _make_gradients(
                 params = jax.tree.map(
                     lambda p, keep: p if keep else stop(p), params, groups.trained
                 )
-            with evaluated(groups.still) if groups.still else contextlib.nullcontext():
-                outputs, updates = model.apply(
-                    {'params': params, 'batch_stats': batch_stats},
-                    images,
-                    train=True,
-                    mutable=['batch_stats'],
-                    rngs={'dropout': key},
-                    method=method,
-                )
-            return jnp.mean(loss(outputs, targets)), (outputs, updates.get('batch_stats', {}))
+            first, *views = images if isinstance(images, tuple) else (images,)
+            outputs, new = run(params, batch_stats, first, key)
+            losses = loss(outputs, targets)
+            for view in views:  # [N, K, ...]: every crop is one more example of its target
+                each = jax.tree.map(lambda x, k=view.shape[1]: jnp.repeat(x, k, axis=0), targets)
+                flat = view.reshape(-1, *view.shape[2:])
+                more, new = run(params, new, flat, jax.random.fold_in(key, 1))
+                losses = jnp.concatenate([losses, loss(more, each)])
+            return jnp.mean(losses), (outputs, new)
 
         (_, (outputs, new)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return grads, new, task.train_sums(outputs, targets)

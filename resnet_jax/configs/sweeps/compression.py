@@ -2,11 +2,11 @@
 
     resnet-jax sweep --config sweeps/compression:cifar_resnet20 --workdir DIR --config.data.dir=DATA
 
-The variants are nets. The folder `compressed/VARIANT` holds the trained net as `original` (a file of
-weights or a run) and what `resnet-jax compress` made of it: sparse30, channels50, factors60, ...;
-docs/results has the commands. DATA is a folder of TFDS's data sets. Every arm trains one epoch, of a
-fifth of CIFAR-10 or of all of Imagenette, with the same rate: `trained on` is the net itself, which
-says what the epoch alone is worth.
+The variants are nets. The folder `compressed/VARIANT` holds the trained net as `original` (a file
+of weights or a run) and what `resnet-jax compress` made of it: sparse30, channels50, and so on;
+docs/results has the commands. DATA is a folder of TFDS's data sets. Every arm trains one epoch, of
+a fifth of CIFAR-10 or of all of Imagenette, with the same rate: `trained on` is the net itself,
+which says what the epoch alone is worth.
 
 Hardware: any; half a minute to a minute for each run on a 2-core CPU. Result: docs/results.
 """

@@ -6,8 +6,8 @@ The variants name teacher and student. Of `resnet32_to_8` the teacher is a net t
 CIFAR-10, in the file `compressed/cifar_resnet20/teacher`, and the student sees 10,000 images. Of
 `resnet56_to_20` it is a run on the same 10,000 images at 16x16, in `runs/resnet56`:
 
-    resnet-jax train --config cifar10_slice --workdir runs/resnet56 --config.data.dir=DATA \\
-        --config.model.name=cifar_resnet56 --config.train.epochs=15
+    resnet-jax train --config cifar10_slice:cifar_resnet56 --workdir runs/resnet56
+        --config.train.epochs=15 --config.data.dir=DATA
 
 Hardware: any; a minute or two for each run on a 2-core CPU. Result: docs/results.
 """

@@ -7,6 +7,7 @@ from resnet_jax.data.transforms.apply import (
     example_keys,
     is_streamed,
     read_transforms,
+    views_of,
     with_settings,
 )
 from resnet_jax.data.transforms.geometry import random_crop, random_flip
@@ -27,5 +28,6 @@ __all__ = [
     'random_flip',
     'read_transforms',
     'split_list',
+    'views_of',
     'with_settings',
 ]

@@ -25,6 +25,8 @@ from resnet_jax.data.transforms.table import TRANSFORMS
 from resnet_jax.errors import InputError
 
 Targets = TypeVar('Targets')
+# Images, or them and smaller views of each, [N, K, S, S, C].
+Images = Shaped[Array, 'n h w c'] | tuple[Shaped[Array, 'n h w c'], Shaped[Array, 'n k s s c']]
 
 # Added to the stream of a batch transform. No batch has so many examples, so the key differs from
 # the key of every example.
@@ -93,6 +95,12 @@ def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -
             raise InputError(
                 f'transform {after.name!r} {reason.format(before.name)}; list {after.name!r} first'
             )
+    levels = {one.transform.level: one.name for one in chosen}
+    if {'views', 'batch'} <= levels.keys():
+        raise InputError(
+            f'transform {levels["views"]!r} does not go with {levels["batch"]!r}, after which a '
+            'crop may show another class than its target says; leave one of them out'
+        )
     for one in chosen:
         _check_images(one, image_size, channels)
 
@@ -102,6 +110,8 @@ def _misplaced(before: Chosen, after: Chosen) -> str:
     first, second = before.transform, after.transform
     if first.where == 'device' and second.where == 'host':
         return 'runs on the host and cannot follow {!r}, which runs on the device'
+    if first.level == 'views':
+        return 'changes whole images and cannot follow {!r}, which cuts crops out of them'
     if first.domain == 'normalised' and second.domain == 'pixels':
         return 'sees pixels and cannot follow {!r}, which sees normalised images'
     return ''
@@ -131,6 +141,12 @@ def is_streamed(texts: Sequence[str]) -> bool:
     return any(one.transform.where == 'host' for one in read_transforms(texts))
 
 
+def views_of(texts: Sequence[str]) -> str:
+    """The name of the transform that adds smaller views to each image; '' without one."""
+    chosen = read_transforms(texts)
+    return next((one.name for one in chosen if one.transform.level == 'views'), '')
+
+
 def example_keys(
     key: Key[Array, ''], step: Int[Array, ''] | int, positions: Int[Array, ' n']
 ) -> Key[Array, ' n']:
@@ -155,7 +171,7 @@ def augment(
     normalize: Callable[[Array], Array] = lambda images: images,
     classes: int | None = None,
     axis: str | None = None,
-) -> tuple[Shaped[Array, 'n h w c'], Targets]:
+) -> tuple[Images, Targets]:
     """Applies the device transforms to a batch, in their order. To be called inside `jax.jit`.
 
     Args:
@@ -172,9 +188,11 @@ def augment(
         here.
 
     Returns:
-      The images, normalised, and the targets.
+      The images, normalised, and the targets. With a transform that adds views, a pair takes the
+      place of the images: them, and the smaller ones [N, K, S, S, C].
     """
-    device = [one for one in read_transforms(texts) if one.transform.where == 'device']
+    every = [one for one in read_transforms(texts) if one.transform.where == 'device']
+    device = [one for one in every if one.transform.level != 'views']
     pixels = [i for i, one in enumerate(device) if one.transform.domain == 'pixels']
     after = pixels[-1] + 1 if pixels else 0
     keys, step_key = example_keys(key, step, positions), jax.random.fold_in(key, step)
@@ -183,7 +201,11 @@ def augment(
         mixed = _distributions(targets, classes)
     partner = functools.partial(_partners, axis=axis)
     images, mixed = _apply(device[:after], keys, step_key, images, mixed, partner)
-    return _apply(device[after:], keys, step_key, normalize(images), mixed, partner)
+    images, mixed = _apply(device[after:], keys, step_key, normalize(images), mixed, partner)
+    for one in every[len(device) :]:
+        streams = jax.vmap(functools.partial(jax.random.fold_in, data=one.transform.stream))(keys)
+        return (images, jax.vmap(one.apply)(streams, images)), mixed
+    return images, mixed
 
 
 def _distributions(targets: Any, classes: int | None) -> Any:

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Key, Shaped, UInt8
+from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.data.resizing import resize_and_crop
 from resnet_jax.data.transforms.operations import Image, rotation, warp
+from resnet_jax.data.transforms.regions import random_box
 
 PadMode = Literal['zero', 'reflect']
 PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}  # our name -> jnp.pad's
@@ -33,6 +34,49 @@ def random_crop(
     padded = jnp.pad(image, border, mode=PAD_MODES[mode])
     top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
     return lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
+
+
+def multi_crop(
+    key: Key[Array, ''],
+    image: Shaped[Array, 'h w c'],
+    count: int,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Float[Array, 'count size size c']:
+    """Cuts random boxes out of an image and resizes them to small squares.
+
+    Multi-crop (Caron et al., arXiv 2006.09882, section 3.2): the model learns from the image and
+    from a few crops of it, which cost little because they are small.
+
+    Args:
+      key: of this example.
+      image: of any size.
+      count: number of crops.
+      size: side of each, pixels.
+      scale: smallest and largest area of the box, as a fraction of the image.
+      ratio: smallest and largest width / height of the box.
+
+    Returns:
+      The crops, resized linearly with antialiasing.
+    """
+    height, width, channels = image.shape
+
+    def crop(key: Key[Array, '']) -> Float[Array, 'size size c']:
+        inverse = (1 / ratio[1], 1 / ratio[0])
+        shape = (height, width)
+        corner, sides, _ = random_box(key, shape, shape, scale, inverse)
+        kept = [
+            jnp.clip(side, 1, length).astype(jnp.float32)
+            for side, length in zip(sides, shape, strict=True)
+        ]
+        factors = jnp.stack([size / side for side in kept])
+        shift = -factors * jnp.stack(corner).astype(jnp.float32)
+        return jax.image.scale_and_translate(
+            image, (size, size, channels), (0, 1), factors, shift, 'linear', antialias=True
+        )
+
+    return jax.vmap(crop)(jax.random.split(key, count))
 
 
 def random_flip(

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-ERASING_TRIES = 10  # boxes that are drawn until one fits, as in torchvision
+BOX_TRIES = 10  # boxes that are drawn until one fits, as in torchvision
 FILLS = ('noise', 'zero')
 
 
@@ -26,6 +26,44 @@ def box_mask(
         place = jnp.arange(length)
         inside.append((place >= first) & (place < first + side))
     return inside[0][:, None] & inside[1][None]
+
+
+Pair = tuple[Int[Array, ''], Int[Array, '']]
+
+
+def random_box(
+    key: Key[Array, ''],
+    largest: tuple[int, int],
+    shape: tuple[int, int],
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[Pair, Pair, Bool[Array, '']]:
+    """Draws a box inside an image: of `BOX_TRIES` sizes the first that fits, anywhere.
+
+    Args:
+      key: its streams 0 to 2 are used.
+      largest: height and width that the box may have, pixels.
+      shape: height and width of the image, pixels.
+      area: smallest and largest area, as a fraction of the image.
+      ratio: smallest and largest height / width; all between are as likely in their logarithm.
+
+    Returns:
+      Top and left of the box, its height and width, and whether it fits; the box of the first size,
+      which reaches over the border, if none does.
+    """
+    keys = [jax.random.fold_in(key, i) for i in range(3)]
+    low, high = jnp.log(jnp.asarray(ratio))
+    tries, pixels = (BOX_TRIES,), shape[0] * shape[1]
+    areas = pixels * jax.random.uniform(keys[0], tries, minval=area[0], maxval=area[1])
+    ratios = jnp.exp(jax.random.uniform(keys[1], tries, minval=low, maxval=high))
+    heights = jnp.round(jnp.sqrt(areas * ratios)).astype(jnp.int32)
+    widths = jnp.round(jnp.sqrt(areas / ratios)).astype(jnp.int32)
+    fits = (heights <= largest[0]) & (widths <= largest[1])
+    first = jnp.argmax(fits)
+    sides = heights[first], widths[first]
+    room = jnp.maximum(jnp.stack([shape[0] - sides[0], shape[1] - sides[1]]), 0)
+    top, left = jax.random.randint(keys[2], (2,), 0, room + 1)
+    return (top, left), sides, fits[first]
 
 
 def cutout(
@@ -60,7 +98,7 @@ def random_erasing(
 ) -> Float[Array, 'h w c']:
     """Random erasing (Zhong et al., arXiv 1708.04896, section 3): a box inside becomes noise.
 
-    Of `ERASING_TRIES` boxes the first that fits is taken; if none fits, the image is unchanged.
+    Of `BOX_TRIES` boxes the first that fits is taken; if none fits, the image is unchanged.
     Ratios are uniform in their logarithm, as in torchvision and timm, and not, as in the paper, in
     themselves, which makes tall boxes likelier than wide ones.
 
@@ -73,20 +111,10 @@ def random_erasing(
       fill: 'noise': a standard normal number for each pixel and channel, of about the
         distribution of the images; 'zero': the mean.
     """
-    height, width, _ = image.shape
-    keys = [jax.random.fold_in(key, i) for i in range(5)]
-    low, high = jnp.log(jnp.asarray(ratio))
-    tries = (ERASING_TRIES,)
-    areas = height * width * jax.random.uniform(keys[0], tries, minval=area[0], maxval=area[1])
-    ratios = jnp.exp(jax.random.uniform(keys[1], tries, minval=low, maxval=high))
-    heights = jnp.round(jnp.sqrt(areas * ratios)).astype(jnp.int32)
-    widths = jnp.round(jnp.sqrt(areas / ratios)).astype(jnp.int32)
-    fits = (heights < height) & (widths < width)
-    first = jnp.argmax(fits)
-    sides = heights[first], widths[first]
-    room = jnp.maximum(jnp.stack([height - sides[0], width - sides[1]]), 0)
-    top, left = jax.random.randint(keys[2], (2,), 0, room + 1)
-    box = box_mask((height, width), (top + sides[0] // 2, left + sides[1] // 2), sides)
-    box &= fits[first] & jax.random.bernoulli(keys[3], probability)
-    noise = jax.random.normal(keys[4], image.shape, image.dtype)
+    shape = image.shape[0], image.shape[1]
+    (top, left), sides, fits = random_box(key, (shape[0] - 1, shape[1] - 1), shape, area, ratio)
+    keys = [jax.random.fold_in(key, i) for i in (3, 4)]
+    box = box_mask(shape, (top + sides[0] // 2, left + sides[1] // 2), sides)
+    box &= fits & jax.random.bernoulli(keys[0], probability)
+    noise = jax.random.normal(keys[1], image.shape, image.dtype)
     return jnp.where(box[:, :, None], jnp.zeros_like(image) if fill == 'zero' else noise, image)

@@ -66,7 +66,7 @@ class Transform:
     Attributes:
       where: 'host' while an image is read, with numpy; or 'device', inside `jax.jit`.
       level: 'example' sees one image; 'batch' sees the images and targets of a batch, on the
-        device only.
+        device only; 'views' adds smaller images to each, on the device and at the end.
       stream: sets its random numbers apart from those of the other transforms.
       apply: by `where` and `level`, with the parameters as keywords:
         host, example: (rng, image, size) -> uint8 [size, size, C]; the first of a run's gets a
@@ -74,7 +74,8 @@ class Transform:
         device, example: (key, image [H, W, C]) -> image
         device, batch: (key, images [N, H, W, C], distributions [N, classes], partner) -> (images,
         distributions); `partner` gives, of an array [N, ...], the row of each example's partner in
-        the whole batch.
+        the whole batch
+        device, views: (key, image [H, W, C]) -> images [K, S, S, C]
       parameters: name -> parameter.
       domain: what a device transform sees: 'pixels', uint8 images; 'normalised' ones, in which 0 is
         the mean pixel; or 'any', whichever comes at its place.
@@ -83,7 +84,7 @@ class Transform:
     """
 
     where: Literal['host', 'device']
-    level: Literal['example', 'batch']
+    level: Literal['example', 'batch', 'views']
     stream: int
     apply: Callable[..., Any]
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)

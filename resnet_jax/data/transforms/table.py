@@ -200,4 +200,16 @@ TRANSFORMS: dict[str, Transform] = {
         domain='normalised',
         source='arXiv 2110.00476, section 2',
     ),
+    'multi_crop': Transform(
+        *('device', 'views', 18),
+        geometry.multi_crop,
+        {
+            'count': Parameter(4, Range(1, 64, whole=True), 'crops of each image'),
+            'size': Parameter(96, _SIZE, 'side of each, pixels'),
+            'scale': Parameter((0.05, 0.14), Range(0, 1, open='low'), 'area over the image'),
+            'ratio': Parameter((3 / 4, 4 / 3), Range(0.01, 100), 'width over height'),
+        },
+        domain='normalised',
+        source='arXiv 2006.09882, section 3.2',
+    ),
 }
