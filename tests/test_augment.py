@@ -280,6 +280,7 @@ def test_commas_in_parentheses_do_not_separate():
         (('random_resized_crop(scale=(0.0, 0.5))',), 'must be above 0'),
         (('random_resized_crop(scale=(0.5, 1.5))',), 'must be at most 1'),
         (('random_resized_crop(scale=(nan, 1.0))',), 'cannot be read'),
+        (('random_resized_crop(antialias=1)',), 'antialias must be True or False'),
         (('random_scale_crop(sides=(7, 9))',), 'must be at least the image_size 8'),
     ],
 )

@@ -263,3 +263,31 @@ def test_photographs_decoded_smaller_differ_little(size, bound):
         shifts.append(np.abs(expected[1:] - expected[:-1]).mean())
     assert np.mean(differences) < bound
     assert np.mean(shifts) > 3 * bound
+
+
+def test_without_antialiasing_a_pixel_is_interpolated_between_its_neighbours():
+    """The closed form: bilinear at the centre of each result, whatever it shrinks by."""
+    image = np.asarray(scene(60, 48))
+    box, size = (5.0, 4.0, 53.0, 40.0), 12
+
+    def weights(low, high, length):
+        place = low + (np.arange(size) + 0.5) * (high - low) / size - 0.5
+        first = np.floor(place).astype(int)
+        found = np.zeros((size, length))
+        found[np.arange(size), first] = 1 - (place - first)
+        found[np.arange(size), first + 1] += place - first
+        return found
+
+    rows, columns = weights(box[1], box[3], 48), weights(box[0], box[2], 60)
+    expected = np.einsum('yh,hwc,xw->yxc', rows, image, columns)
+    found = Picture(encode(Image.fromarray(image), 'PNG')).crop(box, size, antialias=False)
+    assert np.abs(found - expected).max() <= 1.01  # it rounds down
+    smoothed = Picture(image).crop(box, size)
+    assert np.abs(smoothed - expected).max() > 5
+    whole = encode(scene(1200, 900))
+    decoded = np.asarray(Image.open(io.BytesIO(whole)))
+    large = (0.0, 0.0, 1200.0, 900.0)
+    np.testing.assert_array_equal(
+        Picture(whole).crop(large, 100, antialias=False),
+        Picture(decoded).crop(large, 100, antialias=False),
+    )

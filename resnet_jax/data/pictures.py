@@ -54,7 +54,7 @@ class Picture:
         return self._converted(decode_parts(*self._file, self.channels, self._where))
 
     def crop(
-        self, box: Box, size: int, interpolation: str = 'bilinear'
+        self, box: Box, size: int, interpolation: str = 'bilinear', antialias: bool = True
     ) -> UInt8[np.ndarray, 'size size channels']:
         """A part of the image, resized to a square; see `resize_box`.
 
@@ -66,8 +66,9 @@ class Picture:
           box: left, top, right, bottom, in pixels of the upright image, inside of it.
           size: side of the square, pixels.
           interpolation: 'bilinear' or 'bicubic'.
+          antialias: as of `resize_box`; without it a JPEG is decoded at its full size.
         """
-        scaled = self._scaled(box, size, interpolation)
+        scaled = self._scaled(box, size, interpolation, antialias)
         image, scale = scaled or (self.whole(), 1)
         left, top, right, bottom = (side / scale for side in box)
         # What the filter reaches, and no more, is converted and copied.
@@ -77,12 +78,11 @@ class Picture:
         ]
         x, y = max(math.floor(left) - reach[0], 0), max(math.floor(top) - reach[1], 0)
         part = image[y : math.ceil(bottom) + reach[1], x : math.ceil(right) + reach[0]]
-        return resize_box(
-            self._converted(part), (left - x, top - y, right - x, bottom - y), size, interpolation
-        )
+        shifted = (left - x, top - y, right - x, bottom - y)
+        return resize_box(self._converted(part), shifted, size, interpolation, antialias)
 
     def _scaled(
-        self, box: Box, size: int, interpolation: str
+        self, box: Box, size: int, interpolation: str, antialias: bool
     ) -> tuple[UInt8[np.ndarray, 'h w c'], int] | None:
         """The upright image, shrunk by a factor, down to where a box ends; only of plain JPEGs."""
         if isinstance(self.image, np.ndarray) or self._header is None:
@@ -91,7 +91,8 @@ class Picture:
         left, top, right, bottom = box
         room = min(right - left, bottom - top) / size
         large = min(header.width, header.height) >= jpeg.SMALLEST_SCALED
-        scale = next((s for s in jpeg.SCALES if s <= room), 1) if large else 1
+        shrinks = large and antialias
+        scale = next((s for s in jpeg.SCALES if s <= room), 1) if shrinks else 1
         rows = header.height
         if (parts.orientation or 1) == 1:
             reach = SUPPORTS[interpolation] * max((bottom - top) / size / scale, 1) + 2
@@ -130,6 +131,7 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     interpolation: str = 'bilinear',
+    antialias: bool = True,
 ) -> UInt8[np.ndarray, 'image_size image_size c']:
     """Cuts a random box out of an image and resizes it to a square, as for training.
 
@@ -142,10 +144,12 @@ def random_resized_crop(
       scale: smallest and largest area of the box, as a fraction of the image.
       ratio: smallest and largest width / height of the box.
       interpolation: 'bilinear' or 'bicubic'.
+      antialias: as of `resize_box`.
     """
     picture = image if isinstance(image, Picture) else Picture(image)
     left, top, width, height = random_box(*picture.size(), rng, scale, ratio)
-    return picture.crop((left, top, left + width, top + height), image_size, interpolation)
+    box = (left, top, left + width, top + height)
+    return picture.crop(box, image_size, interpolation, antialias)
 
 
 def random_box(

@@ -5,7 +5,7 @@
 The variants are nets. The folder `compressed/VARIANT` holds the trained net as `original` (a file
 of weights or a run) and what `resnet-jax compress` made of it: sparse30, channels50, and so on;
 docs/results has the commands. DATA is a folder of TFDS's data sets. Every arm trains one epoch, of
-a fifth of CIFAR-10 or of all of Imagenette, with the same rate: `trained on` is the net itself,
+a tenth of CIFAR-10 or of all of Imagenette, with the same rate: `trained on` is the net itself,
 which says what the epoch alone is worth.
 
 Hardware: any; half a minute to a minute for each run on a 2-core CPU. Result: docs/results.
@@ -17,7 +17,7 @@ from resnet_jax.errors import choose
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CIFAR = {
-    'data.train_split': 'train[:20%]',
+    'data.train_split': 'train[:10%]',
     'data.normalize': 'channel',
     'data.mean': _MEAN,
     'data.std': _STD,

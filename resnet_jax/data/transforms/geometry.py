@@ -106,11 +106,10 @@ def host_random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     interpolation: str,
+    antialias: bool,
 ) -> UInt8[np.ndarray, 'size size c']:
     """`pictures.random_resized_crop` as a row of the table."""
-    return random_resized_crop(
-        image, size, rng, scale=scale, ratio=ratio, interpolation=interpolation
-    )
+    return random_resized_crop(image, size, rng, scale, ratio, interpolation, antialias)
 
 
 def random_scale_crop(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 
-Value = float | str | tuple[float, float]
+Value = bool | float | str | tuple[float, float]
 _HOW = 'write NAME or NAME(KEY=VALUE, ...), such as pad_crop(pad=2)'
 
 
@@ -21,9 +21,10 @@ class Parameter:
     """A parameter of a transform.
 
     Attributes:
-      default: a number, a name, or a pair of numbers, the smaller first; its kind is that of all
-        values.
-      allowed: the numbers that it takes, of a pair each of the two; or the names.
+      default: a number, a name, a truth value, or a pair of numbers, the smaller first; its kind is
+        that of all values.
+      allowed: the numbers that it takes, of a pair each of the two; or the names; () of a truth
+        value.
       meaning: what it is, in a few words.
     """
 
@@ -41,6 +42,10 @@ class Parameter:
         Raises:
           InputError: saying what the parameter takes.
         """
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise InputError(f'{name} must be True or False, got {shown(value)}')
+            return value
         if not isinstance(self.allowed, Range):
             if not isinstance(value, str):
                 raise InputError(f'{name} must be a name, got {shown(value)}')

@@ -19,7 +19,7 @@ def _probability(default: float) -> Parameter:
 
 
 def _resampling(default: str) -> Parameter:
-    return Parameter(default, tuple(INTERPOLATIONS), 'how it resizes, with antialiasing')
+    return Parameter(default, tuple(INTERPOLATIONS), 'how it resizes')
 
 
 def _moves(fill: int, interpolation: str) -> dict[str, Parameter]:
@@ -42,6 +42,7 @@ TRANSFORMS: dict[str, Transform] = {
             'scale': Parameter((0.08, 1.0), Range(0, 1, open='low'), 'area over that of the image'),
             'ratio': Parameter((3 / 4, 4 / 3), Range(0.01, 100), 'width over height'),
             'interpolation': _resampling('bilinear'),
+            'antialias': Parameter(True, (), 'when it shrinks'),
         },
         source='arXiv 1409.4842, section 6',
     ),
