@@ -84,7 +84,8 @@ def get_config() -> ConfigDict:
     config.init.reset_head = False  # leave the file's head out and start it at random
 
     config.data = ConfigDict()
-    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME, aeon:NAME: docs/data.md
+    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME, aeon:NAME:
+    # docs/data.md
     config.data.name = 'tfds:cifar10'
     config.data.accept_changes = (
         False  # continue a run though images were added, removed or replaced
@@ -182,11 +183,11 @@ def get_config() -> ConfigDict:
     config.optim.schedule_unit = 'steps'
     config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...
     config.optim.decay_factor = 0.1  # ... by this
-    # plateau: multiply the rate by decay_factor, down to the least, where the mean training loss of
-    # this many epochs in a row was not below the lowest by more than the threshold.
+    # plateau: multiply the rate by decay_factor where the mean training loss of this many epochs in
+    # a row was not below the lowest by more than the threshold ...
     config.optim.plateau_patience = 10
     config.optim.plateau_threshold = 1e-4
-    config.optim.least_rate = 0.0
+    config.optim.plateau_floor = 0.0  # ... down to this rate
     config.optim.warmup = 0.0  # length; he2015's nets of 110 layers: 400 steps, see warmup_start
     config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
     config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
@@ -242,8 +243,8 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps
     config.checkpoint.keep = 2  # the last so many; the best are kept besides
-    # Which figure makes the best: top1, top5, loss or ece of evaluations; or train_loss: the run keeps
-    # and evaluates the parameters after the epoch of the lowest mean training loss.
+    # Which figure makes the best: top1, top5, loss or ece of evaluations; or train_loss: the run
+    # keeps and evaluates the parameters after the epoch of the lowest mean training loss.
     config.checkpoint.best = 'top1'
     config.checkpoint.keep_best = 1  # how many of them are kept
     return config.lock()  # so that a misspelt field in a config file is an error

@@ -54,6 +54,6 @@ def get_config(variant: str = 'ArrowHead') -> ConfigDict:
     config.optim.schedule = 'plateau'
     config.optim.decay_factor = 0.5
     config.optim.plateau_patience = 50
-    config.optim.least_rate = 1e-4
+    config.optim.plateau_floor = 1e-4
     config.checkpoint.best = 'train_loss'
     return config

@@ -84,7 +84,9 @@ class Preprocessing:
         """Of what is prepared."""
         return np.uint8 if self.dimensions == 2 else np.float32
 
-    def prepare(self, image: Shaped[np.ndarray, '*stored c']) -> Shaped[np.ndarray, '*size channels']:
+    def prepare(
+        self, image: Shaped[np.ndarray, '*stored c']
+    ) -> Shaped[np.ndarray, '*size channels']:
         """Converts channels, resizes and crops an image, on the host; a series stays as it is.
 
         Raises:
@@ -128,8 +130,9 @@ class Preprocessing:
             series = series - jnp.mean(series, axis=1, keepdims=True)
             std = jnp.std(series, axis=1, keepdims=True)
             series = series / jnp.where(std == 0, 1, std)
-        mean, std = (np.asarray(each, np.float32)[None, None] for each in (self.mean, self.std))
-        return (series - mean) * (1 / std)
+        mean = np.asarray(self.mean, np.float32).reshape(1, 1, -1)
+        scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, -1)
+        return (series - mean) * scale
 
     def to_json(self) -> str:
         """Writes one JSON object, which `from_json` reads back exactly."""

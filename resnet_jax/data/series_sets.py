@@ -7,12 +7,12 @@ import functools
 import hashlib
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from resnet_jax.data.sources import Catalog, Details, Record
-from resnet_jax.errors import InputError, first_line, unknown_name
+from resnet_jax.errors import InputError, check_choice, first_line
 
 SPLITS = {'train': 'TRAIN', 'test': 'TEST'}
 
@@ -36,17 +36,20 @@ def aeon_catalog(name: str, details: Details) -> Catalog:
             "'resnet-jax[series]'"
         )
     root = pathlib.Path(spec.submodule_search_locations[0]) / 'datasets' / 'data'
-    known = sorted(path.parent.name for path in root.glob('*/*_TRAIN.ts'))
-    known = [each for each in dict.fromkeys(known) if _files(root, each)]
-    if name not in known:
-        raise unknown_name('set in the package aeon', name, known)
-    files = _files(root, name)
+    stem = f'_{SPLITS["train"]}.ts'
+    folders = {path.name.removesuffix(stem): path.parent for path in root.glob(f'*/*{stem}')}
+    check_choice('set in the package aeon', name, folders)
+    files = _files(folders[name], name)
     series, names = _read_files(files)
     lengths = {one.shape[0] for values, _ in series.values() for one in values}
     if len(lengths) > 1:
         raise InputError(
             f'aeon:{name} has series of {min(lengths)} to {max(lengths)} steps, and a model takes '
-            'one length; cut or pad them and give the arrays as npz:FILE (docs/data.md)'
+            + (
+                f'one length; aeon:{name}_eq has them'
+                if f'{name}_eq' in folders
+                else 'one length; cut or pad them and give the arrays as npz:FILE'
+            )
         )
     channels = {one.shape[1] for values, _ in series.values() for one in values}
     return Catalog(
@@ -64,8 +67,8 @@ def aeon_catalog(name: str, details: Details) -> Catalog:
 Files = tuple[tuple[str, str], ...]  # (split, path) of each
 
 
-def _files(root: pathlib.Path, name: str) -> Files:
-    paths = {split: root / name / f'{name}_{word}.ts' for split, word in SPLITS.items()}
+def _files(folder: pathlib.Path, name: str) -> Files:
+    paths = {split: folder / f'{name}_{word}.ts' for split, word in SPLITS.items()}
     return tuple((split, str(path)) for split, path in paths.items() if path.is_file())
 
 
@@ -74,21 +77,55 @@ def _read_files(
     files: Files,
 ) -> tuple[dict[str, tuple[list[np.ndarray], np.ndarray]], tuple[str, ...]]:
     """Split -> series [L, C] and labels; and the names of the classes."""
-    from aeon.datasets import load_from_ts_file
-
-    found, names = {}, {}
+    found, names = {}, ()
     for split, path in files:
         try:
-            values, classes, about = load_from_ts_file(path, return_meta_data=True)
-        except (OSError, ValueError, IndexError) as error:
+            with open(path, encoding='utf-8') as file:
+                names, values, labels = read_ts(file)
+        except (OSError, ValueError) as error:
             raise InputError(f'{path} cannot be read: {first_line(error)}') from error
-        names |= dict.fromkeys(map(str, about.get('class_values') or sorted(set(classes))))
-        found[split] = [np.ascontiguousarray(one.T, np.float32) for one in values], classes
-    numbers = {name: number for number, name in enumerate(names)}
-    return {
-        split: (values, np.asarray([numbers[str(name)] for name in classes], np.int32))
-        for split, (values, classes) in found.items()
-    }, tuple(names)
+        found[split] = values, labels
+    return found, names
+
+
+def read_ts(
+    lines: Iterable[str],
+) -> tuple[tuple[str, ...], list[np.ndarray], np.ndarray]:
+    """Reads the format .ts of the UEA archive, of classes and without time stamps.
+
+    Args:
+      lines: of a file: a header of lines `@NAME ...`, then an example in each line, its channels
+        and its class apart by colons, the values of a channel by commas; ? is a missing value.
+
+    Returns:
+      The names of the classes, float32 [L, C] of each example, and its label.
+
+    Raises:
+      ValueError: for another format.
+    """
+    names: tuple[str, ...] = ()
+    values, labels = [], []
+    for line in map(str.strip, lines):
+        if not line or line[0] in '#@':
+            words = line.split()
+            if line.lower().startswith('@classlabel true'):
+                names = tuple(words[2:])
+            if line.lower().startswith('@timestamps true'):
+                raise ValueError('it has time stamps')
+            continue
+        *channels, label = line.split(':')
+        numbers = [
+            [float('nan' if value == '?' else value) for value in channel.split(',')]
+            for channel in channels
+        ]
+        if len({len(channel) for channel in numbers}) != 1:
+            raise ValueError(f'line {len(values) + 1} of the data has channels of several lengths')
+        values.append(np.asarray(numbers, np.float32).T.copy())
+        labels.append(label.strip().lower())
+    known = {name.lower(): number for number, name in enumerate(names)}
+    if not values or not set(labels) <= set(known):
+        raise ValueError('it has no examples, or classes that its header does not name')
+    return names, values, np.asarray([known[label] for label in labels], np.int32)
 
 
 def _read(files: Files, split: str, indices: Sequence[int]) -> list[Record]:

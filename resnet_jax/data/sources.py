@@ -176,7 +176,11 @@ class Source:
 
     def with_bands(self, channels: int) -> 'Source':
         """The source with files read as images of this many bands, unless that is grey or RGB."""
-        return self if self.space or channels in (1, 3) else dataclasses.replace(self, channels=channels)
+        return (
+            self
+            if self.space or channels in (1, 3)
+            else dataclasses.replace(self, channels=channels)
+        )
 
     def records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
         """Records, not decoded, each with the words that name it in messages."""

@@ -70,20 +70,14 @@ def plan_stages(
       drop_rate: probability of stochastic depth for the last block.
       constant_rate: whether it holds for all blocks; otherwise block l of L has l / L of it (arXiv
         1603.09382, section 3).
-      widths, strides: of each stage, where they are others.
+      widths: of each stage, where they do not double.
+      strides: of each stage, where they are not 1, 2, 2, ...
 
     Raises:
       InputError: if the limit is below the stem's reduction, or for widths or strides of another
         number of stages.
     """
-    for field, given in (('stage_widths', widths), ('stage_strides', strides)):
-        if given and (len(given) != len(stage_sizes) or min(given) < 1):
-            raise InputError(
-                f'{field} must be numbers from 1, one for each of {len(stage_sizes)} stages, got '
-                f'{tuple(given)}'
-            )
-    if output_stride and any(stride.bit_count() > 1 for stride in strides):
-        raise InputError('output_stride goes with stage_strides of powers of two only')
+    _check_lists(stage_sizes, widths, strides, output_stride)
     if output_stride and output_stride < reduction:
         raise InputError(
             f'output_stride must be at least the reduction of the stem, {reduction}, or 0 for no '
@@ -113,6 +107,19 @@ def plan_stages(
         rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
         plans.append(StagePlan(of_stage, stride, reduction, before, dilation, i == 0, rates))
     return plans
+
+
+def _check_lists(
+    stage_sizes: Sequence[int], widths: Sequence[int], strides: Sequence[int], output_stride: int
+) -> None:
+    for field, given in (('stage_widths', widths), ('stage_strides', strides)):
+        if given and (len(given) != len(stage_sizes) or min(given) < 1):
+            raise InputError(
+                f'{field} must be numbers from 1, one for each of {len(stage_sizes)} stages, got '
+                f'{tuple(given)}'
+            )
+    if output_stride and any(stride.bit_count() > 1 for stride in strides):
+        raise InputError('output_stride goes with stage_strides of powers of two only')
 
 
 def convolution_paths(

@@ -207,9 +207,7 @@ def _create_state(
 ) -> TrainState:
     shape = preprocessing.input_shape
     lowest = config.checkpoint.best == LOWEST_LOSS
-    return step.create_state(
-        model, optimizer, shape, seed, optim.averages(config.optim), lowest
-    )
+    return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim), lowest)
 
 
 def _make_steps(

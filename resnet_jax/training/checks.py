@@ -59,7 +59,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('optim.momentum', 'optim.b1', 'optim.b2', 'optim.ema'), _FRACTION),
     'optim.epsilon': Range(0, open='low'),
     'optim.plateau_patience': _COUNT,
-    **dict.fromkeys(('optim.plateau_threshold', 'optim.least_rate'), Range(0)),
+    **dict.fromkeys(('optim.plateau_threshold', 'optim.plateau_floor'), Range(0)),
     **dict.fromkeys(('optim.boundaries', 'optim.warmup'), _LENGTH),
     'parallel.devices': _COUNT,
     **dict.fromkeys(('loss.label_smoothing', 'loss.target_threshold'), _FRACTION),
@@ -231,8 +231,8 @@ def _check_series(config: ConfigDict) -> None:
     if settings.normalize != 'channel' and (settings.normalize == 'series') != (dimensions == 1):
         other = 'channel or series' if dimensions == 1 else 'channel or pixel'
         raise InputError(
-            f'config field data.normalize takes {other} for a model of {dimensions} dimensions, got '
-            f'{settings.normalize}'
+            f'config field data.normalize takes {other} for a model of {dimensions} dimensions, '
+            f'got {settings.normalize}'
         )
     if settings.normalize == 'series' and (settings.mean is not None or settings.std is not None):
         raise InputError('data.normalize=series measures each series; unset data.mean and data.std')

@@ -97,7 +97,7 @@ NEEDS: dict[str, _Needs] = {
     'optim.decay_factor': _one_of('optim.schedule', 'piecewise', 'plateau'),
     **{
         f'optim.{field}': _one_of('optim.schedule', 'plateau')
-        for field in ('plateau_patience', 'plateau_threshold', 'least_rate')
+        for field in ('plateau_patience', 'plateau_threshold', 'plateau_floor')
     },
     'optim.epsilon': _one_of('optim.name', 'adam', 'adamw', 'nadam', 'nadamw'),
     'model.width': (

@@ -190,7 +190,7 @@ def _on_plateau(optim: ConfigDict, steps: int) -> optax.GradientTransformationEx
         rtol=0.0,
         atol=optim.plateau_threshold,
         accumulation_size=steps,
-        min_scale=optim.least_rate / optim.learning_rate,
+        min_scale=optim.plateau_floor / optim.learning_rate,
     )
 
     def init(params: Any) -> Any:
@@ -204,9 +204,7 @@ def _on_plateau(optim: ConfigDict, steps: int) -> optax.GradientTransformationEx
 def rate_factor(opt_state: Any) -> Any:
     """What the schedule `plateau` multiplies the rate by, from the optimiser's state; else 1."""
     found = [
-        part.scale
-        for part in jax.tree.leaves(opt_state, is_leaf=_is_plateau)
-        if _is_plateau(part)
+        part.scale for part in jax.tree.leaves(opt_state, is_leaf=_is_plateau) if _is_plateau(part)
     ]
     return found[0] if found else 1.0
 

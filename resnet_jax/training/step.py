@@ -158,9 +158,7 @@ def make_train_step(
             grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
         mean_loss = sums['loss'] / sums['n']
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, value=mean_loss
-        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=mean_loss)
         params = optax.apply_updates(state.params, updates)
         new = {'params': params, 'batch_stats': batch_stats}
         if state.ema is not None and 'lowest' in state.ema:
