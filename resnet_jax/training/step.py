@@ -10,7 +10,6 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -19,7 +18,7 @@ from resnet_jax.training.groups import EVERYTHING, Groups, by_path
 from resnet_jax.training.tasks import Loss, Task
 
 # Of no epoch yet. Not infinite: that in a state means that the run diverged.
-NO_LOSS = float(np.finfo(np.float32).max)
+NO_LOSS = 1e30
 Batch = Mapping[str, Array]
 Sums = dict[str, Array]
 # (state of the optimiser, parameters that are trained) -> parameters to evaluate
