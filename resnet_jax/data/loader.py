@@ -196,7 +196,8 @@ def train_batches(
         while iterating, on an image that cannot be read or a label outside the classes.
     """
     _check_batch_size(batch_size, len(source))
-    check_transforms(transforms, preprocessing.image_size, preprocessing.channels)
+    about = preprocessing.image_size, preprocessing.channels, preprocessing.dimensions
+    check_transforms(transforms, *about)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)

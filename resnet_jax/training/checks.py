@@ -117,7 +117,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     check_choices(config)
     check_trackers(config.log.trackers)
     size = train_image_size(config)
-    data.check_transforms(config.augment.transforms, size, config.data.channels)
+    dimensions = model_dimensions(config.model)
+    data.check_transforms(config.augment.transforms, size, config.data.channels, dimensions)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
