@@ -311,6 +311,7 @@ def test_the_documented_sweeps_are_there():
         *('preact_vs_original', 'shortcuts_he2016_table1', 'placements_he2016_table2'),
         *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
         *('optimisers', 'learning_rate', 'finetuning', 'augmentation'),
+        *('series_placements', 'series_shortcuts', 'series_depth'),
     }
 
 
