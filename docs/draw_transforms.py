@@ -68,12 +68,13 @@ def drawn(text, squares, whole):
 def main():
     """Writes the picture beside this script."""
     squares, whole = photographs()
-    rows = -(-len(TRANSFORMS) // BLOCKS)
+    names = [name for name, row in TRANSFORMS.items() if 2 in row.dimensions]
+    rows = -(-len(names) // BLOCKS)
     figure = Figure(figsize=(4.9 * BLOCKS, 1.05 * rows), layout='constrained')
     blocks = figure.subplots(rows, BLOCKS).T.ravel()
     for axes in blocks:
         axes.axis('off')
-    for axes, name in zip(blocks, TRANSFORMS, strict=False):
+    for axes, name in zip(blocks, names, strict=False):
         gap = np.full((SIZE, 4, 3), 255, np.uint8)
         parts = [squares[0], gap, gap]
         for image in drawn(SHOWN.get(name, name), squares, whole):

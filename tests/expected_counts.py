@@ -34,6 +34,17 @@ def bottleneck_net(stages, *, stem, stem_width, width, classes, groups=1, base_w
     return total + before * classes + classes
 
 
+def series_net(classes):
+    """tsc (arXiv 1611.06455), section 2.3, as Keras builds it: biases, and a norm on shortcut 3."""
+    total, before = 0, 1
+    for c in (64, 128, 128):
+        total += 8 * before * c + c + 5 * c * c + c + 3 * c * c + c + 3 * 2 * c
+        total += before * c + c if before != c else 0  # the projection, and its or the only norm
+        total += 2 * c
+        before = c
+    return total + before * classes + classes
+
+
 def squeeze_excitations(stages, channels):
     """senet, section 4: two layers with bias in each block, C to C / 16 and back; at least 8."""
     return sum(
@@ -246,6 +257,7 @@ EXPECTED = {
     'wrn28_10': (36_479_194, 'wrn, table 4: 36.5M'),
     'cifar_resnext29_8x64d': (cifar_resnext(8), 'resnext, table 7: 34.4M'),
     'cifar_resnext29_16x64d': (cifar_resnext(16), 'resnext, table 7: 68.1M'),
+    'tsc_resnet': (series_net(2), 'closed form, tsc section 2.3; hfawaz/dl-4-tsc resnet.py'),
     **{
         f'cifar_se_resnet{6 * n + 2}': (
             cifar(n) + squeeze_excitations((n,) * 3, (16, 32, 64)),

@@ -86,6 +86,8 @@ class Formula:
     def shortcut(self, kind, x, channels, stride, norm):
         if kind == 'identity':
             return x
+        if kind == 'norm':
+            return self.norm('shortcut_norm', x)
         if kind == 'zero_pad':
             x = x[(slice(None), *(slice(None, None, stride),) * (x.ndim - 2))]
             zeros = np.zeros((*x.shape[:-1], (channels - x.shape[-1]) // 2))
@@ -165,6 +167,7 @@ KINDS = {
     'projection': ('identity', 'projection'),
     'projection_all': ('projection', 'projection'),
     'conv1x1': ('projection', 'projection'),
+    'normed': ('norm', 'projection'),
     'none': (None, None),
 }
 

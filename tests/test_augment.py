@@ -295,9 +295,12 @@ def test_transforms_that_fit_are_accepted():
     check_transforms((), 8)
     check_transforms(('flip',), 8, channels=13)
     check_transforms(('pad_crop(pad=7, mode=reflect)',), 8)
-    mixing = [name for name, row in TRANSFORMS.items() if row.level == 'batch']
-    check_transforms([name for name in TRANSFORMS if name != 'multi_crop'], 224)
-    check_transforms([name for name in TRANSFORMS if name not in mixing], 224)
+    for dimensions in (1, 2):
+        fitting = [name for name, row in TRANSFORMS.items() if dimensions in row.dimensions]
+        mixing = [name for name in fitting if TRANSFORMS[name].level == 'batch']
+        whole = [name for name in fitting if name != 'multi_crop']
+        check_transforms(whole, 224, dimensions=dimensions)
+        check_transforms([n for n in fitting if n not in mixing], 224, dimensions=dimensions)
     with pytest.raises(InputError, match='lighting'):
         check_transforms(('lighting',), 8, channels=1)
 

@@ -52,7 +52,7 @@ def test_rows_build_and_have_the_published_parameters(key):
     for row in table.rows:
         # Scanned blocks hold the same parameters and are traced once.
         parameters = parameters_of(build(table, row, scan_blocks=True))
-        assert parameters['head']['bias'].shape == (table.num_classes,)
+        assert parameters['head']['bias'].shape == (table.facts(row).classes,)
         if row.parameters is not None:
             assert count_parameters(parameters) == row.parameters, row.name
         if key in COUNTS:

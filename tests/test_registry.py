@@ -128,7 +128,7 @@ def test_settings_of_a_row_are_not_shared():
             "zero_init_last takes bool, got 'n",
         ),
         (lambda: create_model('resnet18', dropout='0.1'), "dropout takes float, got '0.1'"),
-        (lambda: create_model('resnet18', kernels=(2, 3)), 'kernels must be odd'),
+        (lambda: create_model('resnet18', kernels=(0, 3)), 'kernels must be at least 1'),
         (lambda: create_model('resnet18', num_classes=0), 'num_classes must be at least 1'),
         (lambda: create_model('resnet18', gate='open'), 'unknown gate'),
         (lambda: create_model('resnet18', se_place='before'), 'unknown se_place'),

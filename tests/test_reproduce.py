@@ -510,15 +510,18 @@ def count_blocks(model, image_size):
 )
 def test_counting_a_few_blocks_is_exact(name, size):
     model = create_model(name)
-    assert count_blocks(model, size) == count(model, (size, size, 3))
+    assert count_blocks(model, (size, size, 3)) == count(model, (size, size, 3))
     gated = build(find_table('he2016_table1'), find_table('he2016_table1').rows[4])
     gated = gated.clone(stage_sizes=(5, 4, 3))
-    assert count_blocks(gated, 32) == count(gated, (32, 32, 3))
+    assert count_blocks(gated, (32, 32, 3)) == count(gated, (32, 32, 3))
 
 
 def assert_counts_are_exact(key):
     table = TABLES[key]
-    counted = {row.name: count_blocks(build(table, row), table.image_size) for row in table.rows}
+    counted = {
+        row.name: count_blocks(build(table, row), table.facts(row).image_shape)
+        for row in table.rows
+    }
     assert COUNTS.get(key) == counted, f'write these into papers/row_counts.py: {counted}'
 
 
@@ -571,7 +574,7 @@ def smoke(key, folder):
     report = json.loads((folder / 'reproduce.json').read_text())
     assert [row['verdict'] for row in report['rows']] == ['ran'] * len(TABLES[key].rows)
     for row, published in zip(report['rows'], TABLES[key].rows, strict=True):
-        if published.parameters and TABLES[key].num_classes == 10:  # as synthetic images have
+        if published.parameters and TABLES[key].facts(published).classes == 10:  # as synthetic
             assert row['parameters'] == published.parameters
     return result
 

@@ -312,6 +312,7 @@ def test_the_documented_sweeps_are_there():
         *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
         *('optimisers', 'learning_rate', 'finetuning', 'augmentation'),
         *('compression', 'distillation'),
+        *('series_placements', 'series_shortcuts', 'series_depth'),
     }
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 import textwrap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from resnet_jax import text
 from resnet_jax.commands.engine_options import add_engine_options, chosen_engine
 from resnet_jax.commands.sweep import parse_seeds, parse_shard
-from resnet_jax.errors import InputError, RunError
+from resnet_jax.errors import InputError, RunError, check_choice
 from resnet_jax.json_files import json_text
 
 TEXT = "Run a paper's table and compare the results with the published ones."
@@ -33,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--seeds',
         metavar='N|A,B,...',
         help='number of seeds of each row, or a list; default: that of the paper and scale',
+    )
+    parser.add_argument(
+        '--rows',
+        metavar='NAME,...',
+        help='train these rows now, and leave the others for later; default: all',
     )
     parser.add_argument('--shard', default='1/1', metavar='I/N', help='run only this part')
     parser.add_argument(
@@ -85,9 +91,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         options.overrides,
         parse_seeds(options.seeds),
     )
-    shard = parse_shard(options.shard)
+    shard, rows = parse_shard(options.shard), _rows(options.rows, plan.sweep.arms)
     with chosen_engine(options) as engine:
-        failed = run_sweep(plan.sweep, options.workdir, shard, engine)
+        failed = run_sweep(plan.sweep, options.workdir, shard, engine, rows)
     found = reproduction.collect(plan, options.workdir)
     reproduction.write_reproduction(found, options.workdir)
     if options.json:
@@ -106,6 +112,16 @@ def _reproduce(options: argparse.Namespace) -> None:
             f'{len(broken)} runs failed: {names}; see failed.json in their folders; run the same '
             'command again to retry them'
         )
+
+
+def _rows(text: str | None, known: Collection[str]) -> tuple[str, ...] | None:
+    """The rows of --rows; None for all. A name may hold commas itself."""
+    if text is None or text in known:
+        return None if text is None else (text,)
+    names = tuple(name.strip() for name in text.split(','))
+    for name in names:
+        check_choice('row', name, known)
+    return names
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -96,6 +96,7 @@ def _folded(model: ResNet, params: _Arrays, stats: Mapping[Path, Any]) -> _Array
             found |= {(*norm, 'scale'): scale, (*norm, 'bias'): bias}
         else:  # the last axis of a kernel is that of its output channels
             conv = (*conv, 'up') if (*conv, 'up', 'kernel') in found else conv  # of low rank
+            bias = bias + scale * found.get((*conv, 'bias'), 0.0)
             found |= {(*conv, 'kernel'): found[(*conv, 'kernel')] * scale, (*conv, 'bias'): bias}
     return found
 
@@ -104,11 +105,12 @@ def _pairs(model: ResNet, params: Iterable[Path]) -> Iterator[tuple[Path, Path]]
     """The paths of each convolution behind which a norm stands, and of that norm."""
     stem, _ = model.body()
     _, branch, _ = spell_out(model.block, model.fixup)
+    modules = {path[:n] for path in params for n in range(1, len(path))}
     for part in sorted({path[:-2] for path in params}):
         operations = stem.operations() if part == ('stem',) else branch if len(part) == 2 else ()
         for conv, norm in pairs(operations):
             yield (*part, conv.name), (*part, norm.name)
-        if (*part, 'shortcut_norm', 'scale') in params:
+        if (*part, 'shortcut_norm', 'scale') in params and (*part, 'shortcut_conv') in modules:
             yield (*part, 'shortcut_conv'), (*part, 'shortcut_norm')
 
 

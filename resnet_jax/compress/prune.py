@@ -213,9 +213,10 @@ def keep_channels(
 
 def _entries(model: ResNet, widths: Mapping[str, int]) -> Iterator[str]:
     """Entries of `inner_channels`, of the convolutions that differ from the design."""
+    _, stages = model.body()
     for path, width in widths.items():
         stage = int(path.partition('/')[0].removeprefix('stage'))
-        if width != model.block.inner_channels(model.width * 2 ** (stage - 1)):
+        if width != model.block.inner_channels(stages[stage - 1].plan.width):
             yield f'{path}={width}'
 
 

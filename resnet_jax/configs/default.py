@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = 'float32'  # of the computation; bfloat16 keeps float32 parameters
     # The rest overrides the model's row, where set (see resnet_jax/models).
     config.model.placement = placeholder(str)  # where norm and activation stand: he2016, figure 4
-    config.model.shortcut = placeholder(str)  # zero_pad, projection, projection_all, conv1x1, none
+    config.model.shortcut = placeholder(str)  # zero_pad, projection, normed, conv1x1, none, ...
     config.model.raw_first_shortcut = placeholder(bool)  # pre-activation of other codes than he2016
     config.model.gate = placeholder(str)  # none, exclusive, shortcut_only: he2016, figure 2
     config.model.gate_bias = placeholder(float)  # its initial bias
@@ -50,7 +50,9 @@ def get_config() -> ConfigDict:
     config.model.stem = placeholder(str)  # imagenet (7x7/2, max-pool), cifar (3x3), ...
     config.model.stem_width = placeholder(int)  # channels of the stem
     config.model.width = placeholder(int)  # of the first stage's blocks
-    config.model.dimensions = placeholder(int)  # of space; data sets here have 2
+    config.model.stage_widths = placeholder(tuple)  # of each stage, where they do not double
+    config.model.stage_strides = placeholder(tuple)  # of each stage, where not 1, 2, 2, ...
+    config.model.dimensions = placeholder(int)  # of space: 1 for series, 2 for images
     config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
     config.model.norm = placeholder(str)  # batch, group, layer, none, folded
     config.model.norm_groups = placeholder(int)  # of group norm
@@ -60,7 +62,9 @@ def get_config() -> ConfigDict:
     config.model.weight_standardization = placeholder(bool)
     config.model.standardized_to = placeholder(str)  # their variance: fan_in (1 / it) or one
     config.model.zero_init_head = placeholder(bool)  # all classes start equally likely
-    config.model.init_scheme = placeholder(str)  # he_fan_out, he_fan_in, fixup (with norm=none)
+    config.model.conv_bias = placeholder(bool)  # convolutions add biases, norms or not
+    # he_fan_out, he_fan_in, glorot_uniform, fixup (with norm=none)
+    config.model.init_scheme = placeholder(str)
     config.model.dropout = placeholder(float)  # rate, before the head
     config.model.stochastic_depth = placeholder(float)  # rate of dropping the last block's branch
     config.model.stochastic_depth_decay = placeholder(str)  # linear or constant over the blocks
@@ -80,7 +84,8 @@ def get_config() -> ConfigDict:
     config.init.reset_head = False  # leave the file's head out and start it at random
 
     config.data = ConfigDict()
-    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME: docs/data.md
+    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME, aeon:NAME:
+    # docs/data.md
     config.data.name = 'tfds:cifar10'
     config.data.accept_changes = (
         False  # continue a run though images were added, removed or replaced
@@ -106,7 +111,9 @@ def get_config() -> ConfigDict:
     config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array
     # Shorter side before the centre crop; image_size if unset.
     config.data.resize = placeholder(int)
-    config.data.normalize = 'channel'  # subtract the mean per channel or per pixel (he2015: pixel)
+    # Subtract the mean per channel or per pixel (he2015: pixel); or give each series by itself mean
+    # 0 and deviation 1 (series).
+    config.data.normalize = 'channel'
     config.data.mean = placeholder(tuple)  # per channel, pixels in [0, 1]; measured if not set
     config.data.std = placeholder(tuple)  # likewise; divided by per channel, unless per pixel
     config.data.memory_mib = 1024  # a training set up to this size lives on the device
@@ -166,15 +173,21 @@ def get_config() -> ConfigDict:
     config.optim.nesterov = False
     config.optim.b1 = 0.9  # of all but sgd; of muon, for the head, norms and biases
     config.optim.b2 = 0.999  # lion usually takes 0.99
+    config.optim.epsilon = 1e-8  # of adam, adamw, nadam, nadamw; Keras' is 1e-7
     config.optim.weight_decay = 1e-4  # into the gradient for sgd, adam, nadam; else decoupled
     # The default is he2015's recipe, which decays every parameter; arXiv 1706.02677 spares norms.
     config.optim.decay_norm_and_bias = True
     config.optim.decay_towards = 'zero'  # zero, or start: what init.weights gave (L2-SP)
-    config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle, rising
+    config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle, rising, plateau
     # Of boundaries, warmup and train.unfreeze: steps or epochs.
     config.optim.schedule_unit = 'steps'
     config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...
     config.optim.decay_factor = 0.1  # ... by this
+    # plateau: multiply the rate by decay_factor where the mean training loss of this many epochs in
+    # a row was not below the lowest by more than the threshold ...
+    config.optim.plateau_patience = 10
+    config.optim.plateau_threshold = 1e-4
+    config.optim.plateau_floor = 0.0  # ... down to this rate
     config.optim.warmup = 0.0  # length; he2015's nets of 110 layers: 400 steps, see warmup_start
     config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
     config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
@@ -230,6 +243,8 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps
     config.checkpoint.keep = 2  # the last so many; the best are kept besides
-    config.checkpoint.best = 'top1'  # which figure makes the best: top1, top5, loss or ece
+    # Which figure makes the best: top1, top5, loss or ece of evaluations; or train_loss: the run
+    # keeps and evaluates the parameters after the epoch of the lowest mean training loss.
+    config.checkpoint.best = 'top1'
     config.checkpoint.keep_best = 1  # how many of them are kept
     return config.lock()  # so that a misspelt field in a config file is an error

@@ -27,7 +27,13 @@ from resnet_jax.data.loader import (
     train_batches,
 )
 from resnet_jax.data.pictures import Picture, random_resized_crop
-from resnet_jax.data.preprocessing import MOST_CHANNELS, Preprocessing, fit_mean, fit_std
+from resnet_jax.data.preprocessing import (
+    MOST_CHANNELS,
+    Preprocessing,
+    fit_mean,
+    fit_series,
+    fit_std,
+)
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.resizing import check_sizes
 from resnet_jax.data.sources import Source, hold_out
@@ -80,6 +86,7 @@ __all__ = [
     'fingerprint',
     'fingerprint_changes',
     'fit_mean',
+    'fit_series',
     'fit_std',
     'has_effect',
     'hold_out',

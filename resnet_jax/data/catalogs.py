@@ -13,6 +13,7 @@ import numpy as np
 from resnet_jax.data.folders import read_image_folder
 from resnet_jax.data.hub_sets import hub_catalog
 from resnet_jax.data.npz_files import npz_catalog
+from resnet_jax.data.series_sets import aeon_catalog
 from resnet_jax.data.sources import Catalog, Details, Read, Record, Source, sliced_in_proportion
 from resnet_jax.data.tar_shards import tar_catalog
 from resnet_jax.data.tfds_sets import tfds_catalog
@@ -59,7 +60,7 @@ def open_source(
     read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
-    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes', 'name_of')}
+    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes', 'name_of', 'space')}
     source = Source(
         *(spec, split, catalog.class_names, catalog.channels, read, parts),
         **about,
@@ -267,4 +268,5 @@ KINDS: dict[str, Kind] = {
     'tar:PATTERN': Kind(tar_catalog, (*_KEYS, *_NAMES)),
     'npz:FILE': Kind(npz_catalog, _NAMES),
     'hf:NAME': Kind(hub_catalog, (*_KEYS, *_NAMES)),
+    'aeon:NAME': Kind(aeon_catalog, ('slice_order',)),
 }

@@ -196,7 +196,8 @@ def train_batches(
         while iterating, on an image that cannot be read or a label outside the classes.
     """
     _check_batch_size(batch_size, len(source))
-    check_transforms(transforms, preprocessing.image_size, preprocessing.channels)
+    about = preprocessing.image_size, preprocessing.channels, preprocessing.dimensions
+    check_transforms(transforms, *about)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)
@@ -247,9 +248,8 @@ def eval_batches(
 
 
 def _empty_batch(size: int, preprocessing: Preprocessing) -> Batch:
-    side, channels = preprocessing.image_size, preprocessing.channels
     return {
-        'image': np.zeros((size, side, side, channels), np.uint8),
+        'image': np.zeros((size, *preprocessing.input_shape), preprocessing.dtype),
         'label': np.zeros(size, np.int32),
     }
 

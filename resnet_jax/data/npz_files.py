@@ -65,7 +65,15 @@ def npz_catalog(file: str, details: Details) -> Catalog:
             f'{spec}: no arrays SPLIT_images and SPLIT_labels in it, such as train_images; there '
             f'are {", ".join(sorted(members)[:8]) or "none"}'
         )
-    bands = {_channels(spec, split, member) for split, member in images.items()}
+    series = all(_is_series(member) for member in images.values())
+    if series:
+        shapes = {member.shape[1:] for member in images.values()}
+        if len(shapes) > 1:
+            both = ' and '.join(map(str, sorted(map(list, shapes))))
+            raise InputError(f'{spec}: series of shapes {both}; a model takes one [L, C]')
+        bands = {shape[1] for shape in shapes}
+    else:
+        bands = {_channels(spec, split, member) for split, member in images.items()}
     if len(bands) > 1:
         raise InputError(f'{spec}: images of {" and ".join(map(str, sorted(bands)))} channels')
     found = {split: _labels(path, spec, split, members, images[split]) for split in images}
@@ -78,7 +86,13 @@ def npz_catalog(file: str, details: Details) -> Catalog:
         version=version,
         by_class=True,
         labels=labels.__getitem__,
+        space=next(iter(images.values())).shape[1:2] if series else (),
     )
+
+
+def _is_series(member: Member) -> bool:
+    """Whether an array holds series: floats [N, L, C]."""
+    return member.dtype.kind == 'f' and len(member.shape) == 3 and 0 not in member.shape[1:]
 
 
 def _read_headers(path: Path, spec: str) -> tuple[dict[str, Member], str]:
@@ -134,9 +148,9 @@ def _channels(spec: str, split: str, member: Member) -> int:
     """Checks the shape of a split's images, and gives their channels."""
     shape = member.shape
     text = f'{spec}: {split}{_IMAGES} has shape {list(shape)} and dtype {member.dtype}'
-    wanted = 'pictures are uint8 [N, H, W] or [N, H, W, C]'
+    wanted = 'pictures are uint8 [N, H, W] or [N, H, W, C], series floats [N, L, C]'
     if member.dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape[1:]:
-        what = 'a volume or a series' if len(shape) > 4 else 'that'
+        what = 'a volume' if len(shape) > 4 else 'that'
         raise InputError(f'{text}; {wanted}, and {what} cannot be read yet')
     if len(shape) == 4 and shape[1] == shape[2] == shape[3] > 4:
         raise InputError(f'{text}, which looks like volumes; {wanted}')
@@ -198,8 +212,9 @@ def _read(
 ) -> list[Record]:
     found = _array(path, spec, images[split], _kept)
     pictures = [np.array(found[i]) for i in indices]
+    whole = _is_series(images[split])
     return [
-        (picture if picture.ndim == 3 else picture[:, :, None], int(labels[split][i]))
+        (picture if whole or picture.ndim == 3 else picture[:, :, None], int(labels[split][i]))
         for picture, i in zip(pictures, indices, strict=True)
     ]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from resnet_jax.data.resizing import (
     INTERPOLATIONS,
@@ -39,6 +39,9 @@ class Preprocessing:
       std: a number per channel that the difference is divided by.
       class_names: the name of each label.
       interpolation: of the resize, 'bilinear' or 'bicubic', both with antialiasing.
+      dimensions: 2; or 1 for series of numbers, [L, C], which are neither resized nor scaled to
+        [0, 1]. `image_size` is then their length.
+      standardize: whether each channel of each series first gets mean 0 and deviation 1.
     """
 
     image_size: int
@@ -48,6 +51,8 @@ class Preprocessing:
     std: tuple[float, ...]
     class_names: tuple[str, ...]
     interpolation: str = 'bilinear'  # also of files from before this field existed
+    dimensions: int = 2  # these two likewise
+    standardize: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
@@ -56,9 +61,11 @@ class Preprocessing:
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         with np.errstate(over='ignore'):  # to infinity, which is refused
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        pixels = (self.image_size, self.image_size, self.channels)
-        if mean.shape not in ((self.channels,), pixels):
-            raise InputError(f'mean has shape {mean.shape}; give ({self.channels},) or {pixels}')
+        if self.dimensions not in (1, 2) or (self.standardize and self.dimensions != 1):
+            raise InputError('dimensions must be 2, or 1 for series; standardize goes with 1 only')
+        if mean.shape not in ((self.channels,), self.input_shape):
+            pixels = f'({self.channels},) or {self.input_shape}'
+            raise InputError(f'mean has shape {mean.shape}; give {pixels}')
         if not np.isfinite(mean).all():
             raise InputError(f'mean must be finite, not {self.mean}')
         if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
@@ -67,17 +74,65 @@ class Preprocessing:
         object.__setattr__(self, 'std', _tuples(std.tolist()))
         object.__setattr__(self, 'class_names', tuple(self.class_names))
 
-    def prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'size size channels']:
-        """Converts channels, resizes and crops an image, on the host."""
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a prepared image, [H, W, C], or series, [L, C]."""
+        return (*(self.image_size,) * self.dimensions, self.channels)
+
+    @property
+    def dtype(self) -> Any:
+        """Of what is prepared."""
+        return np.uint8 if self.dimensions == 2 else np.float32
+
+    def prepare(
+        self, image: Shaped[np.ndarray, '*stored c']
+    ) -> Shaped[np.ndarray, '*size channels']:
+        """Converts channels, resizes and crops an image, on the host; a series stays as it is.
+
+        Raises:
+          InputError: for a series of another length or number of channels, or not of finite
+            numbers; and for an image in place of a series, or the other way round.
+        """
+        if image.ndim != self.dimensions + 1:
+            kinds = {2: 'a series [L, C]', 3: 'an image [H, W, C]'}
+            found, wanted = (kinds.get(n, f'{n} axes') for n in (image.ndim, self.dimensions + 1))
+            raise InputError(f'the data hold {found}, and the model takes {wanted}')
+        if self.dimensions == 1:
+            return self._checked(image)
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
-    def normalize(self, images: UInt8[Array, 'n h w c']) -> Float32[Array, 'n h w c']:
-        """Computes (pixels / 255 - mean) / std, on the device. To be called inside `jax.jit`."""
+    def _checked(self, series: np.ndarray) -> Float32[np.ndarray, 'length channels']:
+        if series.shape != self.input_shape:
+            raise InputError(
+                f'a series of {series.shape[0]} steps and {series.shape[1]} channels, where the '
+                f'model takes {self.image_size} and {self.channels}'
+            )
+        if not np.isfinite(series).all():
+            raise InputError('a series holds values that are missing or not finite; fill them in')
+        return series.astype(np.float32)
+
+    def normalize(self, images: Shaped[Array, 'n *size c']) -> Float32[Array, 'n *size c']:
+        """Computes (pixels / 255 - mean) / std, on the device. To be called inside `jax.jit`.
+
+        Of series, which are not divided by 255, and where `standardize` is set each channel of each
+        has mean 0 and deviation 1 before; a constant one becomes zeros.
+        """
+        if self.dimensions == 1:
+            return self._normalized_series(images.astype(jnp.float32))
         mean = np.asarray(self.mean, np.float32)
         mean = mean.reshape(mean.shape if mean.ndim == 3 else (1, 1, -1))[None]
         scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, 1, -1)
         return (images.astype(jnp.float32) / 255 - mean) * scale
+
+    def _normalized_series(self, series: Array) -> Array:
+        if self.standardize:
+            series = series - jnp.mean(series, axis=1, keepdims=True)
+            std = jnp.std(series, axis=1, keepdims=True)
+            series = series / jnp.where(std == 0, 1, std)
+        mean = np.asarray(self.mean, np.float32).reshape(1, 1, -1)
+        scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, -1)
+        return (series - mean) * scale
 
     def to_json(self) -> str:
         """Writes one JSON object, which `from_json` reads back exactly."""
@@ -146,3 +201,17 @@ def fit_std(images: UInt8[np.ndarray, 'n h w c']) -> Float32[np.ndarray, ' c']:
     if not (std > 0).all():
         raise InputError('the training images have a constant channel; no std can be fitted')
     return std.astype(np.float32)
+
+
+def fit_series(
+    series: Float32[np.ndarray, 'n length c'],
+) -> tuple[Float32[np.ndarray, ' c'], Float32[np.ndarray, ' c']]:
+    """Measures mean and standard deviation of a training set of series, for each channel.
+
+    Raises:
+      InputError: if a channel is constant.
+    """
+    mean, std = (each(series.astype(np.float64), (0, 1)) for each in (np.mean, np.std))
+    if not (std > 0).all():
+        raise InputError('the training series have a constant channel; no std can be fitted')
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -37,6 +37,7 @@ class Catalog:
         known from the records.
       name_of: (whole split, index in it) -> where that example is stored, for messages; None if
         nothing more is known than its number.
+      space: (length,) of series, arrays of floats [L, C] that all have it; () of images.
     """
 
     sizes: Mapping[str, int]
@@ -49,6 +50,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
+    space: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Source:
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
-      version, root, notes, name_of: as in `Catalog`.
+      version, root, notes, name_of, space: as in `Catalog`.
       read_labels: `Catalog.labels`.
     """
 
@@ -104,6 +106,12 @@ class Source:
     notes: tuple[str, ...] = ()
     read_labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
+    space: tuple[int, ...] = ()
+
+    @property
+    def noun(self) -> str:
+        """What its examples are called."""
+        return 'series' if self.space else 'images'
 
     def __len__(self) -> int:
         if self.chosen is not None:
@@ -168,7 +176,11 @@ class Source:
 
     def with_bands(self, channels: int) -> 'Source':
         """The source with files read as images of this many bands, unless that is grey or RGB."""
-        return self if channels in (1, 3) else dataclasses.replace(self, channels=channels)
+        return (
+            self
+            if self.space or channels in (1, 3)
+            else dataclasses.replace(self, channels=channels)
+        )
 
     def records(self, indices: Iterable[int]) -> list[tuple[Record, str]]:
         """Records, not decoded, each with the words that name it in messages."""
@@ -205,6 +217,7 @@ class Source:
                 'split'
             )
         name = image if isinstance(image, str) else f'{where} of {self.name}'
+        shown = None if self.space else shown
         return Picture(image, self.channels, name, shown), label
 
 

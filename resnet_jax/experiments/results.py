@@ -268,9 +268,12 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
         model = build_model(config.model, len(preprocessing.class_names))
     except (InputError, AttributeError, TypeError):
         return None
-    size = train_image_size(config) if training else preprocessing.image_size
+    if training and preprocessing.dimensions == 2:
+        preprocessing = dataclasses.replace(
+            preprocessing, image_size=train_image_size(config), resize=None
+        )
     scanned = model.clone(scan_blocks=model.scannable, remat=False)
-    return count(scanned, (size, size, preprocessing.channels))
+    return count(scanned, preprocessing.input_shape)
 
 
 def training_flops(folder: Path, steps: int) -> float | None:

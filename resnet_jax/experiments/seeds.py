@@ -315,7 +315,7 @@ def _between_steps(
         return
     try:
         if totals is not None:
-            session.log(done, totals)
+            session.log(done, totals, state)
         with session.paused_clock(None):
             figures = session.evaluate(done, state) if evaluates else None
             if saves:

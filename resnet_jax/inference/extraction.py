@@ -58,8 +58,8 @@ def layer_shapes(
     known = (PIXELS, *layers(trained.model))
     names = known if names is None else names
     check_layers(names, known)
-    side, channels = trained.preprocessing.image_size, trained.preprocessing.channels
-    images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.uint8)
+    preprocessing = trained.preprocessing
+    images = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), preprocessing.dtype)
     found = jax.eval_shape(_make_step(trained, names, full), trained.variables, images)
     return {name: found[name].shape[1:] for name in names}  # tracing has sorted them
 

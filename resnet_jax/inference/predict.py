@@ -109,9 +109,8 @@ def _predictions(
     images = _decode_ahead(files, preprocessing, skip)
     with tqdm(total=len(files), unit='image', delay=1, disable=None if progress else True) as bar:
         while batch := list(itertools.islice(images, size)):
-            padded = np.zeros(
-                (size, *batch[0][1].shape), np.uint8
-            )  # one shape, so that it compiles once
+            # One shape, so that it compiles once.
+            padded = np.zeros((size, *batch[0][1].shape), preprocessing.dtype)
             padded[: len(batch)] = [pixels for _, pixels in batch]
             predicted = np.asarray(compute(trained.variables, padded))
             bar.update(len(batch))
@@ -129,6 +128,8 @@ def _decode_ahead(
     """Decodes and prepares each image in threads, while the device computes."""
 
     def prepare(file: ImageFile) -> np.ndarray:
+        if preprocessing.dimensions == 1:
+            return preprocessing.prepare(read_series(file.path))
         return preprocessing.prepare(decode_image(file.path, preprocessing.channels))
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())

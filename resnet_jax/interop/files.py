@@ -224,7 +224,7 @@ def _read_checkpoint(path: Path) -> Tensors:
         wanted: Any = {
             name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), part)
             for name, part in (averaged or metadata.tree).items()
-            if name in ('params', 'batch_stats') and part
+            if name in ('params', 'batch_stats', *(['lowest'] if averaged else [])) and part
         }
         wanted = {'ema': wanted} if averaged else wanted
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
@@ -239,6 +239,7 @@ def _read_checkpoint(path: Path) -> Tensors:
             'restore it from a copy'
         ) from error
     variables = unstack_blocks(found['ema'] if averaged else found)
+    variables = {name: part for name, part in variables.items() if name != 'lowest'}
     arrays = flax.traverse_util.flatten_dict(variables, sep='/')
     runs = [p for p in (path, *path.resolve().parents[:3]) if _is_run(p)]
     stored = runs[0] / 'preprocessing.json' if runs else None

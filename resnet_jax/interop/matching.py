@@ -22,6 +22,7 @@ from resnet_jax.interop.layouts import (
 from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.registry import MODELS, create_model
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stem import STEMS
 
 Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name
 STEM_KERNEL = ('params', 'stem', 'conv1', 'kernel')
@@ -31,6 +32,14 @@ GROUPS_SHOWN = 3
 # What classifiers are called, in layouts and in the training scripts around them.
 HEADS = ('fc', 'head.fc', 'linear', 'classifier.1', 'classifier', 'head', 'last_linear')
 _NEW_HEAD = 'to train a new head, set reset_head: init.reset_head=True of a config'
+
+
+def image_kernels(model: ResNet) -> tuple[Path, ...]:
+    """The paths of the kernels that take the images: of the stem, or of the first block."""
+    if STEMS[model.stem].convolutions:
+        return (STEM_KERNEL,)
+    names = 'conv1', 'shortcut_conv', 'gate_conv'
+    return tuple(('params', 'stage1', 'block1', name, 'kernel') for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +146,7 @@ def _compare(
     missing, wrong = [], []
     for path, name in (body if reset_head else body | head).items():
         shape = shapes[path].shape
-        if path == STEM_KERNEL:  # images may have any number of channels
+        if path in image_kernels(model):  # images may have any number of channels
             shape = (*shape[:-2], _channels(sizes, name, layout) or shape[-2], shape[-1])
         ours = their_shape(path, shape, layout)
         if path[-1] == RANGE and name not in sizes:

@@ -94,7 +94,7 @@ def finished(
     """
     variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
     if 'head' not in variables['params']:
-        channels = variables['params']['stem']['conv1']['kernel'].shape[-2]
+        channels = image_channels(variables['params'])
         head = _new_head(model, channels, jax.random.key(0) if key is None else key)
         variables['params']['head'] = jax.tree.map(lambda x: x.astype(dtype or x.dtype), head)
     return variables
@@ -146,7 +146,8 @@ def variables_from_tensors(
     }
     for path, name in found.names.items():
         _check_numbers(flat[path], name, where)
-    theirs = flat[matching.STEM_KERNEL].shape[-2]
+    firsts = matching.image_kernels(model)
+    theirs = flat[firsts[0]].shape[-2]
     if channels is not None and channels != theirs:
         if not adapt_stem:
             raise InputError(
@@ -154,7 +155,7 @@ def variables_from_tensors(
                 f'adapt_stem=True to sum or spread the weights of its stem, or give it images of '
                 f'{theirs} (for training, data.channels={theirs})'
             )
-        flat[matching.STEM_KERNEL] = adapt_kernel(flat[matching.STEM_KERNEL], channels)
+        flat |= {path: adapt_kernel(flat[path], channels) for path in firsts if path in flat}
         if say:
             how = 'summed to' if channels == 1 else 'spread over'
             say(f'{where}: the weights of its stem for {theirs} channels are {how} {channels}')
@@ -163,6 +164,12 @@ def variables_from_tensors(
             flat.setdefault(path, np.zeros(shape.shape, np.float32))
     variables = {'batch_stats': {}, **flax.traverse_util.unflatten_dict(flat)}
     return stack_blocks(variables) if model.scan_blocks else variables
+
+
+def image_channels(params: Mapping[str, Any]) -> int:
+    """The channels of the images that parameters of a model are for."""
+    first = params['stem'] if 'stem' in params else params['stage1']['block1']
+    return int(first['conv1']['kernel'].shape[-2])
 
 
 def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:

@@ -330,6 +330,8 @@ class ResidualBlock(nn.Module):
             x, stride = pool(x, stride), 1
         if path == 'zero_pad':
             x = layers.zero_pad_shortcut(x, channels, stride)
+        elif path == 'norm':
+            x = self.norm(train, 'shortcut_norm')(x)
         elif path in ('projection', 'conv'):
             normalized = self.normalizes_shortcut(path)
             settings = {'features': channels, 'kernel_size': 1, 'strides': stride}

@@ -20,10 +20,14 @@ MakeConv = Callable[..., Callable[[Array], Array]]
 
 # he2015, section 3.4, initialises as He et al., arXiv 1502.01852: normal with variance 2 / fan. The
 # authors' and torchvision's code take the fan-out. Fixup (arXiv 1901.09321) starts from He's too.
-INITIALISERS: dict[str, Literal['fan_in', 'fan_out']] = {
-    'he_fan_out': 'fan_out',
-    'he_fan_in': 'fan_in',
-    'fixup': 'fan_in',
+# Glorot and Bengio 2010, equation 16, is Keras' default, of the head too.
+# Key -> variance times the fan, the fan, the distribution.
+_Mode = Literal['fan_in', 'fan_out', 'fan_avg']
+INITIALISERS: dict[str, tuple[float, _Mode, Literal['normal', 'uniform']]] = {
+    'he_fan_out': (2.0, 'fan_out', 'normal'),
+    'he_fan_in': (2.0, 'fan_in', 'normal'),
+    'fixup': (2.0, 'fan_in', 'normal'),
+    'glorot_uniform': (1.0, 'fan_avg', 'uniform'),
 }
 
 
@@ -35,17 +39,26 @@ STANDARDIZATIONS: dict[str, Callable[[Any, int], Any]] = {
 }
 
 
-def he_normal(init: str, scale: float = 1.0) -> nn.initializers.Initializer:
-    """He's initialiser for a key of `INITIALISERS`, its standard deviation multiplied by `scale`.
+def initialiser(init: str, scale: float = 1.0) -> nn.initializers.Initializer:
+    """The initialiser of a key of `INITIALISERS`, its standard deviation multiplied by `scale`.
 
     Raises:
       InputError: for an unknown key.
     """
-    fan = choose('init', init, INITIALISERS)
-    return nn.initializers.variance_scaling(2.0 * scale**2, fan, 'normal')
+    variance, fan, distribution = choose('init', init, INITIALISERS)
+    return nn.initializers.variance_scaling(variance * scale**2, fan, distribution)
 
 
-HE_NORMAL = he_normal('he_fan_out')
+HE_NORMAL = initialiser('he_fan_out')
+
+
+def half_padding(kernel_size: int, dilation: int = 1) -> tuple[int, int]:
+    """What is padded before and after, so that stride 1 keeps the size: Keras' and JAX's SAME.
+
+    An even kernel gets one more after than before.
+    """
+    total = dilation * (kernel_size - 1)
+    return total // 2, total - total // 2
 
 
 def convolution(
@@ -69,11 +82,12 @@ def convolution(
 ) -> Callable[[Array], Array]:
     """A convolution of the same size in all dimensions, padded by half the kernel on both sides.
 
-    PyTorch models pad like this; 'SAME' pads one side less where the stride is 2.
+    PyTorch models pad like this; 'SAME' pads one side less where the stride is 2. Even kernels are
+    padded as `half_padding` says.
 
     Args:
       features: output channels.
-      kernel_size: odd, in every dimension.
+      kernel_size: in every dimension.
       strides: in every dimension.
       dimensions: 1, 2 or 3 spatial dimensions.
       dilation: distance between the kernel's taps.
@@ -94,12 +108,12 @@ def convolution(
         general = functools.partial(_convolve_quantized, general, bits)
     if standardize is not None:
         general = functools.partial(_convolve_standardized, general, STANDARDIZATIONS[standardize])
-    kwargs.setdefault('kernel_init', he_normal(init, kernel_scale))
+    kwargs.setdefault('kernel_init', initialiser(init, kernel_scale))
     conv = nn.Conv(
         features,
         kernel_size=(kernel_size,) * dimensions,
         strides=(strides,) * dimensions,
-        padding=[(dilation * (kernel_size // 2),) * 2] * dimensions,
+        padding=[half_padding(kernel_size, dilation)] * dimensions,
         kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=use_bias or (paired and folded),

@@ -65,7 +65,7 @@ def model_counts(name: str) -> Counts:
     row = model_row(name)
     if name in COUNTS:
         return Counts(*COUNTS[name])
-    return count(create_model(name, scan_blocks=True), (row.image_size, row.image_size, 3))
+    return count(create_model(name, scan_blocks=True), row.image_shape)
 
 
 def count_parameters(params: Any) -> int:

@@ -90,4 +90,5 @@ COUNTS: dict[str, tuple[int, int]] = {
     'cifar_se_resnet20': (275_506, 40_556_416),
     'cifar_se_resnet56': (870_370, 125_501_824),
     'cifar_se_resnet110': (1_762_666, 252_919_936),
+    'tsc_resnet': (504_258, 75_043_456),
 }

@@ -37,6 +37,7 @@ SHORTCUTS = {
     'projection':     ('identity',    'projection'),    # he2015 option B
     'projection_all': ('projection',  'projection'),    # he2015 option C
     'conv1x1':        ('conv',        'conv'),          # he2016, figure 2e: without a norm
+    'normed':         ('norm',        'projection'),    # arXiv 1611.06455, of series
     'none':           (None,          None),            # plain net: no shortcut, no addition
 }  # fmt: skip
 
@@ -77,7 +78,8 @@ class BlockDesign:
     """One residual block design, in plain values.
 
     Attributes:
-      kernels: kernel size of each convolution of the branch, in order.
+      kernels: kernel size of each convolution of the branch, in order; `convolution` says how even
+        ones are padded.
       expansion: output channels of the block divided by its width.
       groups: channel groups of the convolutions larger than 1x1 (arXiv 1611.05431).
       base_width: channels per group in a stage of width 64: all convolutions but the last have
@@ -133,8 +135,8 @@ class BlockDesign:
         for field, known in _CHOICES.items():
             check_choice(field, getattr(self, field), known)
         object.__setattr__(self, 'kernels', tuple(self.kernels))  # a config gives a list
-        if not self.kernels or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise InputError(f'kernels must be odd positive sizes, got {self.kernels}')
+        if not self.kernels or min(self.kernels) < 1:
+            raise InputError(f'kernels must be positive sizes, got {self.kernels}')
         if not 0 <= self.stride_at < len(self.kernels):
             raise InputError(
                 f'stride_at is the index of one of {len(self.kernels)} convolutions, from 0, '

@@ -41,7 +41,7 @@ def split_arguments(
     """The arguments of `down` (without its features), of `up`, and of `core`, if there is one."""
     given: dict[str, Any] = dict(arguments)
     window: dict[str, Any] = {n: given.pop(n) for n in ('strides', 'dilation') if n in given}
-    thin: dict[str, Any] = {n: given[n] for n in ('bits',) if n in given}
+    thin: dict[str, Any] = {n: given[n] for n in ('bits',) if n in given} | {'use_bias': False}
     size = given.pop('kernel_size')
     for name in ('groups', 'kernel_scale'):  # 1, see `stages.check_channels`
         given.pop(name, None)

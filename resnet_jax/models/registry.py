@@ -2,7 +2,7 @@
 
 Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
 1709.01507, groupnorm 1803.08494, bagoftricks 1812.01187, eca 1910.03151, antialias 1904.11486,
-bit 1912.11370.
+bit 1912.11370, tsc 1611.06455.
 """
 
 import dataclasses
@@ -27,12 +27,20 @@ class ModelRow:
     Attributes:
       settings: arguments of `ResNet`.
       paper: its source.
-      image_size: height and width, in pixels, of the images for which it was published.
+      image_size: height and width, in pixels, of the images for which it was published; the length
+        of series.
+      channels: of the images.
     """
 
     settings: dict[str, Any]
     paper: str
     image_size: int
+    channels: int = 3
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one image: [H, W, C], or [L, C] of a series."""
+        return (*(self.image_size,) * self.settings.get('dimensions', 2), self.channels)
 
 
 def _imagenet(
@@ -185,6 +193,29 @@ MODELS: dict[str, ModelRow] = {
     **{f'cifar_se_resnet{d}': _cifar(d, _se(_OPTION_A), 'senet') for d in (20, 56, 110)},
 }
 
+# arXiv 1611.06455, section 2.3, as hfawaz/dl-4-tsc, classifiers/resnet.py, has it in Keras, whose
+# defaults are part of it. No stem, no stride; the images are series [N, L, C].
+_TSC_BLOCK = BlockDesign(kernels=(8, 5, 3), shortcut='normed')
+MODELS['tsc_resnet'] = ModelRow(
+    {
+        'stage_sizes': (1, 1, 1),
+        'block': _TSC_BLOCK,
+        'num_classes': 2,
+        'stem': 'none',
+        'stem_width': 1,
+        'stage_widths': (64, 128, 128),
+        'stage_strides': (1, 1, 1),
+        'dimensions': 1,
+        'conv_bias': True,
+        'bn_momentum': 0.99,
+        'bn_epsilon': 1e-3,
+        'init_scheme': 'glorot_uniform',
+    },
+    'tsc',
+    150,
+    channels=1,
+)
+
 # Name of each field that can be overridden -> its type.
 _BLOCK_FIELDS = {f.name: f.type for f in dataclasses.fields(BlockDesign)}
 _MODEL_FIELDS = {
@@ -201,7 +232,8 @@ RANGES: dict[str, Range] = {
     'stage_sizes': Range(1, 10_000, whole=True),
     'kernels': Range(1, 255, whole=True),
     **dict.fromkeys(('expansion', 'groups', 'base_width', 'norm_groups'), _SIZE),
-    **dict.fromkeys(('stem_width', 'width'), _SIZE),
+    **dict.fromkeys(('stem_width', 'width', 'stage_widths'), _SIZE),
+    'stage_strides': Range(1, 255, whole=True),
     'stride_at': Range(0, whole=True),
     'dimensions': Range(1, 3, whole=True),
     **dict.fromkeys(('weight_bits', 'activation_bits'), Range(0, MOST_BITS, whole=True)),

@@ -14,8 +14,15 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
 from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
-from resnet_jax.models.convolution import INITIALISERS, STANDARDIZATIONS, MakeConv, convolution
+from resnet_jax.models.convolution import (
+    INITIALISERS,
+    STANDARDIZATIONS,
+    MakeConv,
+    convolution,
+    initialiser,
+)
 from resnet_jax.models.design import BASIC, BlockDesign
+from resnet_jax.models.image_checks import check_images
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
 from resnet_jax.models.quantized import INPUT, QuantizedInput, quantized_dot
 from resnet_jax.models.single_layers import SingleLayers, all_equal, check_bits
@@ -50,8 +57,10 @@ class ResNet(nn.Module):
       block: the block design.
       num_classes: number of logits.
       stem: a key of `STEMS`.
-      stem_width: output channels of the stem.
+      stem_width: output channels of the stem; without a stem, those that the images have.
       width: width of the first stage's blocks; each stage doubles it.
+      stage_widths: the width of each stage, where they do not double.
+      stage_strides: the stride of each stage, where they are not 1, 2, 2, ...
       dimensions: number of spatial dimensions: 1 (series), 2 (images) or 3 (video).
       output_stride: upper limit of the reduction of resolution; stages that would exceed it dilate
         their convolutions instead of striding (arXiv 1606.00915). 0: no limit.
@@ -67,8 +76,9 @@ class ResNet(nn.Module):
       standardized_to: a key of `STANDARDIZATIONS`: the variance that it gives them.
       zero_init_head: whether the head starts at zero, so that all classes begin equally likely
         (arXiv 1912.11370, for fine-tuning).
-      init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', or 'fixup' (arXiv
-        1901.09321; with norm='none').
+      conv_bias: whether all convolutions add a bias, also those that a norm follows.
+      init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', 'glorot_uniform', or 'fixup'
+        (arXiv 1901.09321; with norm='none').
       dropout: rate of dropout before the head.
       stochastic_depth: probability that the last block drops its branch (arXiv 1603.09382).
       stochastic_depth_decay: probability for the earlier blocks: 'linear' (growing from 0 before
@@ -97,6 +107,8 @@ class ResNet(nn.Module):
     stem: str = 'imagenet'
     stem_width: int = 64
     width: int = 64
+    stage_widths: tuple[int, ...] = ()
+    stage_strides: tuple[int, ...] = ()
     dimensions: int = 2
     output_stride: int = 0
     norm: str = 'batch'
@@ -108,6 +120,7 @@ class ResNet(nn.Module):
     weight_standardization: bool = False
     standardized_to: str = 'fan_in'
     zero_init_head: bool = False
+    conv_bias: bool = False
     init_scheme: str = 'he_fan_out'
     dropout: float = 0.0
     stochastic_depth: float = 0.0
@@ -142,7 +155,8 @@ class ResNet(nn.Module):
         for field in ('weight_bits', 'activation_bits'):
             check_bits(field, getattr(self, field))
         super().__post_init__()
-        if int(self.stem_width * min(share for _, _, share in STEMS[self.stem].convolutions)) < 1:
+        shares = [share for _, _, share in STEMS[self.stem].convolutions]
+        if int(self.stem_width * min(shares, default=1)) < 1:
             raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
         check_channels(self.block, self._plans(), self.stem_width, self.single_layers())
         if self.ranks and (self.weight_standardization or self.fixup):
@@ -256,6 +270,8 @@ class ResNet(nn.Module):
             output_stride=self.output_stride,
             drop_rate=self.stochastic_depth,
             constant_rate=self.stochastic_depth_decay == 'constant',
+            widths=self.stage_widths,
+            strides=self.stage_strides,
         )
 
     def classify(
@@ -271,7 +287,7 @@ class ResNet(nn.Module):
         conv, norm = self._makers()
         features = {}
         if from_images:
-            self._check(x)
+            check_images(x, self.dimensions, self.variables.get('params', {}))
             stem, stages = self.body()
             features['stem'] = x = stem(x, train)
             for i, stage in enumerate(stages, 1):
@@ -329,28 +345,6 @@ class ResNet(nn.Module):
         ]
         return stem, stages
 
-    def _check(self, images: Array) -> None:
-        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
-            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
-            raise InputError(
-                f'images must be normalised floats of shape [N, {letters}, C], '
-                f'got {images.dtype}{list(images.shape)}'
-            )
-        _, *space, channels = images.shape
-        if self.dimensions == 2 and space[0] in (1, 3) and space[1] == channels > 4:
-            raise InputError(
-                f'images of shape {list(images.shape)} look like [N, C, H, W]; the models take '
-                '[N, H, W, C]: images.transpose(0, 2, 3, 1)'
-            )
-        stem = self.variables.get('params', {}).get('stem', {})
-        kernel = stem.get('conv1', {}).get('kernel')
-        if kernel is not None and kernel.shape[-2] != channels:
-            raise InputError(
-                f'the weights are for images of {kernel.shape[-2]} channels, got '
-                f'{list(images.shape)}; convert the images, or load the weights with '
-                f'channels={channels}, adapt_stem=True'
-            )
-
     def _makers(self) -> tuple[MakeConv, MakeNorm]:
         """The functions that make this network's convolutions and norms."""
         conv = functools.partial(
@@ -359,6 +353,7 @@ class ResNet(nn.Module):
             init=self.init_scheme,
             standardize=self.standardized_to if self.weight_standardization else None,
             folded=self.norm == 'folded',
+            use_bias=self.conv_bias,
             bits=self.weight_bits,
             input_bits=self.activation_bits,
             dtype=self.dtype,
@@ -377,6 +372,8 @@ class ResNet(nn.Module):
     @nn.nowrap
     def _head(self, x: Array) -> Array:
         init: dict[str, Any] = {}
+        if self.init_scheme == 'glorot_uniform':
+            init = {'kernel_init': initialiser(self.init_scheme)}
         if self.fixup or self.zero_init_head:
             init = {'kernel_init': nn.initializers.zeros}
         if self.fixup:

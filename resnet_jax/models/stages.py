@@ -56,6 +56,8 @@ def plan_stages(
     output_stride: int,
     drop_rate: float,
     constant_rate: bool,
+    widths: Sequence[int] = (),
+    strides: Sequence[int] = (),
 ) -> list[StagePlan]:
     """Lays out the stages: each doubles the width and halves the resolution, up to a limit.
 
@@ -68,10 +70,14 @@ def plan_stages(
       drop_rate: probability of stochastic depth for the last block.
       constant_rate: whether it holds for all blocks; otherwise block l of L has l / L of it (arXiv
         1603.09382, section 3).
+      widths: of each stage, where they do not double.
+      strides: of each stage, where they are not 1, 2, 2, ...
 
     Raises:
-      InputError: if the limit is below the stem's reduction.
+      InputError: if the limit is below the stem's reduction, or for widths or strides of another
+        number of stages.
     """
+    _check_lists(stage_sizes, widths, strides, output_stride)
     if output_stride and output_stride < reduction:
         raise InputError(
             f'output_stride must be at least the reduction of the stem, {reduction}, or 0 for no '
@@ -84,22 +90,36 @@ def plan_stages(
             f'output_stride must be the reduction of the stem, {reduction}, times a power of two, '
             f'got {output_stride}'
         )
-    if width * 2 ** min(len(stage_sizes), 64) > 2**21:
+    if not widths and width * 2 ** min(len(stage_sizes), 64) > 2**21:
         raise InputError(
             f'stage_sizes has {len(stage_sizes)} stages, and width {width} doubles in each: more '
             'than a million channels; lower one of them'
         )
     total, block, dilation, plans = sum(stage_sizes), 0, 1, []
     for i, blocks in enumerate(stage_sizes):
-        stride, before = 1 if i == 0 else 2, dilation
+        stride, before = strides[i] if strides else 1 if i == 0 else 2, dilation
+        of_stage = widths[i] if widths else width * 2**i
         if output_stride and reduction * stride > output_stride:
             dilation, stride = dilation * stride, 1
         reduction *= stride
         numbers = range(block + 1, block + blocks + 1)
         block += blocks
         rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
-        plans.append(StagePlan(width * 2**i, stride, reduction, before, dilation, i == 0, rates))
+        plans.append(StagePlan(of_stage, stride, reduction, before, dilation, i == 0, rates))
     return plans
+
+
+def _check_lists(
+    stage_sizes: Sequence[int], widths: Sequence[int], strides: Sequence[int], output_stride: int
+) -> None:
+    for field, given in (('stage_widths', widths), ('stage_strides', strides)):
+        if given and (len(given) != len(stage_sizes) or min(given) < 1):
+            raise InputError(
+                f'{field} must be numbers from 1, one for each of {len(stage_sizes)} stages, got '
+                f'{tuple(given)}'
+            )
+    if output_stride and any(stride.bit_count() > 1 for stride in strides):
+        raise InputError('output_stride goes with stage_strides of powers of two only')
 
 
 def convolution_paths(

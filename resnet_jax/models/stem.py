@@ -57,6 +57,7 @@ STEMS = {
     'imagenet_deep_average': StemDesign(_DEEP, 'average'),  # timm's resnetaa50d
     'bit': StemDesign(((7, 2, 1.0),), 'max_zero'),  # google-research/big_transfer
     'cifar': StemDesign(((3, 1, 1.0),)),  # he2015, section 4.2
+    'none': StemDesign(()),  # the first block takes the images, of series as arXiv 1611.06455
 }
 
 
@@ -88,7 +89,7 @@ class Stem(nn.Module):
             for kernel_size, stride, share in self.design.convolutions
         ]
         context = Context(self.block, self.conv, self.norm, train, convs)
-        x = apply_operations(self.operations(), x, context)
+        x = apply_operations(self.operations(), x, context)  # of no convolutions, x itself
         return STEM_POOLS[self.design.pool](x)
 
     @nn.nowrap

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import choose
 from resnet_jax.papers.imagenet import IMAGENET
+from resnet_jax.papers.series import SERIES
 from resnet_jax.papers.table import PublishedRow, PublishedTable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def build(table: PublishedTable, row: PublishedRow, **overrides: Any) -> 'ResNet
     """
     from resnet_jax.models import create_model  # imports JAX, which the tables do not need
 
-    return create_model(row.model, table.num_classes, **(row.overrides | overrides))
+    return create_model(row.model, table.facts(row).classes, **(row.overrides | overrides))
 
 
 _PREACT = {'placement': 'full_preact'}
@@ -242,4 +243,5 @@ TABLES: dict[str, PublishedTable] = {
         ),
     ),
     **IMAGENET,
+    **SERIES,
 }

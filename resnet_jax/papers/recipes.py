@@ -17,9 +17,15 @@ from resnet_jax.papers.table import PublishedRow, PublishedTable
 from resnet_jax.training import config as configs
 
 Fields = Mapping[str, Any]
-# PublishedTable.data -> the data set, and the number of training images in its `train` split.
-DATA = {'cifar10': 'tfds:cifar10', 'cifar100': 'tfds:cifar100', 'imagenet': 'tfds:imagenet2012'}
-TRAIN_IMAGES = {'cifar10': 50_000, 'cifar100': 50_000, 'imagenet': 1_281_167}
+# PublishedTable.data -> the data set; of 'ucr' each row has its own.
+DATA = {
+    'cifar10': 'tfds:cifar10',
+    'cifar100': 'tfds:cifar100',
+    'imagenet': 'tfds:imagenet2012',
+    'ucr': 'aeon:ArrowHead',
+}
+# ... and the kind of recipe, where that is not 'cifar'.
+_KINDS = {'imagenet': 'imagenet', 'ucr': 'series'}
 HELD_OUT = 5_000  # of CIFAR's 50,000: 'train[:45000]'
 # Fields that every sweep of a recipe spells out, also those that it shares with the base config.
 _STATED = (
@@ -28,8 +34,8 @@ _STATED = (
     *('optim.schedule', 'optim.schedule_unit', 'optim.boundaries'),
 )
 _STATED_OF_SGD = ('optim.momentum', 'optim.nesterov')
-# Variants of a base: each row's model, or its name in lower case.
-_OF_EACH_ROW = (':{model}', ':{row}')
+# Variants of a base: each row's model, its name in lower case, or its name.
+_OF_EACH_ROW = (':{model}', ':{row}', ':{name}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Recipe:
     """How the rows of a paper's tables on one kind of data were trained.
 
     Attributes:
-      base: a config of the package, perhaps with a variant; with the variant `{model}` or `{row}`,
-        each row has its own.
+      base: a config of the package, perhaps with a variant; with the variant `{model}`, `{row}` or
+        `{name}`, each row has its own.
       fields: config fields of all rows that differ from the base.
       by_row: row name -> further fields, in the few tables that compare recipes.
       runs: number of runs that the paper reports for a row.
@@ -62,7 +68,7 @@ class Recipe:
 
 def recipe_of(table: PublishedTable) -> Recipe:
     """The recipe of a table's paper on its kind of data."""
-    return RECIPES[table.paper, 'imagenet' if table.data == 'imagenet' else 'cifar']
+    return RECIPES[table.paper, _KINDS.get(table.data, 'cifar')]
 
 
 def base_of(recipe: Recipe) -> str:
@@ -86,7 +92,7 @@ def row_fields(table: PublishedTable, row: PublishedRow) -> dict[str, Any]:
     recipe = recipe_of(table)
     fields = dict(recipe.by_row.get(row.name, {}))
     if recipe.base.endswith(_OF_EACH_ROW):
-        own = recipe.base.format(model=row.model, row=row.name.lower())
+        own = recipe.base.format(model=row.model, row=row.name.lower(), name=row.name)
         base, variant = _flat(base_of(recipe)), _flat(own)
         fields |= {f: v for f, v in variant.items() if v != base[f] and f != 'model.name'}
     return fields
@@ -201,6 +207,18 @@ RECIPES: dict[tuple[str, str], Recipe] = {
     ('torchvision_v2', 'imagenet'): Recipe(
         'imagenet_tv2:{model}',
         unstated=('number of runs: taken to be one',),
+    ),
+    ('fawaz2019', 'series'): Recipe(
+        'series:{name}',
+        {'train.epochs': 1500.0, 'optim.plateau_patience': 50},
+        runs=10,
+        unstated=(
+            "the recipe is that of the authors' code (hfawaz/dl-4-tsc, classifiers/resnet.py)",
+            'an epoch whose last batch Keras cuts short goes on into the next one here: of '
+            'ItalyPowerDemand, 67 series in batches of 6',
+            "Adam's epsilon, 1e-7, is added after the correction of the bias, in Keras before",
+            'the series are those of the package aeon',
+        ),
     ),
     ('timm', 'imagenet'): Recipe(
         'imagenet_rsb:a2',

@@ -16,7 +16,33 @@ PAPERS = {
         "Vryniotis, How to Train State-Of-The-Art Models Using TorchVision's Latest Primitives, "
         'pytorch.org/blog, 2021'
     ),
+    'fawaz2019': (
+        'Fawaz et al., Deep learning for time series classification, arXiv 1809.04356, of the '
+        'ResNet of Wang et al., arXiv 1611.06455'
+    ),
     'timm': 'Wightman, PyTorch Image Models, results-imagenet.csv and model cards, August 2026',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """A data set, as far as a table's costs need it.
+
+    Attributes:
+      classes: their number.
+      image_shape: of an example, [H, W, C] or [L, C].
+      examples: for training.
+    """
+
+    classes: int
+    image_shape: tuple[int, ...]
+    examples: int
+
+
+_FACTS = {
+    'cifar10': DataFacts(10, (32, 32, 3), 50_000),
+    'cifar100': DataFacts(100, (32, 32, 3), 50_000),
+    'imagenet': DataFacts(1000, (224, 224, 3), 1_281_167),
 }
 
 
@@ -32,6 +58,7 @@ class PublishedRow:
       spread: standard deviation of `value`, where given.
       top5: the published top-5 error, where given.
       parameters: exact count for the table's classes, where one is published or computed.
+      own: what is known of the row's data set, where the rows of a table differ in that.
       failed: whether the paper reports a failure: an error above 20 % (above 60 % for the plain
         net).
     """
@@ -44,6 +71,7 @@ class PublishedRow:
     top5: float | None = None
     parameters: int | None = None
     failed: bool = False
+    own: 'DataFacts | None' = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +81,7 @@ class PublishedTable:
     Attributes:
       paper: a key of `PAPERS`.
       title: what is compared, and where in the paper.
-      data: 'cifar10', 'cifar100' or 'imagenet'.
+      data: 'cifar10', 'cifar100' or 'imagenet'; or 'ucr', of which each row has its own set.
       metric: what `PublishedRow.value` is.
       rows: the rows.
     """
@@ -64,12 +92,6 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
     metric: str = 'top-1 error, %'
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes of the data set."""
-        return {'cifar10': 10, 'cifar100': 100, 'imagenet': 1000}[self.data]
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the images that the models see, in pixels."""
-        return 224 if self.data == 'imagenet' else 32
+    def facts(self, row: PublishedRow) -> DataFacts:
+        """What is known of the data set of one of its rows."""
+        return row.own or _FACTS[self.data]

@@ -17,6 +17,7 @@ from resnet_jax import data, models
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.training import distillation, optim, pruning, signal, step
+from resnet_jax.training.checkpoint import LOWEST_LOSS
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.groups import EVERYTHING, Groups, read_groups
@@ -153,7 +154,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
         steps_per_epoch=inputs.steps_per_epoch,
     )
     groups = _groups(config, model, preprocessing, inputs)
-    optimizer = optim.make_optimizer(config.optim, schedule, groups)
+    optimizer = optim.make_optimizer(config.optim, schedule, groups, inputs.steps_per_epoch)
     optimizer = pruning.with_zeros(optimizer, config.prune, inputs.total_steps)
     teacher = distillation.read_teacher(config, model, inputs)
 
@@ -190,15 +191,11 @@ def _groups(
     frozen, factors = train.freeze or train.freeze_batch_norm, rates.rates or rates.layer_decay != 1
     if not (frozen or factors or rates.decay_towards == 'start'):
         return EVERYTHING
-    images = jnp.zeros((1, *_image_shape(preprocessing)))
+    images = jnp.zeros((1, *preprocessing.input_shape))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     if inputs is None:
         return read_groups(config, variables, 1.0)
     return read_groups(config, variables, inputs.steps_per_epoch, inputs.total_steps)
-
-
-def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    return preprocessing.image_size, preprocessing.image_size, preprocessing.channels
 
 
 def _create_state(
@@ -208,8 +205,9 @@ def _create_state(
     preprocessing: Preprocessing,
     seed: Any,
 ) -> TrainState:
-    shape = _image_shape(preprocessing)
-    return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim))
+    shape = preprocessing.input_shape
+    lowest = config.checkpoint.best == LOWEST_LOSS
+    return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim), lowest)
 
 
 def _make_steps(
@@ -242,6 +240,7 @@ def _make_steps(
             method=method,
             ema_decay=config.optim.ema,
             evaluated_params=optim.evaluated_params(config.optim),
+            epoch=optim.whole_epoch(inputs.steps_per_epoch),
             groups=groups,
             pieces=pieces,
             axis=placement.axis,

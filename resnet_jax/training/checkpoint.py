@@ -15,7 +15,8 @@ from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.training.step import TrainState
 
 # Whether a larger figure is better.
-BEST_MODES = {'top1': 'max', 'top5': 'max', 'loss': 'min', 'ece': 'min'}
+LOWEST_LOSS = 'train_loss'  # the lowest mean training loss of an epoch so far
+BEST_MODES = {'top1': 'max', 'top5': 'max', 'loss': 'min', 'ece': 'min', LOWEST_LOSS: 'min'}
 # Advice about a file without which a run cannot continue.
 LOST = 'restore it from a copy, or train again in another --workdir'
 

@@ -17,14 +17,14 @@ from resnet_jax.errors import InputError, Range, check_choice, check_number, sho
 from resnet_jax.models import registry
 from resnet_jax.records.trackers import check_trackers
 from resnet_jax.training import distillation, optim, placement, pruning
-from resnet_jax.training.checkpoint import BEST_MODES
+from resnet_jax.training.checkpoint import BEST_MODES, LOWEST_LOSS
 from resnet_jax.training.compilation import MATMUL_PRECISIONS, check_dtype
 from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.inputs import train_image_size
-from resnet_jax.training.start import build_model
+from resnet_jax.training.start import build_model, model_dimensions
 from resnet_jax.training.tasks import TASKS
 
-NORMALIZATIONS = ('channel', 'pixel')
+NORMALIZATIONS = ('channel', 'pixel', 'series')
 _COUNT, _LENGTH = Range(1, whole=True), Range(0, 2**31 - 1)
 _FRACTION, _ZERO_OR_MORE = Range(0, 1, open='high'), Range(0)
 _PIXELS = Range(1, LARGEST_SIDE, whole=True)
@@ -57,6 +57,9 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('optim.learning_rate', 'optim.weight_decay', 'optim.clip_norm'), Range(0)),
     **dict.fromkeys(('optim.decay_factor', 'optim.warmup_start'), _ZERO_OR_MORE),
     **dict.fromkeys(('optim.momentum', 'optim.b1', 'optim.b2', 'optim.ema'), _FRACTION),
+    'optim.epsilon': Range(0, open='low'),
+    'optim.plateau_patience': _COUNT,
+    **dict.fromkeys(('optim.plateau_threshold', 'optim.plateau_floor'), Range(0)),
     **dict.fromkeys(('optim.boundaries', 'optim.warmup'), _LENGTH),
     'parallel.devices': _COUNT,
     **dict.fromkeys(('loss.label_smoothing', 'loss.target_threshold'), _FRACTION),
@@ -114,7 +117,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     check_choices(config)
     check_trackers(config.log.trackers)
     size = train_image_size(config)
-    data.check_transforms(config.augment.transforms, size, config.data.channels)
+    dimensions = model_dimensions(config.model)
+    data.check_transforms(config.augment.transforms, size, config.data.channels, dimensions)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
@@ -189,11 +193,22 @@ def _check_together(config: ConfigDict) -> None:
             f'config field data.resize must be at least data.image_size={settings.image_size}, '
             f'got {settings.resize}'
         )
-    if config.model.dimensions not in (None, 2):
-        raise InputError(
-            f'config field model.dimensions must be 2 for images, got {config.model.dimensions}'
-        )
+    _check_series(config)
     _check_schedule_free(config)
+    if config.optim.ema and config.checkpoint.best == LOWEST_LOSS:
+        raise InputError(
+            'config field optim.ema does not go with checkpoint.best=train_loss, whose parameters '
+            'are evaluated instead of averaged ones; set optim.ema=0'
+        )
+    if config.optim.schedule == 'plateau' and not (
+        0 < config.optim.decay_factor < 1
+        and config.optim.plateau_threshold
+        and config.optim.learning_rate
+    ):
+        raise InputError(
+            'optim.schedule=plateau takes an optim.decay_factor between 0 and 1, and an '
+            'optim.plateau_threshold and optim.learning_rate above 0'
+        )
     pruning.check_settings(config.prune, bool(config.optim.ema))
     distillation.check_settings(config.distill)
     views = data.views_of(config.augment.transforms)
@@ -215,6 +230,21 @@ def _check_together(config: ConfigDict) -> None:
         )
 
 
+def _check_series(config: ConfigDict) -> None:
+    """Refuses what images alone take where the model takes series, and the other way round."""
+    dimensions, settings = model_dimensions(config.model), config.data
+    if dimensions == 3:
+        raise InputError('config field model.dimensions must be 1 or 2, got 3')
+    if settings.normalize != 'channel' and (settings.normalize == 'series') != (dimensions == 1):
+        other = 'channel or series' if dimensions == 1 else 'channel or pixel'
+        raise InputError(
+            f'config field data.normalize takes {other} for a model of {dimensions} dimensions, '
+            f'got {settings.normalize}'
+        )
+    if settings.normalize == 'series' and (settings.mean is not None or settings.std is not None):
+        raise InputError('data.normalize=series measures each series; unset data.mean and data.std')
+
+
 def _check_schedule_free(config: ConfigDict) -> None:
     """Refuses what changes the updates of a schedule-free optimiser, whose state follows them."""
     name, settings = config.optim.name, config.optim
@@ -222,6 +252,8 @@ def _check_schedule_free(config: ConfigDict) -> None:
         return
     others = {
         'optim.ema': settings.ema,
+        'optim.schedule=plateau': settings.schedule == 'plateau',
+        'checkpoint.best=train_loss': config.checkpoint.best == LOWEST_LOSS,
         'optim.rates': settings.rates,
         'optim.layer_decay': settings.layer_decay != 1,
         'train.freeze': config.train.freeze,

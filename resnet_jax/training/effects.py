@@ -94,7 +94,16 @@ NEEDS: dict[str, _Needs] = {
         lambda fields: fields['optim.name'] not in ('sgd', 'schedule_free_sgd'),
     ),
     'optim.boundaries': _one_of('optim.schedule', 'piecewise'),
-    'optim.decay_factor': _one_of('optim.schedule', 'piecewise'),
+    'optim.decay_factor': _one_of('optim.schedule', 'piecewise', 'plateau'),
+    **{
+        f'optim.{field}': _one_of('optim.schedule', 'plateau')
+        for field in ('plateau_patience', 'plateau_threshold', 'plateau_floor')
+    },
+    'optim.epsilon': _one_of('optim.name', 'adam', 'adamw', 'nadam', 'nadamw'),
+    'model.width': (
+        'model.stage_widths=(), which give the width of each stage',
+        lambda fields: not fields['model.stage_widths'],
+    ),
     'optim.schedule_unit': (
         'optim.schedule=piecewise, optim.warmup or train.unfreeze',
         lambda fields: (

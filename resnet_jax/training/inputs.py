@@ -13,6 +13,7 @@ from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.errors import InputError
 from resnet_jax.training import processes
+from resnet_jax.training.start import model_dimensions
 
 Batch = dict[str, np.ndarray]
 
@@ -142,6 +143,8 @@ def bad_images(config: ConfigDict) -> data.BadImages | None:
 def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = None) -> bool:
     """Whether a split takes at most config.data.memory_mib; by default at data.image_size."""
     example = (image_size or config.data.image_size) ** 2 * config.data.channels
+    if source.space:
+        example = 4 * math.prod(source.space) * source.channels
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
@@ -181,7 +184,7 @@ def replaced_text(count: int, first: str) -> str:
 
 
 def _counts_text(source: Source, labels: np.ndarray | None) -> str:
-    text = f'{len(source):,} images of {len(source.class_names)} classes'
+    text = f'{len(source):,} {source.noun} of {len(source.class_names)} classes'
     if labels is None and source.read_labels is None:
         return text  # of tfds, whose labels are known once all its images are read
     counts = np.bincount(
@@ -205,6 +208,7 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     """
     settings = config.data
     train, evaluation = open_splits(config)
+    _check_dimensions(config, train)
     # A bad image would show only after all steps until then.
     data.check_files(evaluation, settings.channels)
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
@@ -220,14 +224,34 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
 def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
     """The preprocessing of a config, without normalisation."""
     settings = config.data
+    size, channels = settings.image_size, settings.channels
+    if train.space:
+        size, channels = train.space[0], train.channels
     return Preprocessing(
-        image_size=settings.image_size,
-        channels=settings.channels,
+        image_size=size,
+        channels=channels,
         resize=settings.resize,
-        mean=(0.0,) * settings.channels,
-        std=(1.0,) * settings.channels,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
         class_names=train.class_names,
+        dimensions=len(train.space) or 2,
+        standardize=settings.normalize == 'series',
     )
+
+
+def _check_dimensions(config: ConfigDict, train: Source) -> None:
+    """Refuses images for a model of series, and the other way round."""
+    wanted = model_dimensions(config.model)
+    if (len(train.space) or 2) != wanted:
+        advice = (
+            'choose a model of series, such as tsc_resnet, or set model.dimensions=1'
+            if train.space
+            else 'choose other data, such as aeon:ArrowHead, or model.dimensions=2'
+        )
+        raise InputError(
+            f'{train.name} holds {train.noun}, and {config.model.name} here takes inputs of '
+            f'{wanted} spatial dimensions; {advice}'
+        )
 
 
 def train_image_size(config: ConfigDict) -> int:
@@ -252,6 +276,8 @@ def is_resident(config: ConfigDict, train: Source) -> bool:
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:
     """Fills in mean and deviation: as configured, else measured on the training set."""
     settings = config.data
+    if draft.standardize:
+        return draft
     per_pixel = settings.normalize == 'pixel'
     fitted: dict[str, Any] = {'mean': settings.mean, 'std': settings.std}
     if arrays is None and (per_pixel or settings.mean is None or settings.std is None):
@@ -259,6 +285,10 @@ def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Prep
             'a data set that is streamed is not measured: set data.mean and data.std, with '
             'data.normalize=channel'
         )
+    if arrays is not None and draft.dimensions == 1:
+        mean, std = data.fit_series(arrays['image'])
+        given = {name: value for name, value in fitted.items() if value is not None}
+        return dataclasses.replace(draft, **{'mean': mean, 'std': std, **given})
     if arrays is not None and settings.mean is None:
         fitted['mean'] = data.fit_mean(arrays['image'], per_pixel)
     if arrays is not None and settings.std is None:

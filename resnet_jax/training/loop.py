@@ -212,7 +212,7 @@ def _take_steps(
             saves = last or signum is not None or done % config.checkpoint.every == 0
             evaluates = last or (signum is None and done % eval_every == 0)
             if saves or done % config.train.log_every == 0:
-                session.log(done, totals, feed)
+                session.log(done, totals, state, feed)
                 totals = run.no_totals()
             with session.paused_clock(totals if saves or evaluates else None):
                 figures = session.evaluate(done, state) if evaluates else None
@@ -244,7 +244,7 @@ def headline(session: Session, seeds: int = 1) -> str:
     begin = f'continues after step {session.first_step}' if session.first_step else 'starts'
     return (
         f'{config.model.name} on {config.data.name} {begin}, {run.total_steps} steps of '
-        f'{config.train.batch_size}; {len(run.inputs.train)} images {where}; '
+        f'{config.train.batch_size}; {len(run.inputs.train)} {run.inputs.train.noun} {where}; '
         f'{count}{jax.devices()[0].device_kind}; '
         + (f'workdir {session.folder}' if seeds == 1 else f'{seeds} seeds together')
     )

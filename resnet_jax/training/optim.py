@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
-from optax.contrib import MuonDimensionNumbers, ScheduleFreeState
+from optax.contrib import MuonDimensionNumbers, ReduceLROnPlateauState, ScheduleFreeState
 
 from resnet_jax.errors import LARGEST_INT, InputError
 from resnet_jax.models.patterns import matches
@@ -84,9 +85,9 @@ def _standard_promotion(function: Callable[..., Any]) -> Callable[..., Any]:
     """Lets Optax mix integers and floats where JAX is set to strict promotion."""
 
     @functools.wraps(function)
-    def wrapped(*args: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         with jax.numpy_dtype_promotion('standard'):
-            return function(*args)
+            return function(*args, **kwargs)
 
     return wrapped
 
@@ -119,6 +120,7 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     'piecewise': _piecewise,
     'cosine': _cosine,
     'onecycle': _onecycle,
+    'plateau': _constant,  # `make_optimizer` multiplies it by a factor that depends on the loss
     'rising': _rising,  # of a learning-rate range test: `resnet-jax search --lr-range`
 }
 
@@ -129,8 +131,11 @@ def decay_mask(params: Any) -> Any:
 
 
 def make_optimizer(
-    optim: ConfigDict, schedule: optax.Schedule, groups: Groups = EVERYTHING
-) -> optax.GradientTransformation:
+    optim: ConfigDict,
+    schedule: optax.Schedule,
+    groups: Groups = EVERYTHING,
+    steps_per_epoch: float = 1.0,
+) -> optax.GradientTransformationExtraArgs:
     """The optimiser: clipping, weight decay and the update.
 
     For sgd, adam and nadam the decay is L2 regularisation, added to the (clipped) gradient before
@@ -142,6 +147,8 @@ def make_optimizer(
       schedule: the learning rate as a function of the step.
       groups: parameters that never train have no state, no decay and no update; those that train
         later keep the state they start with until then.
+      steps_per_epoch: not rounded; used by the schedule `plateau`, whose rate depends on the loss,
+        which `update` then takes as `value`.
     """
     clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
     if groups.later is None:
@@ -160,7 +167,50 @@ def make_optimizer(
     if groups.factors is not None:
         scale = optax.stateless(lambda updates, _: jax.tree.map(_times, updates, groups.factors))
         optimizer = optax.chain(optimizer, scale)
-    return optax.GradientTransformation(optimizer.init, _standard_promotion(optimizer.update))
+    if optim.schedule == 'plateau':
+        optimizer = optax.chain(optimizer, _on_plateau(optim, whole_epoch(steps_per_epoch)))
+    optimizer = optax.with_extra_args_support(optimizer)
+    update = _standard_promotion(optimizer.update)
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def whole_epoch(steps_per_epoch: float) -> int:
+    """The steps over which a mean of the training loss is taken as that of an epoch.
+
+    A batch may straddle two epochs, so that an epoch need not be a whole number of steps.
+    """
+    return max(1, round(steps_per_epoch))
+
+
+def _on_plateau(optim: ConfigDict, steps: int) -> optax.GradientTransformationExtraArgs:
+    """A factor of the update that falls while the mean loss of so many steps does not."""
+    rule = optax.contrib.reduce_on_plateau(
+        factor=optim.decay_factor,
+        patience=optim.plateau_patience,
+        rtol=0.0,
+        atol=optim.plateau_threshold,
+        accumulation_size=steps,
+        min_scale=optim.plateau_floor / optim.learning_rate,
+    )
+
+    def init(params: Any) -> Any:
+        state = rule.init(params)
+        # Not infinite: that in a run's state means that it diverged.
+        return state._replace(best_value=jnp.full_like(state.best_value, np.finfo(np.float32).max))
+
+    return optax.GradientTransformationExtraArgs(init, rule.update)
+
+
+def rate_factor(opt_state: Any) -> Any:
+    """What the schedule `plateau` multiplies the rate by, from the optimiser's state; else 1."""
+    found = [
+        part.scale for part in jax.tree.leaves(opt_state, is_leaf=_is_plateau) if _is_plateau(part)
+    ]
+    return found[0] if found else 1.0
+
+
+def _is_plateau(part: Any) -> bool:
+    return isinstance(part, ReduceLROnPlateauState)
 
 
 def _times(update: Any, factor: Any) -> Any:
@@ -244,13 +294,15 @@ def _sgd(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
 
 
 def _adam(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
-    return optax.chain(decay, optax.adam(rate, b1=optim.b1, b2=optim.b2))
+    return optax.chain(decay, optax.adam(rate, b1=optim.b1, b2=optim.b2, eps=optim.epsilon))
 
 
 # Optax's adamw and lamb as chains, because those decay towards zero only.
 def _adamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2), decay, optax.scale_by_learning_rate(rate)
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.epsilon),
+        decay,
+        optax.scale_by_learning_rate(rate),
     )
 
 
@@ -264,12 +316,12 @@ def _lamb(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
 
 
 def _nadam(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
-    return optax.chain(decay, optax.nadam(rate, b1=optim.b1, b2=optim.b2))
+    return optax.chain(decay, optax.nadam(rate, b1=optim.b1, b2=optim.b2, eps=optim.epsilon))
 
 
 def _nadamw(optim: ConfigDict, rate: optax.ScalarOrSchedule, decay: Any) -> Any:
     return optax.chain(
-        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, nesterov=True),
+        optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.epsilon, nesterov=True),
         decay,
         optax.scale_by_learning_rate(rate),
     )

@@ -15,7 +15,7 @@ from resnet_jax.models.counting import count_parameters
 from resnet_jax.records import trackers
 from resnet_jax.records.writers import Console, MetricWriter, read_metrics, signs_of_life
 from resnet_jax.training import config as configs
-from resnet_jax.training import processes, step, workdir
+from resnet_jax.training import optim, processes, step, workdir
 from resnet_jax.training.build import Run
 from resnet_jax.training.checkpoint import BEST_MODES, Checkpoints, one_line
 from resnet_jax.training.evaluate import evaluate_each
@@ -56,7 +56,7 @@ class Session:
         self._own_console, self._name = console is None, name
         self.error: RunError | None = None
         self.step_bytes: int | None = None
-        self._said_fault = False
+        self._said_fault, self._rate_factor = False, 1.0
         self._first_step_seconds: float | None = None
         self._writer: MetricWriter | None = None
         self._mirrors = trackers.Mirrors([])
@@ -99,12 +99,13 @@ class Session:
         yield
         self._clock += time.perf_counter() - paused
 
-    def log(self, done: int, totals: Any, feed: Feed | None = None) -> None:
+    def log(self, done: int, totals: Any, state: TrainState, feed: Feed | None = None) -> None:
         """Writes the figures of the steps since the last call. Waits for the device.
 
         Args:
           done: number of steps taken.
           totals: of these steps.
+          state: after them.
           feed: where their batches came from, for its figures.
 
         Raises:
@@ -114,7 +115,8 @@ class Session:
         figures = self.run.task.train_figures(sums)
         if not np.isfinite(figures['loss']):
             raise self._diverged(done)
-        figures['learning_rate'] = float(self.run.schedule(done - 1))
+        self._rate_factor = float(optim.rate_factor(state.opt_state))
+        figures['learning_rate'] = float(self.run.schedule(done - 1)) * self._rate_factor
         timed, seconds = float(sums['n']) - self._untimed_images, time.perf_counter() - self._clock
         if timed:
             figures['images_per_second'] = timed / seconds
@@ -150,8 +152,9 @@ class Session:
     def evaluate(self, done: int, state: TrainState) -> dict[str, float]:
         """Evaluates on the evaluation split and writes the figures.
 
-        Of a run with `optim.ema` they are those of the averaged variables; 'raw_loss' and
-        'raw_top1' are those of the others. Where the evaluation fails, the state is saved first, so
+        Of a run with `optim.ema` they are those of the averaged variables, and with checkpoint.best
+        train_loss those of the lowest 'train_loss'; 'raw_loss' and 'raw_top1' are those of the
+        others. Where the evaluation fails, the state is saved first, so
         that no training step is lost.
         """
         try:
@@ -174,12 +177,14 @@ class Session:
         placed = map(run.placement.put_batch, batches)
         with signs_of_life(f'step {done}  evaluating', self.say):
             found = evaluate_each(run.eval_step, variables, placed, run.task)
-        figures = found[0][0]
+        figures, other = found[0][0], 'not averaged'
+        if (lowest := step.lowest_loss(state)) is not None:
+            figures['train_loss'], other = lowest, 'of this step'
         text = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
         if state.ema is not None:
             raw = found[1][0]
             figures |= {f'raw_{name}': raw[name] for name in ('loss', 'top1')}
-            text += f' (not averaged: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
+            text += f' ({other}: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
         self._evaluated[done] = figures[self.checkpoints.best_metric]
         self._write(done, 'eval', figures)
         self.say(f'step {done}  eval: {text}')
@@ -273,7 +278,7 @@ class Session:
             self._mirrors.notify()
 
     def _diverged(self, done: int) -> Diverged:
-        rate = float(self.run.schedule(done - 1))
+        rate = float(self.run.schedule(done - 1)) * self._rate_factor
         return Diverged(
             f'training diverged: the loss or the state is not finite at step {done} (learning rate '
             f'{rate:.3g}); {self.kept()}; the same config would diverge again: start a new '

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import models, text
 from resnet_jax.interop import files, hub, weights
+from resnet_jax.models import registry
 from resnet_jax.training import processes
 from resnet_jax.training.step import TrainState
 
@@ -29,6 +30,13 @@ def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
         if field not in ('name', 'dtype') and value is not None
     }
     return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
+
+
+def model_dimensions(settings: ConfigDict) -> int:
+    """Spatial dimensions of the model that config.model describes."""
+    if settings.dimensions is not None:
+        return int(settings.dimensions)
+    return int(registry.model_row(settings.name).settings.get('dimensions', 2))
 
 
 def start(
@@ -54,7 +62,7 @@ def start(
         reset_head=settings.reset_head,
         where=settings.weights,
         weights_key=settings.weights_key,
-        channels=state.params['stem']['conv1']['kernel'].shape[-2],
+        channels=weights.image_channels(state.params),
         adapt_stem=settings.adapt_stem,
         say=_note_once,
     )

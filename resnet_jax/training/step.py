@@ -17,6 +17,8 @@ from resnet_jax.models.norms import evaluated
 from resnet_jax.training.groups import EVERYTHING, Groups, by_path
 from resnet_jax.training.tasks import Loss, Task
 
+# Of no epoch yet. Not infinite: that in a state means that the run diverged.
+NO_LOSS = 1e30
 Batch = Mapping[str, Array]
 Sums = dict[str, Array]
 # (state of the optimiser, parameters that are trained) -> parameters to evaluate
@@ -33,7 +35,8 @@ class TrainState(flax.struct.PyTreeNode):
       step: number of steps taken, int32.
       params, batch_stats: the model's collections.
       opt_state: of the Optax optimiser.
-      ema: averaged {'params', 'batch_stats'}, to evaluate with, or None: those that are trained.
+      ema: {'params', 'batch_stats'} to evaluate with, averaged or those of the lowest training
+        loss (then with 'lowest', see `lowest_loss`); None: those that are trained.
     """
 
     step: Int[Array, '']
@@ -51,29 +54,43 @@ def named_key(seed: int | Array, name: str) -> Array:
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     seed: int | Array,
     ema: bool,
+    lowest: bool = False,
 ) -> TrainState:
-    """A freshly initialised state for images of [H, W, C]."""
+    """A freshly initialised state for images of this shape, [H, W, C] or [L, C]."""
     images = jnp.zeros((1, *image_shape))
     variables = model.init(named_key(seed, 'params'), images, train=False)
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
+    # Copies, because the step donates its state and a buffer can be donated only once.
+    kept = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
+    if lowest:
+        loss = jnp.asarray(NO_LOSS, jnp.float32)
+        kept['lowest'] = {'loss': loss, 'sum': jnp.zeros_like(loss)}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
-        # Copies, because the step donates its state and a buffer can be donated only once.
-        ema=jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats}) if ema else None,
+        ema=kept if ema or lowest else None,
     )
 
 
 def eval_variables(state: TrainState) -> dict[str, Any]:
     """The variables to evaluate and predict with: the averaged ones where they are kept."""
+    if state.ema is not None and 'lowest' in state.ema:
+        return {name: value for name, value in state.ema.items() if name != 'lowest'}
     if state.ema is not None:
         return state.ema
     return {'params': state.params, 'batch_stats': state.batch_stats}
+
+
+def lowest_loss(state: TrainState) -> float | None:
+    """The lowest mean training loss of an epoch so far; None where the run does not keep it."""
+    if state.ema is None or 'lowest' not in state.ema:
+        return None
+    return float(state.ema['lowest']['loss'])
 
 
 @jax.jit
@@ -92,6 +109,7 @@ def make_train_step(
     loss: Loss,
     ema_decay: float = 0.0,
     evaluated_params: EvaluatedParams | None = None,
+    epoch: int = 1,
     groups: Groups = EVERYTHING,
     pieces: int = 1,
     axis: str | None = None,
@@ -108,6 +126,8 @@ def make_train_step(
       loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
       evaluated_params: gives them where the optimiser averages, see `optim.evaluated_params`.
+      epoch: number of steps after which their mean loss is compared with the lowest, where the
+        state keeps the variables of that.
       groups: which parameters and statistics stay as they are.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
@@ -120,6 +140,7 @@ def make_train_step(
       all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
+    optimizer = optax.with_extra_args_support(optimizer)
     gradients = _make_gradients(model, task, loss, groups, method)
     to_evaluate = functools.partial(_to_evaluate, ema_decay, evaluated_params)
 
@@ -136,9 +157,14 @@ def make_train_step(
         if axis:
             grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        mean_loss = sums['loss'] / sums['n']
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=mean_loss)
         params = optax.apply_updates(state.params, updates)
-        ema = to_evaluate(state, {'params': params, 'batch_stats': batch_stats}, opt_state)
+        new = {'params': params, 'batch_stats': batch_stats}
+        if state.ema is not None and 'lowest' in state.ema:
+            ema = _of_lowest_loss(state, new, mean_loss, epoch)
+        else:
+            ema = to_evaluate(state, new, opt_state)
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
 
     return train_step
@@ -165,6 +191,27 @@ def _to_evaluate(
         # The statistics are those of the parameters that are trained, nearly the same ones.
         return {**new, 'params': evaluated_params(opt_state, new['params'])}
     return old.ema and _averaged(new, old.ema, ema_decay_at(old.step, decay))
+
+
+def _of_lowest_loss(
+    old: TrainState, new: PyTree[Array], loss: Float[Array, ''], epoch: int
+) -> PyTree[Array]:
+    """The variables after the epoch of the lowest mean training loss; until one ends, the newest.
+
+    As Keras' ModelCheckpoint(monitor='loss', save_best_only=True): the mean of the losses of the
+    epoch's steps, each before its update.
+    """
+    assert old.ema is not None
+    kept = {name: old.ema[name] for name in new}
+    least, total = old.ema['lowest']['loss'], old.ema['lowest']['sum'] + loss
+    ends = (old.step + 1) % epoch == 0
+    better = ends & (total / epoch < least)
+    chosen = jax.lax.cond(better | (least >= NO_LOSS), lambda: new, lambda: kept)
+    lowest = {
+        'loss': jnp.where(better, total / epoch, least),
+        'sum': jnp.where(ends, 0.0, total),
+    }
+    return {**chosen, 'lowest': lowest}
 
 
 def _averaged(new: PyTree[Array], old: PyTree[Array], decay: Float[Array, '']) -> PyTree[Array]:

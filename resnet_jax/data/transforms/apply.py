@@ -72,13 +72,16 @@ def with_settings(
     return tuple(map(str, read_transforms(list(map(str, changed)))))
 
 
-def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -> None:
+def check_transforms(
+    texts: Sequence[str], image_size: int, channels: int = 3, dimensions: int = 2
+) -> None:
     """Checks a list of transforms: each by itself, and their order.
 
     Args:
       texts: as of `read_transforms`.
       image_size: side of the model's input, pixels.
       channels: of the model's input.
+      dimensions: of it: 2 for images, 1 for series.
 
     Raises:
       InputError: on a text that `read_transforms` refuses, a repeated name, a transform after one
@@ -102,7 +105,15 @@ def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -
             'crop may show another class than its target says; leave one of them out'
         )
     for one in chosen:
-        _check_images(one, image_size, channels)
+        if dimensions not in one.transform.dimensions:
+            kinds = {1: 'series', 2: 'images', 3: 'volumes'}
+            taken = ' and '.join(kinds[n] for n in one.transform.dimensions)
+            raise InputError(
+                f'transform {one.name!r} takes {taken}, and the model {kinds[dimensions]}; leave '
+                'it out'
+            )
+        if dimensions == 2:
+            _check_images(one, image_size, channels)
 
 
 def _misplaced(before: Chosen, after: Chosen) -> str:

@@ -18,9 +18,9 @@ PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}  # our name -> jnp.pad's
 
 
 def random_crop(
-    key: Key[Array, ''], image: Shaped[Array, 'h w c'], pad: int, mode: PadMode = 'zero'
-) -> Shaped[Array, 'h w c']:
-    """Pads an image on all sides and cuts the original size out at a random place.
+    key: Key[Array, ''], image: Shaped[Array, '*space c'], pad: int, mode: PadMode = 'zero'
+) -> Shaped[Array, '*space c']:
+    """Pads an image or a series on all sides and cuts its size out at a random place.
 
     Args:
       key: of this example.
@@ -30,10 +30,10 @@ def random_crop(
     """
     if pad == 0:
         return image
-    border = ((pad, pad), (pad, pad), (0, 0))
-    padded = jnp.pad(image, border, mode=PAD_MODES[mode])
-    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
-    return lax.dynamic_slice(padded, (top, left, jnp.zeros_like(top)), image.shape)
+    dims = image.ndim - 1
+    padded = jnp.pad(image, (*((pad, pad),) * dims, (0, 0)), mode=PAD_MODES[mode])
+    corner = jax.random.randint(key, (dims,), 0, 2 * pad + 1)
+    return lax.dynamic_slice(padded, (*corner, jnp.zeros_like(corner[0])), image.shape)
 
 
 def multi_crop(

@@ -86,6 +86,7 @@ class Transform:
         the mean pixel; or 'any', whichever comes at its place.
       channels: of the images that it takes; None: any.
       source: paper and section.
+      dimensions: of the data that it takes: 2 for images, 1 for series [L, C].
     """
 
     where: Literal['host', 'device']
@@ -96,6 +97,7 @@ class Transform:
     domain: Literal['pixels', 'normalised', 'any'] = 'any'
     channels: tuple[int, ...] | None = None
     source: str = ''
+    dimensions: tuple[int, ...] = (2,)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The transforms that a config can name, one row each."""
 
 from resnet_jax.data.resizing import INTERPOLATIONS, LARGEST_SIDE
-from resnet_jax.data.transforms import colour, geometry, mixing, policies, regions
+from resnet_jax.data.transforms import colour, geometry, mixing, policies, regions, series
 from resnet_jax.data.transforms.auto_augment import POLICIES
 from resnet_jax.data.transforms.operations import SAMPLINGS
 from resnet_jax.data.transforms.specs import Parameter, Transform
@@ -155,6 +155,7 @@ TRANSFORMS: dict[str, Transform] = {
         },
         domain='normalised',
         source='arXiv 1512.03385, section 4.2',
+        dimensions=(1, 2),
     ),
     'cutout': Transform(
         *('device', 'example', 13),
@@ -181,6 +182,7 @@ TRANSFORMS: dict[str, Transform] = {
         {'alpha': _alpha(0.2, ''), 'probability': _probability(1.0)},
         domain='normalised',
         source='arXiv 1710.09412, section 2',
+        dimensions=(1, 2),
     ),
     'cutmix': Transform(
         *('device', 'batch', 16),
@@ -201,8 +203,43 @@ TRANSFORMS: dict[str, Transform] = {
         domain='normalised',
         source='arXiv 2110.00476, section 2',
     ),
+    'jitter': Transform(
+        *('device', 'example', 18),
+        series.jitter,
+        {'std': Parameter(0.03, Range(0, 100), 'of the noise')},
+        domain='normalised',
+        source='arXiv 2007.15951, section III-A',
+        dimensions=(1,),
+    ),
+    'scaling': Transform(
+        *('device', 'example', 19),
+        series.scaling,
+        {'std': Parameter(0.1, Range(0, 100), 'of the factors around 1')},
+        domain='normalised',
+        source='arXiv 2007.15951, section III-A',
+        dimensions=(1,),
+    ),
+    'window_slice': Transform(
+        *('device', 'example', 20),
+        series.window_slice,
+        {'share': Parameter(0.9, Range(0, 1, open='low'), 'of the length')},
+        domain='normalised',
+        source='Le Guennec et al. 2016',
+        dimensions=(1,),
+    ),
+    'window_warp': Transform(
+        *('device', 'example', 21),
+        series.window_warp,
+        {
+            'share': Parameter(0.1, Range(0, 1, open='low'), 'of the length'),
+            'factors': Parameter((0.5, 2.0), Range(0.01, 100), 'of its length, one of them'),
+        },
+        domain='normalised',
+        source='Le Guennec et al. 2016',
+        dimensions=(1,),
+    ),
     'multi_crop': Transform(
-        *('device', 'views', 18),
+        *('device', 'views', 22),
         geometry.multi_crop,
         {
             'count': Parameter(4, Range(1, 64, whole=True), 'crops of each image'),

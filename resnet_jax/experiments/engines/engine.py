@@ -5,7 +5,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,11 @@ def in_this_process(
 
 
 def run_sweep(
-    sweep: Sweep, workdir: Path, shard: tuple[int, int] = (1, 1), engine: Engine = in_this_process
+    sweep: Sweep,
+    workdir: Path,
+    shard: tuple[int, int] = (1, 1),
+    engine: Engine = in_this_process,
+    arms: Collection[str] | None = None,
 ) -> list[Unit]:
     """Trains the runs of a sweep that have not ended; one that fails does not stop the others.
 
@@ -120,6 +124,7 @@ def run_sweep(
       workdir: the sweep's workdir; created if it does not exist.
       shard: (i, n): only the i-th of n parts of the runs, counted from 1.
       engine: trains the runs.
+      arms: whose runs are trained now; None: all.
 
     Returns:
       The runs of this part that failed.
@@ -129,7 +134,8 @@ def run_sweep(
       Interrupted: after SIGTERM or SIGINT; the runs under way have been saved.
     """
     begin(sweep, workdir)
-    mine = units(sweep, workdir)[shard[0] - 1 :: shard[1]]
+    wanted = [unit for unit in units(sweep, workdir) if arms is None or unit.arm in arms]
+    mine = wanted[shard[0] - 1 :: shard[1]]
     todo = [unit for unit in mine if not is_ended(unit.folder)]
     if not todo:
         return []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from resnet_jax.experiments.reproduce.plan import make_plan
 from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD
 from resnet_jax.papers.cifar import find_table
-from resnet_jax.papers.recipes import HELD_OUT, TRAIN_IMAGES, recipe_of, row_fields, shared_fields
+from resnet_jax.papers.recipes import HELD_OUT, recipe_of, row_fields, shared_fields
 from resnet_jax.papers.row_counts import COUNTS
 from resnet_jax.papers.table import PAPERS, PublishedRow, PublishedTable
 
@@ -80,7 +80,7 @@ def counts_of(key: str, row: PublishedRow) -> tuple[int, int]:
     from resnet_jax.papers.cifar import build
 
     table = find_table(key)
-    parameters, multiply_adds = count(build(table, row), (table.image_size, table.image_size, 3))
+    parameters, multiply_adds = count(build(table, row), table.facts(row).image_shape)
     return parameters, multiply_adds
 
 
@@ -90,7 +90,7 @@ def images_seen(table: PublishedTable, row: PublishedRow) -> int:
     if 'train.steps' in fields:
         return int(fields['train.steps'] * fields['train.batch_size'])
     held_out = HELD_OUT if fields['data.train_split'] == 'train[:45000]' else 0
-    return round(fields['train.epochs'] * (TRAIN_IMAGES[table.data] - held_out))
+    return round(fields['train.epochs'] * (table.facts(row).examples - held_out))
 
 
 def speed_at(multiply_adds: int, speeds: Sequence[Speed]) -> float:

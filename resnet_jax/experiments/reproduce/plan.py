@@ -20,12 +20,15 @@ from resnet_jax.training import config as configs
 
 # full   the recipe
 # short  the recipe, its length divided by SHORTER
-# smoke  two steps on synthetic images
+# smoke  two steps, on synthetic images where the data are images
 SCALES = ('smoke', 'short', 'full')
 SHORTER = 16
 SHORT_SEEDS = 3
 # The fields that grow with the length of a run.
-_LENGTHS = ('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup')
+_LENGTHS = (
+    *('train.steps', 'train.epochs', 'optim.boundaries', 'optim.warmup'),
+    'optim.plateau_patience',
+)
 _SCHEDULE = ('optim.boundaries', 'optim.schedule', 'optim.schedule_unit')
 # Fields that change how a run is computed or watched, not what it computes; see also FREE_FIELDS.
 _HARMLESS = frozenset({'train.eval_every', 'model.scan_blocks', 'model.remat', 'data.memory_mib'})
@@ -47,6 +50,17 @@ _SMOKE: dict[str, Any] = {
     'optim.warmup': 0.0,  # often longer than the two steps
     'model.dtype': 'float32',
     'model.scan_blocks': True,  # compiles faster
+    'checkpoint.keep': 1,
+}
+# Of series, which are there: no image takes their place.
+_SMOKE_SERIES: dict[str, Any] = {
+    'data.eval_split': 'test[:8]',
+    'train.steps': 2,
+    'train.log_every': 1,
+    'train.eval_every': 0,
+    'train.eval_batch_size': 8,
+    'train.xla_optimization_level': 0,
+    'checkpoint.every': 2,
     'checkpoint.keep': 1,
 }
 # A CPU takes minutes for grouped convolutions of 32x32 images, above all in a scan.
@@ -174,6 +188,8 @@ def _in_folder(folder: Path, name: str) -> str:
 
 def _smoke_fields(table: PublishedTable) -> dict[str, Any]:
     """What scale smoke sets in all rows of a table."""
+    if table.data == 'ucr':
+        return _SMOKE_SERIES
     if table.data != 'imagenet':
         return _SMOKE
     # For the central crop, in the proportion of 256 to 224, and for training at fewer pixels.
@@ -284,7 +300,8 @@ def _notes(
     overrides: Mapping[str, str],
 ) -> tuple[str, ...]:
     if scale == 'smoke':
-        return ('no verdict: two steps on synthetic images show that a row runs, and nothing else',)
+        what = '' if table.data == 'ucr' else ' on synthetic images'
+        return (f'no verdict: two steps{what} show that a row runs, and nothing else',)
     notes = []
     own_length = overrides.keys() & configs.ALTERNATIVES.keys()
     only = 'only the order of the rows is compared, no figure with the published one'

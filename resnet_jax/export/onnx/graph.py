@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnet_jax.models.convolution import half_padding
+
 OPSET = 17
 IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 
@@ -92,10 +94,10 @@ class Graph:
           stride: in every dimension.
           dilation: distance between the taps.
           groups: of channels.
-          padding: zeros on each side; by default half of the kernel.
+          padding: zeros on each side; by default `convolution.half_padding` of the kernel.
         """
         dims, size = len(x.size), kernel.shape[0]
-        pad = dilation * (size // 2) if padding is None else padding
+        before, after = half_padding(size, dilation) if padding is None else (padding, padding)
         axes = (dims + 1, dims, *range(dims))
         inputs = [x.name, self.constant(f'{name}.kernel', kernel.transpose(axes))]
         if bias is not None:
@@ -107,10 +109,10 @@ class Graph:
             kernel_shape=[size] * dims,
             strides=[stride] * dims,
             dilations=[dilation] * dims,
-            pads=[pad] * 2 * dims,
+            pads=[before] * dims + [after] * dims,
             group=groups,
         )
-        out = tuple((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n in x.size)
+        out = tuple((n + before + after - dilation * (size - 1) - 1) // stride + 1 for n in x.size)
         return Tensor(name, kernel.shape[-1], out)
 
     def pad(

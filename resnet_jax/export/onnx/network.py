@@ -33,7 +33,7 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
     """
     stem, stages = model.body()
     convs = [{'strides': stride} for _, stride, _ in stem.design.convolutions]
-    part = Part(graph, model, params['stem'], 'stem', convs)
+    part = Part(graph, model, params.get('stem', {}), 'stem', convs)
     x = operations.apply(stem.operations(), x, part)
     x = row('stem pool', stem.design.pool, operations.STEM_POOLS)(x, graph, 'stem/pool')
     for i, stage in enumerate(stages, 1):
@@ -87,6 +87,8 @@ def _shortcut(path: str, block: ResidualBlock, x: Tensor, part: Part) -> Tensor:
         x, stride = pool(x, stride, graph, part.name('shortcut_pool')), 1
     if path == 'zero_pad':
         x = _zero_pad(x, block.width * design.expansion, stride, part)
+    elif path == 'norm':
+        x = row('norm', part.model.norm, operations.NORMS)(x, part, 'shortcut_norm')
     elif path in ('projection', 'conv'):
         x = operations.convolve(part, x, 'shortcut_conv', {'strides': stride})
         if block.normalizes_shortcut(path):

@@ -43,7 +43,7 @@ def convolve(
 
     Args:
       images: the images.
-      kernel: odd sizes.
+      kernel: the kernel.
       strides: in each dimension.
       padding: (before, after) in each dimension, of half the kernel.
       in_scan: whether the convolution stands in the body of a `lax.scan`.
@@ -52,7 +52,8 @@ def convolve(
     plain = kwargs['feature_group_count'] == 1
     dilation = set(kwargs.get('rhs_dilation') or (1,))
     large = all(i >= k for i, k in zip(images.shape[1:-1], kernel.shape[:-2], strict=True))
-    if in_scan and plain and large and set(strides) == {1} and len(dilation) == 1:
+    odd = all(k % 2 for k in kernel.shape[:-2])
+    if in_scan and plain and large and odd and set(strides) == {1} and len(dilation) == 1:
         return convolve_plainly(images, kernel, dilation.pop())
     # The gradient towards the kernel transposes the images, and XLA would recompute everything
     # since the previous convolution inside that transposition; through identity shortcuts that is
