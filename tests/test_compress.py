@@ -22,6 +22,7 @@ METHODS = {
     'fold': ('fold', '--limit', 40),
     'weights': ('prune', '--sparsity', 0.5, '--limit', 40),
     'channels': ('prune', '--unit', 'channel', '--sparsity', 0.5, '--criterion', 'taylor', *FEW),
+    'stream': ('prune', '--unit', 'stream', '--sparsity', 0.5, '--limit', 40),
     'mixed': ('quantize', '--mean-bits', 6, '--activations', 8, '--calibration', 'mse', *FEW),
     'thin': ('factorize', '--budget', 0.6, '--limit', 40),
 }

@@ -6,7 +6,7 @@ would lose, Molchanov et al., arXiv 1906.10771; of blocks, Veit et al., arXiv 16
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -104,18 +104,26 @@ def magnitude_scores(model: ResNet, variables: Mapping[str, Any]) -> Scores:
       model: with unscanned blocks.
       variables: of the model.
     """
-    flat = _flat(variables)
     found = {}
     for inner in inner_convolutions(model):
-        kernel = np.asarray(flat[_kernel('params', inner.path, flat)], np.float64)
-        scores = np.sqrt((kernel**2).sum(axis=tuple(range(kernel.ndim - 1))))
-        for norm in inner.norms:
-            path = tuple(norm.split('/'))
-            scale = np.abs(np.asarray(flat.get(('params', *path, 'scale'), 1.0), np.float64))
-            var = np.asarray(flat.get(('batch_stats', *path, 'var'), 1.0), np.float64)
-            scores = scores * scale / np.sqrt(var + model.bn_epsilon)
+        scores = filter_sizes(variables, inner.path, inner.norms, model.bn_epsilon)
         found[inner.path] = scores / max(scores.mean(), 1e-30)
     return found
+
+
+def filter_sizes(
+    variables: Mapping[str, Any], layer: str, norms: Sequence[str], epsilon: float
+) -> Float[np.ndarray, ' channels']:
+    """The size of each filter of a convolution, times what the norms behind it multiply with."""
+    flat = _flat(variables)
+    kernel = np.asarray(flat[_kernel('params', layer, flat)], np.float64)
+    sizes = np.sqrt((kernel**2).sum(axis=tuple(range(kernel.ndim - 1))))
+    for norm in norms:
+        path = tuple(norm.split('/'))
+        scale = np.abs(np.asarray(flat.get(('params', *path, 'scale'), 1.0), np.float64))
+        var = np.asarray(flat.get(('batch_stats', *path, 'var'), 1.0), np.float64)
+        sizes = sizes * scale / np.sqrt(var + epsilon)
+    return sizes
 
 
 def taylor_scores(model: ResNet, variables: Mapping[str, Any], batches: Iterable[Batch]) -> Scores:
@@ -130,7 +138,17 @@ def taylor_scores(model: ResNet, variables: Mapping[str, Any], batches: Iterable
       variables: of the model.
       batches: of training examples.
     """
-    inner = inner_convolutions(model)
+    following = {inner.path: [inner.following] for inner in inner_convolutions(model)}
+    return taylor_of(model, variables, batches, following)
+
+
+def taylor_of(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    batches: Iterable[Batch],
+    consumers: Mapping[str, Sequence[str]],
+) -> Scores:
+    """`taylor_scores` of channels that some layers take, by the paths of these layers."""
 
     @jit
     def gradients(params: Any, images: Any, labels: Any, mask: Any) -> Any:
@@ -146,11 +164,13 @@ def taylor_scores(model: ResNet, variables: Mapping[str, Any], batches: Iterable
     for batch in batches:
         found = gradients(variables['params'], batch.images, batch.labels, batch.mask)
         grads, count = _flat({'params': found}), count + 1
-        for one in inner:
-            path = _kernel('params', one.following, flat, first=True)
-            product = np.asarray(flat[path], np.float64) * np.asarray(grads[path], np.float64)
-            gate = product.sum(axis=(*range(product.ndim - 2), product.ndim - 1))
-            totals[one.path] = totals.get(one.path, 0.0) + gate**2
+        for name, layers in consumers.items():
+            gate: Any = 0.0
+            for layer in layers:
+                path = _kernel('params', layer, flat, first=True)
+                product = np.asarray(flat[path], np.float64) * np.asarray(grads[path], np.float64)
+                gate = gate + product.sum(axis=(*range(product.ndim - 2), product.ndim - 1))
+            totals[name] = totals.get(name, 0.0) + gate**2
     if not count:
         raise InputError('no examples to score channels on')
     return {path: total / count for path, total in totals.items()}
@@ -193,11 +213,9 @@ def keep_channels(
       The smaller model, its `inner_channels` set, and its variables.
     """
     flat = _flat(unstack_blocks(variables) if model.scan_blocks else variables)
-    widths = {}
     for inner in inner_convolutions(model):
         own = _kernel('params', inner.path, flat)
         numbers = np.asarray(kept.get(inner.path, np.arange(flat[own].shape[-1])))
-        widths[inner.path] = len(numbers)
         flat[own] = flat[own][..., numbers]
         bias = (*own[:-1], 'bias')
         if bias in flat:
@@ -207,17 +225,25 @@ def keep_channels(
         for norm in inner.norms:
             for path in [p for p in flat if '/'.join(p[1:-1]) == norm]:
                 flat[path] = flat[path][numbers]
-    smaller = model.clone(inner_channels=tuple(_entries(model, widths)), scan_blocks=False)
+    smaller = model.clone(inner_channels=inner_entries(model, flat), scan_blocks=False)
     return smaller, dict(flax.traverse_util.unflatten_dict(flat))
 
 
-def _entries(model: ResNet, widths: Mapping[str, int]) -> Iterator[str]:
-    """Entries of `inner_channels`, of the convolutions that differ from the design."""
+def inner_entries(model: ResNet, flat: _Arrays) -> tuple[str, ...]:
+    """Entries of `inner_channels`, of the convolutions that differ from the design.
+
+    Args:
+      model: of these stages.
+      flat: all arrays by their path.
+    """
     _, stages = model.body()
-    for path, width in widths.items():
-        stage = int(path.partition('/')[0].removeprefix('stage'))
-        if width != model.block.inner_channels(stages[stage - 1].plan.width):
-            yield f'{path}={width}'
+    found = []
+    for inner in inner_convolutions(model):
+        stage = int(inner.path.partition('/')[0].removeprefix('stage'))
+        channels = flat[_kernel('params', inner.path, flat)].shape[-1]
+        if channels != model.block.inner_channels(stages[stage - 1].plan.width):
+            found.append(f'{inner.path}={channels}')
+    return tuple(found)
 
 
 def _flat(variables: Mapping[str, Any]) -> _Arrays:

@@ -19,7 +19,7 @@ EPILOG = (
     '--config.prune.schedule=keep --workdir runs/tuned. Sources: arXiv 1506.02626, 2104.08378, '
     '1608.08710, 1906.10771, 1605.06431.'
 )
-UNITS = ('weight', 'channel', 'block')
+UNITS = ('weight', 'channel', 'block', 'stream')
 CRITERIA = ('magnitude', 'taylor')
 
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='weight',
         metavar='NAME',
         help='weight (default): the smallest become zero; channel: inside the branches, those that '
-        'matter least are taken out; block: whole ones',
+        'matter least are taken out; block: whole ones; stream: the channels that blocks pass on',
     )
     group.add_argument(
         '--sparsity', type=float, metavar='S', help='the share of weights or channels, in (0, 1)'
@@ -63,9 +63,8 @@ def compress(options: argparse.Namespace, subject: 'Subject') -> Compressed:
     check_choice('--unit', options.unit, UNITS)
     check_choice('--criterion', options.criterion, CRITERIA)
     _check_options(options)
-    return {'weight': _weights, 'channel': _channels, 'block': _blocks}[options.unit](
-        options, subject
-    )
+    run = {'weight': _weights, 'channel': _channels, 'block': _blocks, 'stream': _channels}
+    return run[options.unit](options, subject)
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -74,6 +73,7 @@ def _check_options(options: argparse.Namespace) -> None:
         'weight': ('sparsity', 'pattern'),
         'channel': ('sparsity', 'criterion', 'multiple'),
         'block': ('blocks',),
+        'stream': ('sparsity', 'criterion', 'multiple'),
     }
     usual = {'criterion': 'magnitude', 'multiple': 1}
     for name in ('sparsity', 'pattern', 'blocks', 'criterion', 'multiple'):
@@ -106,22 +106,27 @@ def _weights(options: argparse.Namespace, subject: 'Subject') -> Compressed:
 
 
 def _channels(options: argparse.Namespace, subject: 'Subject') -> Compressed:
-    from resnet_jax.compress import prune
+    from resnet_jax.compress import prune, stream
     from resnet_jax.models.stages import unstack_blocks
 
     model = subject.trained.model.unrolled()
     variables = unstack_blocks(subject.trained.variables)
+    unit: Any = stream if options.unit == 'stream' else prune
     if options.criterion == 'taylor':
         fitting = subject.fitting_examples('--criterion taylor')
-        scores = prune.taylor_scores(model, variables, fitting)
+        scores = unit.taylor_scores(model, variables, fitting)
     else:
-        scores = prune.magnitude_scores(model, variables)
-    kept = prune.choose_channels(scores, options.sparsity, options.multiple)
-    smaller, found = prune.keep_channels(model, variables, kept)
-    rows = [[path, f'{len(kept[path])} of {len(scores[path])}'] for path in kept]
-    printed = '\n' + text.aligned(['convolution', 'channels'], rows, text.terminal_width())
+        scores = unit.magnitude_scores(model, variables)
+    if options.unit == 'stream':
+        kept = stream.choose_channels(model, scores, options.sparsity, options.multiple)
+    else:
+        kept = prune.choose_channels(scores, options.sparsity, options.multiple)
+    smaller, found = unit.keep_channels(model, variables, kept)
+    rows = [[path, f'{len(kept[path])} of {len(scores[path])}'] for path in scores]
+    header = ['part' if options.unit == 'stream' else 'convolution', 'channels']
+    printed = '\n' + text.aligned(header, rows, text.terminal_width())
     settings = {
-        'unit': 'channel',
+        'unit': options.unit,
         'sparsity': options.sparsity,
         'criterion': options.criterion,
         'multiple': options.multiple,
