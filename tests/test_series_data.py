@@ -176,16 +176,16 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, changes, message):
 
 def test_images_and_series_are_not_confused(tmp_path):
     name, _ = series_file(tmp_path)
-    with pytest.raises(InputError, match='holds series, and cifar_resnet8 .* such as tsc_resnet'):
+    with pytest.raises(InputError, match=r'holds series, and cifar_resnet8 .* such as tsc_resnet'):
         open_inputs(tiny({'data.name': name, 'augment.transforms': ''}))
-    with pytest.raises(InputError, match='holds images, and tsc_resnet .* spatial dimensions'):
+    with pytest.raises(InputError, match=r'holds images, and tsc_resnet .* spatial dimensions'):
         open_inputs(settings('digits'))
     with pytest.raises(InputError, match='takes channel or series'):
         settings(name, **{'data.normalize': 'pixel'})
     with pytest.raises(InputError, match='takes channel or pixel'):
         tiny({'data.normalize': 'series'})
     series = Preprocessing(20, 2, None, (0.0, 0.0), (1.0, 1.0), ('a', 'b'), dimensions=1)
-    with pytest.raises(InputError, match='an image .*, and the model takes a series'):
+    with pytest.raises(InputError, match=r'an image .*, and the model takes a series'):
         series.prepare(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match='a series of 19 steps and 2 channels'):
         series.prepare(np.zeros((19, 2), np.float32))

@@ -80,7 +80,8 @@ def _read_files(
     files: Files,
 ) -> tuple[dict[str, tuple[list[np.ndarray], np.ndarray]], tuple[str, ...]]:
     """Split -> series [L, C] and labels; and the names of the classes."""
-    found, names = {}, ()
+    found: dict[str, tuple[list[np.ndarray], np.ndarray]] = {}
+    names: tuple[str, ...] = ()
     for split, path in files:
         try:
             with open(path, encoding='utf-8') as file:
@@ -107,7 +108,8 @@ def read_ts(
       ValueError: for another format.
     """
     names: tuple[str, ...] = ()
-    values, labels = [], []
+    values: list[np.ndarray] = []
+    labels: list[str] = []
     for line in map(str.strip, lines):
         if not line or line[0] in '#@':
             words = line.split()
