@@ -114,6 +114,13 @@ def read_published(
     if known:
         base = data.known_preprocessing(known, names)
     assumed = base is None and not changes
+    if base is None and model.dimensions == 1:  # each series by itself, as tsc was trained
+        zeros, ones = (0.0,) * row.channels, (1.0,) * row.channels
+        base = Preprocessing(
+            *(row.image_size, row.channels, None, zeros, ones, names),
+            dimensions=1,
+            standardize=True,
+        )
     if base is None:  # most weights for images of this size were trained with these
         base = data.known_preprocessing('cifar' if row.image_size == 32 else 'torchvision', names)
     if 'image_size' in changes and 'resize' not in changes:
