@@ -432,6 +432,7 @@ def test_needs_name_fields_that_change_a_run():
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
         {'data.name': 'npz:x.npz'},
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
+        {'optim.schedule': 'plateau', 'optim.name': 'adam', 'model.stage_widths': (4, 4, 4)},
     ]
     settings = [digits, *(configs.changed(digits, fields) for fields in every)]
     for field in effects.NEEDS:

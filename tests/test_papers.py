@@ -27,7 +27,8 @@ def test_tables_are_complete():
         names = [row.name for row in table.rows]
         assert len(set(names)) == len(names), key
         for row in table.rows:
-            assert row.value is None or 1 < row.value < 90, (key, row.name)
+            most = 100 if 'accuracy' in table.metric else 90
+            assert row.value is None or 1 < row.value < most, (key, row.name)
             assert not (row.failed and row.value), (key, row.name)
             plain = key == 'he2015_plain'  # the paper shows curves only
             assert row.failed or row.value is not None or plain, (key, row.name)
@@ -37,7 +38,8 @@ def test_tables_are_complete():
 def parameters_of(model):
     """Their shapes; rows of several tables share a model."""
     size = 224 if model.stem.startswith('imagenet') else 32
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    shape = (size, 1) if model.dimensions == 1 else (size, size, 3)
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, False), images)['params']
 
 
@@ -87,6 +89,8 @@ def designs():
     """The reduced models that differ, by the name of the first row that has each."""
     found = {}
     for key, table, row in ROWS:
+        if table.data == 'ucr':  # of other dimensions: test_series_models.py
+            continue
         model = reduced(table, row)
         # The bias that a gate begins with is a number of the same program, see test_designs.
         design = dataclasses.replace(model.block, gate_bias=0.0)

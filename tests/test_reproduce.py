@@ -629,3 +629,41 @@ def test_bad_input(arguments, message, capsys):
     assert main(['reproduce', *arguments]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count('\n') == 1
+
+
+# Time series: each row has a data set of its own
+
+
+def test_the_rows_of_series_have_their_own_data_and_batch():
+    """int(min(n / 10, 64)) series at a time (hfawaz/dl-4-tsc), 1,500 epochs, ten runs."""
+    plan = make_plan('fawaz2019', 'full')
+    assert plan.figures and plan.sweep.seeds == tuple(range(10))
+    sizes = {'ItalyPowerDemand': 67, 'GunPoint': 50, 'ArrowHead': 36, 'OSULeaf': 200}
+    assert set(plan.sweep.arms) == set(sizes)
+    for name, n in sizes.items():
+        found = plan.sweep.config(name, 3)
+        assert found.data.name == f'aeon:{name}' and found.model.name == 'tsc_resnet'
+        assert found.train.batch_size == int(min(n / 10, 64))
+        assert (found.train.epochs, found.optim.plateau_patience) == (1500.0, 50)
+        assert (found.optim.name, found.optim.learning_rate) == ('adam', 1e-3)
+        assert (found.optim.decay_factor, found.optim.plateau_floor) == (0.5, 1e-4)
+        assert (found.checkpoint.best, found.data.normalize) == ('train_loss', 'series')
+    short = make_plan('fawaz2019', 'short').sweep.config('GunPoint', 0)
+    assert (short.train.epochs, short.optim.plateau_patience) == (93.75, 4)
+
+
+def test_an_accuracy_is_judged_by_its_mean_and_both_deviations():
+    table = TABLES['fawaz2019']
+    values = (83.0, 84.0, 85.0, 86.0)  # mean 84.5 of 84.5 (1.2)
+    near = judge(table, {'ArrowHead': RowResult(values)}, figures=True)['ArrowHead']
+    assert near.word == 'within published spread' and '0.00 apart' in near.why
+    # Standard error 0.645, so twice the joint error is 2 sqrt(0.645^2 + 1.2^2) = 2.73.
+    far = judge(table, {'ArrowHead': RowResult(tuple(v - 2.8 for v in values))}, figures=True)
+    assert far['ArrowHead'].word != near.word and '2.80 apart > 2.73' in far['ArrowHead'].why
+
+
+def test_a_row_that_is_not_there_is_named(tmp_path, capsys):
+    where = ('--scale', 'full', '--workdir', str(tmp_path / 'out'))
+    code = main(['reproduce', 'fawaz2019', *where, '--rows', 'GunPont'])
+    assert code == 2 and "did you mean 'GunPoint'" in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()

@@ -99,6 +99,8 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from resnet_jax.inference.class_matching import class_finder
     from resnet_jax.records.writers import signs_of_life
 
+    if options.sheet and trained.preprocessing.dimensions == 1:
+        raise InputError('--sheet draws images, and this model takes series; leave it out')
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
     elif options.labels:

@@ -36,6 +36,7 @@ from resnet_jax.data.preprocessing import (
 )
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.resizing import check_sizes
+from resnet_jax.data.series_sets import read_series
 from resnet_jax.data.sources import Source, hold_out
 from resnet_jax.data.transforms import (
     TRANSFORMS,
@@ -102,6 +103,7 @@ __all__ = [
     'random_resized_crop',
     'read_ahead',
     'read_labels',
+    'read_series',
     'read_transforms',
     'rows',
     'split_list',

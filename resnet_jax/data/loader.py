@@ -77,6 +77,12 @@ def batch_indices(
       InputError: if the batch is larger than the data set.
     """
     _check_batch_size(batch_size, n)
+    (first, begin), (last, end) = (
+        divmod(position // repeats, n)
+        for position in (step * batch_size, (step + 1) * batch_size - 1)
+    )
+    if first == last and repeats == 1:  # the usual case, in a tenth of the time
+        return _recent_order(seed, first, n)[begin : end + 1].copy()
     epochs, offsets = np.divmod(batch_positions(step, batch_size) // repeats, n)
     indices = np.empty(batch_size, np.int32)
     for epoch in np.unique(epochs):

@@ -6,13 +6,16 @@ They are sets of the UCR and UEA archives of time series classification. Nothing
 import functools
 import hashlib
 import importlib.util
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Float32
 
 from resnet_jax.data.sources import Catalog, Details, Record
 from resnet_jax.errors import InputError, check_choice, first_line
+from resnet_jax.text import printable
 
 SPLITS = {'train': 'TRAIN', 'test': 'TEST'}
 
@@ -77,7 +80,8 @@ def _read_files(
     files: Files,
 ) -> tuple[dict[str, tuple[list[np.ndarray], np.ndarray]], tuple[str, ...]]:
     """Split -> series [L, C] and labels; and the names of the classes."""
-    found, names = {}, ()
+    found: dict[str, tuple[list[np.ndarray], np.ndarray]] = {}
+    names: tuple[str, ...] = ()
     for split, path in files:
         try:
             with open(path, encoding='utf-8') as file:
@@ -104,7 +108,8 @@ def read_ts(
       ValueError: for another format.
     """
     names: tuple[str, ...] = ()
-    values, labels = [], []
+    values: list[np.ndarray] = []
+    labels: list[str] = []
     for line in map(str.strip, lines):
         if not line or line[0] in '#@':
             words = line.split()
@@ -142,3 +147,31 @@ def _version(files: Files) -> str:
     for _, path in files:
         digest.update(pathlib.Path(path).read_bytes())
     return digest.hexdigest()
+
+
+def read_series(path: str | os.PathLike[str]) -> Float32[np.ndarray, 'length channels']:
+    """Reads a series: an .npy of [L] or [L, C], or text of a line for each step.
+
+    Args:
+      path: of the file; of text, commas part the channels.
+
+    Raises:
+      InputError: if it cannot be read, or holds anything else.
+    """
+    where = printable(os.fspath(path))
+    try:
+        if pathlib.Path(path).suffix.lower() == '.npy':
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.loadtxt(path, np.float32, delimiter=',', ndmin=2)
+    except (OSError, ValueError, EOFError) as error:
+        what = 'give an .npy of [L] or [L, C], or a CSV of a line for each step'
+        raise InputError(
+            f'{where}: not a series that can be read ({first_line(error)}); {what}'
+        ) from error
+    if values.ndim not in (1, 2) or values.dtype.kind not in 'iuf' or not values.size:
+        raise InputError(
+            f'{where}: shape {list(values.shape)} and dtype {values.dtype}; a series is numbers '
+            '[L] or [L, C]'
+        )
+    return values.reshape(len(values), -1).astype(np.float32)

@@ -90,6 +90,16 @@ class Program:
             x = np.asarray(jax.jit(self.preprocessing.normalize)(pixels))
         return np.ascontiguousarray(x if self.channels_last else np.moveaxis(x, -1, 1))
 
+    @property
+    def _meaning(self) -> str:
+        """What the input is, in words."""
+        if self.preprocessing.dimensions == 1:
+            each = (
+                'each by itself of mean 0 and deviation 1, then ' * self.preprocessing.standardize
+            )
+            return f'series, {each}(values - mean) / std'
+        return 'pixels 0 to 255' if self.takes_pixels else '(pixels / 255 - mean) / std'
+
     def describe(self) -> dict[str, Any]:
         """What a reader of the file needs to know; plain values."""
         p = self.preprocessing
@@ -102,9 +112,7 @@ class Program:
                 'name': 'images',
                 'dtype': np.dtype(self.input_dtype).name,
                 'shape': shape,
-                'meaning': 'pixels 0 to 255'
-                if self.takes_pixels
-                else '(pixels / 255 - mean) / std',
+                'meaning': self._meaning,
             },
             'output': {
                 'name': 'logits',
@@ -142,6 +150,11 @@ def make_program(
       InputError: for an unknown type, and a batch below 1.
     """
     choose('dtype', dtype, BOUNDS)
+    if takes_pixels and trained.preprocessing.dimensions == 1:
+        raise InputError(
+            '--preprocess is for pixels, and this model takes series, whose normalisation is in '
+            'the description beside the file; leave it out'
+        )
     if batch is not None and batch < 1:
         raise InputError(f'--batch must be at least 1, got {batch}')
     model, variables = fold(trained.model, trained.variables)

@@ -13,7 +13,14 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt8
 from tqdm import tqdm
 
-from resnet_jax.data import ImageFile, Preprocessing, decode_image, usable_cores
+from resnet_jax.data import (
+    ImageFile,
+    Preprocessing,
+    decode_image,
+    printable,
+    read_series,
+    usable_cores,
+)
 from resnet_jax.errors import InputError
 from resnet_jax.inference.class_matching import class_finder
 from resnet_jax.inference.trained import TrainedModel
@@ -129,7 +136,11 @@ def _decode_ahead(
 
     def prepare(file: ImageFile) -> np.ndarray:
         if preprocessing.dimensions == 1:
-            return preprocessing.prepare(read_series(file.path))
+            series = read_series(file.path)
+            try:
+                return preprocessing.prepare(series)
+            except InputError as error:
+                raise InputError(f'{printable(str(file.path))}: {error}') from error
         return preprocessing.prepare(decode_image(file.path, preprocessing.channels))
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())

@@ -21,7 +21,7 @@ from resnet_jax.interop.weights import (
     variables_from_tensors,
 )
 from resnet_jax.json_files import parse_json
-from resnet_jax.models.registry import model_row
+from resnet_jax.models.registry import ModelRow, model_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +114,24 @@ def read_published(
     if known:
         base = data.known_preprocessing(known, names)
     assumed = base is None and not changes
-    if base is None:  # most weights for images of this size were trained with these
-        base = data.known_preprocessing('cifar' if row.image_size == 32 else 'torchvision', names)
+    base = base or _usual_preprocessing(row, model, names)
     if 'image_size' in changes and 'resize' not in changes:
         changes['resize'] = None
     base = dataclasses.replace(base, class_names=names, **changes)
     return PublishedModel(
         model, os.fspath(source), tensors, weights_key, classes, layout, base, assumed
     )
+
+
+def _usual_preprocessing(
+    row: ModelRow, model: models.ResNet, names: tuple[str, ...]
+) -> Preprocessing:
+    """What most weights of such a model were trained with."""
+    if model.dimensions == 1:  # each series by itself
+        zeros, ones = (0.0,) * row.channels, (1.0,) * row.channels
+        about = row.image_size, row.channels, None, zeros, ones, names
+        return Preprocessing(*about, dimensions=1, standardize=True)
+    return data.known_preprocessing('cifar' if row.image_size == 32 else 'torchvision', names)
 
 
 def _class_names(

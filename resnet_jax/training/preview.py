@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from resnet_jax.errors import InputError
 from resnet_jax.training.build import make_prepare
 from resnet_jax.training.inputs import open_inputs
 from resnet_jax.training.tasks import TASKS
@@ -49,6 +50,8 @@ def preview(config: ConfigDict, count: int) -> Preview:
       InputError: for data that does not exist or cannot be read.
     """
     inputs = open_inputs(config)
+    if inputs.train.space:
+        raise InputError(f'{config.data.name} holds series, and pictures are drawn of images only')
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     batches = inputs.train_batches(0, 1)
     batch = next(batches)

@@ -126,8 +126,7 @@ def make_train_step(
       loss: (outputs, targets) -> [N], whose mean is minimised.
       ema_decay: of the averaged variables, see `ema_decay_at`; unused where `state.ema` is None.
       evaluated_params: gives them where the optimiser averages, see `optim.evaluated_params`.
-      epoch: number of steps after which their mean loss is compared with the lowest, where the
-        state keeps the variables of that.
+      epoch: steps whose mean loss is compared with the lowest, where the state keeps that.
       groups: which parameters and statistics stay as they are.
       pieces: number of equal parts of the batch whose gradients are computed one after another and
         averaged. Batch norm sees a piece at a time; without it the result is that of the whole.
@@ -140,9 +139,9 @@ def make_train_step(
       all devices of `axis`; so are batch statistics, averaged over the devices.
     """
     dropout = named_key(seed, 'dropout')
-    optimizer = optax.with_extra_args_support(optimizer)
     gradients = _make_gradients(model, task, loss, groups, method)
-    to_evaluate = functools.partial(_to_evaluate, ema_decay, evaluated_params)
+    to_evaluate = functools.partial(_to_evaluate, ema_decay, evaluated_params, epoch)
+    update = functools.partial(_updated, optax.with_extra_args_support(optimizer), to_evaluate)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         share = jax.lax.axis_index(axis) if axis else 0
@@ -157,17 +156,24 @@ def make_train_step(
         if axis:
             grads, sums = jax.lax.pmean(grads, axis), jax.lax.psum(sums, axis)
             batch_stats = _kept(state.batch_stats, jax.lax.pmean(batch_stats, axis), groups)
-        mean_loss = sums['loss'] / sums['n']
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=mean_loss)
-        params = optax.apply_updates(state.params, updates)
-        new = {'params': params, 'batch_stats': batch_stats}
-        if state.ema is not None and 'lowest' in state.ema:
-            ema = _of_lowest_loss(state, new, mean_loss, epoch)
-        else:
-            ema = to_evaluate(state, new, opt_state)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), sums
+        return update(state, grads, batch_stats, sums['loss'] / sums['n']), sums
 
     return train_step
+
+
+def _updated(
+    optimizer: optax.GradientTransformationExtraArgs,
+    to_evaluate: Callable[..., Any],
+    state: TrainState,
+    grads: PyTree[Array],
+    batch_stats: PyTree[Array],
+    loss: Float[Array, ''],
+) -> TrainState:
+    """The state after a step."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+    params = optax.apply_updates(state.params, updates)
+    ema = to_evaluate(state, {'params': params, 'batch_stats': batch_stats}, opt_state, loss)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema)
 
 
 def _kept(old: PyTree[Array], new: PyTree[Array], groups: Groups) -> PyTree[Array]:
@@ -182,11 +188,15 @@ def _kept(old: PyTree[Array], new: PyTree[Array], groups: Groups) -> PyTree[Arra
 def _to_evaluate(
     decay: float,
     evaluated_params: EvaluatedParams | None,
+    epoch: int,
     old: TrainState,
     new: PyTree[Array],
     opt_state: PyTree[Array],
+    loss: Float[Array, ''],
 ) -> PyTree[Array] | None:
     """The variables to evaluate with after a step, where they are not those that are trained."""
+    if old.ema is not None and 'lowest' in old.ema:
+        return _of_lowest_loss(old, new, loss, epoch)
     if evaluated_params is not None:
         # The statistics are those of the parameters that are trained, nearly the same ones.
         return {**new, 'params': evaluated_params(opt_state, new['params'])}

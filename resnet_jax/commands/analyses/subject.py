@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resnet_jax import text
 from resnet_jax.commands import data_options, model_options
+from resnet_jax.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from resnet_jax.analysis.examples import Examples
     from resnet_jax.analysis.parts import Chain
     from resnet_jax.inference.trained import TrainedModel
+
+
+_OF_IMAGES = ('attribution', 'robustness')
 
 
 class Subject(NamedTuple):
@@ -76,6 +80,8 @@ def open_subject(options: argparse.Namespace) -> Subject:
 
     chosen = data_options.choose_data(options)
     trained = model_options.load_model(options)
+    if trained.preprocessing.dimensions == 1 and options.kind in _OF_IMAGES:
+        raise InputError(f'analyze {options.kind} changes pixels, and this model takes series')
     source = chosen.source
     classes, how = match_classes(trained.preprocessing.class_names, source.class_names)
     for remark in (*source.notes, *([how] if how else [])):
