@@ -278,7 +278,11 @@ def test_walk_throughs(tmp_path):
 
 
 # Stored with their outputs, for readers who do not have the data.
-WITH_OUTPUTS = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
+WITH_OUTPUTS = (
+    '02_pretrained_and_finetune.ipynb',
+    '04_see_inside.ipynb',
+    '05_smaller_and_elsewhere.ipynb',
+)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
