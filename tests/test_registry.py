@@ -29,7 +29,7 @@ def counts(name):
     """Traced. A deep net's blocks are scanned, which takes a fraction of the time."""
     row = model_row(name)
     deep = name not in MULTIPLY_ADDS and sum(row.settings['stage_sizes']) >= 30
-    return count(create_model(name, scan_blocks=deep), (row.image_size, row.image_size, 3))
+    return count(create_model(name, scan_blocks=deep), row.image_shape)
 
 
 def test_every_name_has_an_expected_count():

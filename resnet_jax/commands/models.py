@@ -61,7 +61,7 @@ def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict
     from resnet_jax.models.registry import model_row
 
     row = model_row(name)
-    shape = (row.image_size, row.image_size, 3)
+    shape = row.image_shape
     found: dict[str, Any] = {'name': name, **model_counts(name)._asdict()}
     if options.memory is not None:
         print(f'compiling {name} ({number} of {of})', file=sys.stderr, flush=True)
@@ -88,7 +88,7 @@ def _cells(model: dict[str, Any]) -> tuple[str, ...]:
         f'{model["parameters"]:,}',
         f'{model["multiply_adds"] / 1e6:,.0f} M',
         *([] if step is None else [f'{step / 2**20:,.0f} MiB']),
-        '{}x{}'.format(*model['input']),
+        'x'.join(map(str, model['input'][:-1])),
         model['paper'],
     )
 
@@ -105,7 +105,7 @@ def _check(options: argparse.Namespace) -> None:
     check_dtype(options.dtype or 'float32', '--dtype')
 
 
-def _step_bytes(name: str, shape: tuple[int, int, int], options: argparse.Namespace) -> int:
+def _step_bytes(name: str, shape: tuple[int, ...], options: argparse.Namespace) -> int:
     from resnet_jax import models
     from resnet_jax.training import memory
 

@@ -72,8 +72,11 @@ def inner_convolutions(model: ResNet) -> list[Inner]:
     Raises:
       InputError: if its convolutions are grouped.
     """
-    if model.block.groups > 1:
-        raise InputError('channels of grouped convolutions are not pruned; prune weights or blocks')
+    if not all(plan.design.is_plain for plan in model.plans()):
+        raise InputError(
+            'channels of grouped, depthwise and space-time convolutions are not pruned; prune '
+            'weights or blocks'
+        )
     before, branch, _ = spell_out(model.block, model.fixup)
     between: list[tuple[str, str, list[str]]] = []
     for op in (*before, *branch):
@@ -214,8 +217,9 @@ def keep_channels(
 def _entries(model: ResNet, widths: Mapping[str, int]) -> Iterator[str]:
     """Entries of `inner_channels`, of the convolutions that differ from the design."""
     for path, width in widths.items():
-        stage = int(path.partition('/')[0].removeprefix('stage'))
-        if width != model.block.inner_channels(model.width * 2 ** (stage - 1)):
+        plan = model.plans()[int(path.partition('/')[0].removeprefix('stage')) - 1]
+        # Of a plain design the block's input does not matter.
+        if width != plan.design.inner_channels(plan.width, plan.channels):
             yield f'{path}={width}'
 
 

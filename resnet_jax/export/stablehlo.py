@@ -10,7 +10,6 @@ import numpy as np
 
 from resnet_jax.errors import Unreadable, first_line
 from resnet_jax.export.program import Program, Run
-from resnet_jax.models.stem import STEMS
 
 SIDES = ('d', 'h', 'w')
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -34,8 +33,7 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
 
 def export(program: Program) -> tuple[jax.export.Exported, str]:
     """The program as JAX exports it, for as many sizes of images as it can, and which these are."""
-    dims, stem = program.model.dimensions, STEMS[program.model.stem]
-    step = stem.reduction * 2 ** (len(program.model.stage_sizes) - 1)
+    dims, step = program.model.dimensions, program.model.plans()[-1].reduction
     size = str(program.preprocessing.image_size)
     tries = {
         'any': SIDES[-dims:],

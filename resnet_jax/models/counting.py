@@ -39,7 +39,7 @@ def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     Args:
       model: a module with the interface of `ResNet`. A deep one is counted in a fraction of the
         time with scan_blocks=True, and comes out the same.
-      image_shape: [H, W, C] in two dimensions.
+      image_shape: [H, W, C] in two dimensions, [T, H, W, C] in three.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
@@ -65,7 +65,7 @@ def model_counts(name: str) -> Counts:
     row = model_row(name)
     if name in COUNTS:
         return Counts(*COUNTS[name])
-    return count(create_model(name, scan_blocks=True), (row.image_size, row.image_size, 3))
+    return count(create_model(name, scan_blocks=True), row.image_shape)
 
 
 def count_parameters(params: Any) -> int:

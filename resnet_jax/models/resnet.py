@@ -5,7 +5,7 @@ A model is a pure function of (variables, images); see `ResNet`. Sources: he2015
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,28 +13,23 @@ from jaxtyping import Array, Float
 
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
-from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
+from resnet_jax.models.block import (
+    Context,
+    Operation,
+    Operations,
+    apply_operations,
+    pair_up,
+    spell_out,
+)
 from resnet_jax.models.convolution import INITIALISERS, STANDARDIZATIONS, MakeConv, convolution
 from resnet_jax.models.design import BASIC, BlockDesign
+from resnet_jax.models.feature_info import Feature, check_images, feature_sizes
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
 from resnet_jax.models.quantized import INPUT, QuantizedInput, quantized_dot
 from resnet_jax.models.single_layers import SingleLayers, all_equal, check_bits
+from resnet_jax.models.stage_designs import stage_designs
 from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_layers, plan_stages
-from resnet_jax.models.stem import STEMS, Stem
-
-
-class Feature(NamedTuple):
-    """A feature map of one image.
-
-    Attributes:
-      size: spatial sizes.
-      channels: their number.
-      reduction: the product of the strides up to here, by which the image's size is divided.
-    """
-
-    size: tuple[int, ...]
-    channels: int
-    reduction: int
+from resnet_jax.models.stem import STEMS, Stem, check_stem
 
 
 class ResNet(nn.Module):
@@ -52,6 +47,11 @@ class ResNet(nn.Module):
       stem: a key of `STEMS`.
       stem_width: output channels of the stem.
       width: width of the first stage's blocks; each stage doubles it.
+      stage_widths: width of each stage's blocks; (): as `width` has it.
+      stage_strides: stride of each stage; (): 1 of the first and 2 of the others.
+      stage_designs: what differs in the blocks of single stages, see `stage_designs`.
+      last_width: output channels of a 1x1 convolution between the last stage and the pool, with
+        norm and activation (arXiv 1801.04381, table 2); 0: there is none.
       dimensions: number of spatial dimensions: 1 (series), 2 (images) or 3 (video).
       output_stride: upper limit of the reduction of resolution; stages that would exceed it dilate
         their convolutions instead of striding (arXiv 1606.00915). 0: no limit.
@@ -97,6 +97,10 @@ class ResNet(nn.Module):
     stem: str = 'imagenet'
     stem_width: int = 64
     width: int = 64
+    stage_widths: tuple[int, ...] = ()
+    stage_strides: tuple[int, ...] = ()
+    stage_designs: tuple[str, ...] = ()
+    last_width: int = 0
     dimensions: int = 2
     output_stride: int = 0
     norm: str = 'batch'
@@ -122,7 +126,6 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_choice('stem', self.stem, STEMS)
         decays = ('linear', 'constant')
         check_choice('stochastic_depth_decay', self.stochastic_depth_decay, decays)
         if self.dimensions not in (1, 2, 3):
@@ -142,9 +145,10 @@ class ResNet(nn.Module):
         for field in ('weight_bits', 'activation_bits'):
             check_bits(field, getattr(self, field))
         super().__post_init__()
-        if int(self.stem_width * min(share for _, _, share in STEMS[self.stem].convolutions)) < 1:
-            raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
-        check_channels(self.block, self._plans(), self.stem_width, self.single_layers())
+        check_stem(self.stem, self.stem_width, self.dimensions)
+        if self.last_width and self.fixup:
+            raise InputError('last_width has a norm, and init_scheme=fixup none; leave one out')
+        check_channels(self.plans(), self.stem_width, self.dimensions, self.single_layers())
         if self.ranks and (self.weight_standardization or self.fixup):
             raise InputError(
                 'ranks go with plain weights only; set weight_standardization=False (fold does), '
@@ -166,7 +170,7 @@ class ResNet(nn.Module):
         """The values of single layers, by path."""
         given = self.inner_channels, self.ranks, self.layer_bits
         stem = len(STEMS[self.stem].convolutions)
-        return plan_layers(*given, self.block, self._plans(), self.stem_width, stem)
+        return plan_layers(*given, self.plans(), self.stem_width, stem)
 
     @property
     def fixup(self) -> bool:
@@ -236,19 +240,11 @@ class ResNet(nn.Module):
                 f'image_size needs {self.dimensions} sizes for a model of {self.dimensions} '
                 f'dimensions, got {size}'
             )
+        return feature_sizes(STEMS[self.stem], self.stem_width, self.plans(), size)
 
-        def reduced(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
-            return tuple(-(-n // stride) for n in size)
-
-        stem = STEMS[self.stem]
-        size = functools.reduce(reduced, stem.strides, size)
-        found = {'stem': Feature(size, self.stem_width, stem.reduction)}
-        for i, plan in enumerate(self._plans(), 1):
-            size = reduced(size, plan.stride)
-            found[f'stage{i}'] = Feature(size, plan.width * self.block.expansion, plan.reduction)
-        return found
-
-    def _plans(self) -> list[StagePlan]:
+    @nn.nowrap
+    def plans(self) -> list[StagePlan]:
+        """The layout of each stage."""
         return plan_stages(
             self.stage_sizes,
             width=self.width,
@@ -256,6 +252,9 @@ class ResNet(nn.Module):
             output_stride=self.output_stride,
             drop_rate=self.stochastic_depth,
             constant_rate=self.stochastic_depth_decay == 'constant',
+            designs=stage_designs(self.block, self.stage_designs, len(self.stage_sizes)),
+            widths=self.stage_widths,
+            strides=self.stage_strides,
         )
 
     def classify(
@@ -271,15 +270,15 @@ class ResNet(nn.Module):
         conv, norm = self._makers()
         features = {}
         if from_images:
-            self._check(x)
+            check_images(x, self.dimensions, self.variables.get('params', {}))
             stem, stages = self.body()
             features['stem'] = x = stem(x, train)
             for i, stage in enumerate(stages, 1):
                 features[f'stage{i}'] = x = stage(x, train)
-        # he2016, appendix: what precedes each branch also follows the last addition.
-        before, _, _ = spell_out(self.block, self.fixup)
-        tail = [Operation(op.kind) for op in before]
-        x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
+        for prefix, operations, convs in self.tail():
+            x = apply_operations(
+                operations, x, Context(self.block, conv, norm, train, convs, prefix=prefix)
+            )
         x = self.pool(x)
         features['pooled'] = x
         # Not a module's output, so capture_intermediates would miss it. Nothing happens without.
@@ -292,6 +291,21 @@ class ResNet(nn.Module):
     def pool(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n c']:
         """The mean over space; a method of its own, so that an analysis can intercept it."""
         return jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+
+    @nn.nowrap
+    def tail(self) -> list[tuple[str, Operations, list[dict[str, Any]]]]:
+        """What stands between the last stage and the pool.
+
+        Returns:
+          (what precedes the names of parameters, operations, arguments of their convolutions).
+        """
+        # he2016, appendix: what precedes each branch also follows the last addition.
+        before, _, _ = spell_out(self.block, self.fixup)
+        found: list[Any] = [('final_', tuple(Operation(op.kind) for op in before), [])]
+        if self.last_width:
+            operations = pair_up([Operation(kind) for kind in ('conv', 'norm', 'act')])
+            found.append(('last_', operations, [{'features': self.last_width, 'kernel_size': 1}]))
+        return found
 
     @nn.nowrap
     def body(self) -> tuple[Stem, list[Stage]]:
@@ -314,7 +328,6 @@ class ResNet(nn.Module):
         )
         stages = [
             Stage(
-                design=self.block,
                 plan=plan,
                 fixup=self._fixup_factor(),
                 scan=self.scan_blocks,
@@ -325,31 +338,9 @@ class ResNet(nn.Module):
                 layers=layers.of_blocks(f'stage{i}', len(plan.drop_rates)),
                 name=f'stage{i}',
             )
-            for i, plan in enumerate(self._plans(), 1)
+            for i, plan in enumerate(self.plans(), 1)
         ]
         return stem, stages
-
-    def _check(self, images: Array) -> None:
-        if images.ndim != self.dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
-            letters = ('L', 'H, W', 'D, H, W')[self.dimensions - 1]
-            raise InputError(
-                f'images must be normalised floats of shape [N, {letters}, C], '
-                f'got {images.dtype}{list(images.shape)}'
-            )
-        _, *space, channels = images.shape
-        if self.dimensions == 2 and space[0] in (1, 3) and space[1] == channels > 4:
-            raise InputError(
-                f'images of shape {list(images.shape)} look like [N, C, H, W]; the models take '
-                '[N, H, W, C]: images.transpose(0, 2, 3, 1)'
-            )
-        stem = self.variables.get('params', {}).get('stem', {})
-        kernel = stem.get('conv1', {}).get('kernel')
-        if kernel is not None and kernel.shape[-2] != channels:
-            raise InputError(
-                f'the weights are for images of {kernel.shape[-2]} channels, got '
-                f'{list(images.shape)}; convert the images, or load the weights with '
-                f'channels={channels}, adapt_stem=True'
-            )
 
     def _makers(self) -> tuple[MakeConv, MakeNorm]:
         """The functions that make this network's convolutions and norms."""
@@ -389,7 +380,7 @@ class ResNet(nn.Module):
 
     def _fixup_factor(self) -> float:
         """Fixup, section 3: L^(-1 / (2m - 2)) scales the weights of L branches of m layers."""
-        layers_in_branch = len(self.block.kernels)
+        layers_in_branch = len(self.block.layers)
         if not self.fixup or layers_in_branch == 1:
             return float(self.fixup)
         return float(sum(self.stage_sizes) ** (-1 / (2 * layers_in_branch - 2)))

@@ -60,9 +60,7 @@ def device_peak_bytes() -> int | None:
     return max(peaks, default=None)
 
 
-def train_step_bytes(
-    model: models.ResNet, image_shape: tuple[int, int, int], batch_size: int
-) -> int:
+def train_step_bytes(model: models.ResNet, image_shape: tuple[int, ...], batch_size: int) -> int:
     """Peak memory of one training step, from compiling it for this platform; nothing is run.
 
     The step is `step.make_train_step` with momentum as the optimiser's only state, and what it

@@ -50,7 +50,7 @@ def named_key(seed: int | Array, name: str) -> Array:
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     seed: int | Array,
     ema: bool,
 ) -> TrainState:

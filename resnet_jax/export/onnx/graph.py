@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnet_jax.models.convolution import for_each
+
 OPSET = 17
 IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 
@@ -77,7 +79,7 @@ class Graph:
         bias: np.ndarray | None,
         name: str,
         *,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         dilation: int = 1,
         groups: int = 1,
         padding: int | None = None,
@@ -89,13 +91,14 @@ class Graph:
           kernel: [*taps, channels per group, outputs], as Flax stores it.
           bias: [outputs], or None.
           name: of the node.
-          stride: in every dimension.
+          stride: in every dimension, or one for each.
           dilation: distance between the taps.
           groups: of channels.
           padding: zeros on each side; by default half of the kernel.
         """
-        dims, size = len(x.size), kernel.shape[0]
-        pad = dilation * (size // 2) if padding is None else padding
+        dims, window = len(x.size), kernel.shape[:-2]
+        strides = for_each(stride, dims)
+        pads = [dilation * (size // 2) if padding is None else padding for size in window]
         axes = (dims + 1, dims, *range(dims))
         inputs = [x.name, self.constant(f'{name}.kernel', kernel.transpose(axes))]
         if bias is not None:
@@ -104,13 +107,16 @@ class Graph:
             'Conv',
             inputs,
             name,
-            kernel_shape=[size] * dims,
-            strides=[stride] * dims,
+            kernel_shape=list(window),
+            strides=list(strides),
             dilations=[dilation] * dims,
-            pads=[pad] * 2 * dims,
+            pads=pads * 2,
             group=groups,
         )
-        out = tuple((n + 2 * pad - dilation * (size - 1) - 1) // stride + 1 for n in x.size)
+        out = tuple(
+            (n + 2 * pad - dilation * (size - 1) - 1) // stride + 1
+            for n, pad, size, stride in zip(x.size, pads, window, strides, strict=True)
+        )
         return Tensor(name, kernel.shape[-1], out)
 
     def pad(
