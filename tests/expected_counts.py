@@ -53,6 +53,30 @@ def squeeze_excitations(stages, channels):
     )
 
 
+def volume_net(stages, *, width, classes):
+    """The net of two-convolution blocks with windows of 27 taps, projections and a small stem."""
+    total, before = 27 * 3 * width + 2 * width, width
+    for stage, blocks in enumerate(stages):
+        c = width * 2**stage
+        for _ in range(blocks):
+            total += 27 * before * c + 27 * c * c + 4 * c
+            total += before * c + 2 * c if before != c else 0
+            before = c
+    return total + before * classes + classes
+
+
+def shuffled_bottlenecks(stages, *, width, groups, classes):
+    """shufflenet, figure 2b: grouped 1x1, depthwise 3x3, grouped 1x1; and projections."""
+    total, before = 49 * 3 * width + 2 * width, width
+    for stage, blocks in enumerate(stages):
+        c = width * 2**stage
+        for _ in range(blocks):
+            total += before * c // groups + 9 * c + 4 * c * c // groups + 2 * (c + c + 4 * c)
+            total += before * 4 * c + 2 * 4 * c if before != 4 * c else 0
+            before = 4 * c
+    return total + before * classes + classes
+
+
 def wide(depth, k):
     """wrn, table 1: groups of width 16k, 32k, 64k; norm, relu and convolution, twice a block."""
     total, before = 27 * 16, 16
@@ -225,6 +249,18 @@ EXPECTED = {
         'closed form, senet section 4',
     ),
     'se_resnext50_32x4d': (27_559_896, TIMM_COUNT),
+    'mobilenet_v2': (3_504_872, TORCHVISION),
+    'shuffle_resnet50_g3': (
+        shuffled_bottlenecks(STAGES[50], width=60, groups=3, classes=1000),
+        'closed form, shufflenet figure 2b',
+    ),
+    'r3d_18': (33_371_472, TORCHVISION),
+    'mc3_18': (11_695_440, TORCHVISION),
+    'r2plus1d_18': (31_505_325, TORCHVISION),
+    'resnet18_3d': (
+        volume_net(STAGES[18], width=64, classes=1000),
+        'closed form, he2015 table 1 with 3x3x3 for 3x3',
+    ),
     'cifar_resnet8': (cifar(1), 'closed form, he2015 section 4.2'),
     'cifar_resnet14': (cifar(2), 'closed form, he2015 section 4.2'),
     'cifar_resnet20': (269_722, OPTION_A),
@@ -278,4 +314,9 @@ MULTIPLY_ADDS = {
     'resnext101_32x8d': 16.414,
     'wide_resnet50_2': 11.398,
     'wide_resnet101_2': 22.753,
+    'mobilenet_v2': 0.301,
+    # Of a clip of 16 frames of 112x112.
+    'r3d_18': 40.697,
+    'mc3_18': 43.343,
+    'r2plus1d_18': 40.519,
 }

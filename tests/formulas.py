@@ -112,6 +112,15 @@ def original(f, x, strides, kind, channels):
     return relu(h if kind is None else h + f.shortcut(kind, x, channels, stride, norm=True))
 
 
+def linear(f, x, strides, kind, channels):
+    """arXiv 1801.04381, figure 4d: nothing follows the addition."""
+    n, stride, h = len(strides), max(strides), x
+    for i in range(1, n):
+        h = relu(f.norm(f'norm{i}', f.conv(f'conv{i}', h, strides[i - 1])))
+    h = f.norm(f'norm{n}', f.conv(f'conv{n}', h, strides[-1]))
+    return h if kind is None else h + f.shortcut(kind, x, channels, stride, norm=True)
+
+
 def bn_after_add(f, x, strides, kind, channels):
     """he2016, figure 4(b): the last norm moves after the addition."""
     n, stride, h = len(strides), max(strides), x
@@ -158,6 +167,7 @@ FORMULAS = {
     'relu_before_add': relu_before_add,
     'relu_only_preact': relu_only_preact,
     'full_preact': full_preact,
+    'linear': linear,
 }
 
 # he2015's options where the block keeps the shape and where it changes it; he2016's figure 2(e) is
@@ -168,6 +178,7 @@ KINDS = {
     'projection_all': ('projection', 'projection'),
     'conv1x1': ('projection', 'projection'),
     'normed': ('norm', 'projection'),
+    'where_kept': ('identity', None),
     'none': (None, None),
 }
 

@@ -60,6 +60,20 @@ NETS = {
     'leaky_relu': ('cifar_resnet8', {'activation': 'leaky_relu'}, 0),
     'series': ('resnet50d', {'dimensions': 1}, 0),
     'volume': ('cifar_resnet8', {'dimensions': 3}, 0),
+    'r2plus1d': ('r2plus1d_18', {}, 0),
+    'mc3': ('mc3_18', {'stage_designs': ('stage2/convolution=spatial',)}, 0),
+    'mobile': (
+        'mobilenet_v2',
+        {
+            'stage_sizes': (1, 2),
+            'stage_widths': (4, 6),
+            'stage_strides': (1, 2),
+            'last_width': 5,
+        },
+        0,
+    ),
+    'shuffle': ('shuffle_resnet50_g3', {'pointwise_groups': 2}, 0),
+    'separable': ('cifar_resnet8', {'convolution': 'separable', 'shortcut': 'projection'}, 0),
 }  # fmt: skip
 
 

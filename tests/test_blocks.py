@@ -64,6 +64,7 @@ STEM_AND_TAIL = {
     'original': ('norm relu', ''),
     'bn_after_add': ('norm relu', ''),
     'relu_before_add': ('norm relu', ''),
+    'linear': ('norm relu', ''),
     # he2016, appendix: the activation behind the stem is the first unit's, which shares it with the
     # shortcut; one more activation follows the last addition.
     'relu_only_preact': ('norm', 'relu'),
@@ -193,6 +194,7 @@ def small_net(**kwargs):
         ('projection', {'stage2/block1', 'stage3/block1'}),
         ('zero_pad', set()),
         ('none', set()),
+        ('where_kept', set()),
         ('projection_all', {f'stage{s}/block{b}' for s in (1, 2, 3) for b in (1, 2)}),
         ('conv1x1', {f'stage{s}/block{b}' for s in (1, 2, 3) for b in (1, 2)}),
     ],

@@ -475,6 +475,7 @@ def test_dilation_is_torchvisions():
             output_stride=output_stride,
             drop_rate=0.0,
             constant_rate=False,
+            designs=(BASIC,) * 4,
         )
         return [(p.stride, p.dilation_before, p.dilation) for p in plans]
 

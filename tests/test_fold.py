@@ -17,6 +17,7 @@ FOLDED = (
     *('basic', 'bottleneck', 'blur', 'blur behind the last convolution', 'relu_only_preact'),
     *('relu_before_add', 'bn_after_add', 'full_preact', 'eca', 'groups', 'standardised', 'gated'),
     *('bit', 'group norm', 'fixup', 'zero at start', 'volume', 'raw first shortcut'),
+    *('r2plus1d', 'mobile', 'shuffle', 'separable'),
 )
 
 

@@ -18,8 +18,9 @@ from resnet_jax.cli import main
 from resnet_jax.inference.published import load_published
 from resnet_jax.interop import layouts, save_weights
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
-from resnet_jax.interop.layouts import LAYOUTS, OURS
+from resnet_jax.interop.layouts import OURS
 from resnet_jax.interop.matching import fitting_models, match
+from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.interop.weights import tensors_from_variables, variables_from_tensors
 from resnet_jax.models import InputError
 from resnet_jax.models.registry import MODELS

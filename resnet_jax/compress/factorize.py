@@ -69,8 +69,11 @@ def layers_of(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Layer]:
     Raises:
       InputError: for grouped convolutions, standardised weights, and factors already there.
     """
-    if model.block.groups > 1:
-        raise InputError('grouped convolutions are not factored; their kernels are thin already')
+    if not all(plan.design.is_plain for plan in model.plans()):
+        raise InputError(
+            'grouped, depthwise and space-time convolutions are not factored; their kernels are '
+            'thin already'
+        )
     if model.weight_standardization:
         raise InputError('standardised weights are not factored: `resnet-jax compress fold` first')
     if model.ranks:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.models import ResNet
-from resnet_jax.models.block import pairs, spell_out
+from resnet_jax.models.block import Operations, pairs, spell_out
 from resnet_jax.models.convolution import STANDARDIZATIONS
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
 
@@ -103,11 +103,16 @@ def _folded(model: ResNet, params: _Arrays, stats: Mapping[Path, Any]) -> _Array
 
 def _pairs(model: ResNet, params: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
     """The paths of each convolution behind which a norm stands, and of that norm."""
-    stem, _ = model.body()
-    _, branch, _ = spell_out(model.block, model.fixup)
+    stem, stages = model.body()
+    branches = [spell_out(stage.plan.design, model.fixup)[1] for stage in stages]
     modules = {path[:n] for path in params for n in range(1, len(path))}
+    for prefix, tail, _ in model.tail():
+        for conv, norm in pairs(tail):
+            yield (prefix + conv.name,), (prefix + norm.name,)
     for part in sorted({path[:-2] for path in params}):
-        operations = stem.operations() if part == ('stem',) else branch if len(part) == 2 else ()
+        operations: Operations = stem.operations() if part == ('stem',) else ()
+        if len(part) == 2:
+            operations = branches[int(part[0].removeprefix('stage')) - 1]
         for conv, norm in pairs(operations):
             yield (*part, conv.name), (*part, norm.name)
         if (*part, 'shortcut_norm', 'scale') in params and (*part, 'shortcut_conv') in modules:

@@ -60,7 +60,7 @@ def arrays_of(
     return integers.packed(arrays, weight_bits(model, arrays))
 
 
-_QUANTISED = re.compile(r'(shortcut_|gate_)?conv\d*|down|core|up|head')
+_QUANTISED = re.compile(r'(shortcut_|gate_|last_)?conv\d*|down|core|up|head')
 
 
 def weight_bits(model: ResNet, arrays: Iterable[str]) -> dict[str, int]:

@@ -72,8 +72,11 @@ def inner_convolutions(model: ResNet) -> list[Inner]:
     Raises:
       InputError: if its convolutions are grouped.
     """
-    if model.block.groups > 1:
-        raise InputError('channels of grouped convolutions are not pruned; prune weights or blocks')
+    if not all(plan.design.is_plain for plan in model.plans()):
+        raise InputError(
+            'channels of grouped, depthwise and space-time convolutions are not pruned; prune '
+            'weights or blocks'
+        )
     before, branch, _ = spell_out(model.block, model.fixup)
     between: list[tuple[str, str, list[str]]] = []
     for op in (*before, *branch):
@@ -236,12 +239,12 @@ def inner_entries(model: ResNet, flat: _Arrays) -> tuple[str, ...]:
       model: of these stages.
       flat: all arrays by their path.
     """
-    _, stages = model.body()
     found = []
     for inner in inner_convolutions(model):
-        stage = int(inner.path.partition('/')[0].removeprefix('stage'))
+        plan = model.plans()[int(inner.path.partition('/')[0].removeprefix('stage')) - 1]
         channels = flat[_kernel('params', inner.path, flat)].shape[-1]
-        if channels != model.block.inner_channels(stages[stage - 1].plan.width):
+        # Of a plain design the block's input does not matter.
+        if channels != plan.design.inner_channels(plan.width, plan.channels):
             found.append(f'{inner.path}={channels}')
     return tuple(found)
 

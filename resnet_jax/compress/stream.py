@@ -72,8 +72,8 @@ def streams(model: ResNet) -> dict[str, Stream]:
                 found[name] = Stream(channels, before=entry if path == 'zero_pad' else '')
             _add_block(model, f'stage{i}/block{j}', path, found[entry], found[name])
         found[name].stages.append(i)
-    before, _, _ = spell_out(model.block, model.fixup)
-    found[name].norms += [f'final_{op.kind}' for op in before if op.kind == 'norm']
+    for prefix, operations, _ in model.tail():
+        found[name].norms += [prefix + op.name for op in operations if op.kind == 'norm']
     found[name].consumers.append('head')
     return found
 
@@ -81,7 +81,9 @@ def streams(model: ResNet) -> dict[str, Stream]:
 def _check(model: ResNet) -> None:
     block = model.block
     others = {
-        'groups': block.groups > 1,
+        'groups': any(not plan.design.is_plain for plan in model.plans()),
+        'stage_designs': model.stage_designs,
+        'last_width': model.last_width,
         'se_ratio': block.se_ratio,
         'eca': block.eca,
         'gate': block.gate != 'none',
@@ -99,7 +101,7 @@ def _check(model: ResNet) -> None:
 def _add_block(model: ResNet, part: str, path: str | None, entry: Stream, own: Stream) -> None:
     """Adds the layers of a block that goes from one stream to another, or to the same."""
     before, branch, after = spell_out(model.block, model.fixup)
-    last = len(model.block.kernels)
+    last = len(model.block.layers)
     convolutions, behind = 0, []
     for op in (*before, *branch):
         if op.kind == 'conv':

@@ -37,9 +37,14 @@ def get_config() -> ConfigDict:
     config.model.branch_dropout = placeholder(float)  # rate, before a block's last convolution
     config.model.activation = placeholder(str)  # relu, leaky_relu, gelu, silu, elu, relu6
     config.model.kernels = placeholder(tuple)  # kernel sizes in a block, e.g. (1, 3, 1)
+    # What stands for each larger than 1x1: full, spatial, space_time (video), depthwise, separable.
+    config.model.convolution = placeholder(str)
     config.model.expansion = placeholder(int)  # a block's output channels over its width
     config.model.groups = placeholder(int)  # of the convolutions larger than 1x1 (ResNeXt)
     config.model.base_width = placeholder(int)  # channels of a group at width 64
+    config.model.inner_ratio = placeholder(float)  # inner over input channels (MobileNetV2: 6)
+    config.model.pointwise_groups = placeholder(int)  # of the 1x1 convolutions, with a shuffle
+    config.model.linear_depthwise = placeholder(bool)  # no activation after depthwise convolutions
     config.model.stride_at = placeholder(int)  # which convolution of a block carries the stride
     config.model.se_ratio = placeholder(float)  # squeeze-and-excitation; the papers' is 1/16
     config.model.se_place = placeholder(str)  # standard, pre, post, identity
@@ -52,7 +57,10 @@ def get_config() -> ConfigDict:
     config.model.width = placeholder(int)  # of the first stage's blocks
     config.model.stage_widths = placeholder(tuple)  # of each stage, where they do not double
     config.model.stage_strides = placeholder(tuple)  # of each stage, where not 1, 2, 2, ...
-    config.model.dimensions = placeholder(int)  # of space: 1 for series, 2 for images
+    # What differs in single stages: ('stage1/kernels=3,1', 'stage[234]/convolution=spatial').
+    config.model.stage_designs = placeholder(tuple)
+    config.model.last_width = placeholder(int)  # of a last 1x1 convolution before the pool
+    config.model.dimensions = placeholder(int)  # of space: 1 of series, 2 of images, 3 of volumes
     config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
     config.model.norm = placeholder(str)  # batch, group, layer, none, folded
     config.model.norm_groups = placeholder(int)  # of group norm

@@ -33,8 +33,7 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
 
 def export(program: Program) -> tuple[jax.export.Exported, str]:
     """The program as JAX exports it, for as many sizes of images as it can, and which these are."""
-    dims, (_, stages) = program.model.dimensions, program.model.body()
-    step = stages[-1].plan.reduction
+    dims, step = program.model.dimensions, program.model.plans()[-1].reduction
     size = str(program.preprocessing.image_size)
     tries = {
         'any': SIDES[-dims:],

@@ -1,14 +1,9 @@
-"""Layouts: how other libraries name and store the tensors of a residual network, one row each.
+"""The names and shapes of a network's tensors in the layouts of publishers, and the way back."""
 
-A row holds templates that turn our parameter paths (`stage1/block2/conv1/kernel`) into names, so a
-new model needs no change here and a new publisher is a new row.
-"""
-
-import dataclasses
 import functools
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import flax.traverse_util
 import jax
@@ -16,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import InputError
-from resnet_jax.models.design import DOWNSAMPLINGS
+from resnet_jax.interop.publishers import LAYOUTS, Layout
+from resnet_jax.models.design import DOWNSAMPLINGS, BlockDesign
 from resnet_jax.models.layers import average_pool
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stem import STEMS
@@ -26,150 +22,6 @@ Shapes = dict[Path, jax.ShapeDtypeStruct]
 
 OURS = 'ours'  # the layout of our own files: paths joined by slashes, arrays unchanged
 
-
-# Our names of the arrays of a convolution or fully connected layer, and of a norm -> PyTorch's.
-_LEAVES = {'kernel': 'weight', 'bias': 'bias'}
-_NORM_LEAVES = {
-    'scale': 'weight',
-    'bias': 'bias',
-    'mean': 'running_mean',
-    'var': 'running_var',
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The names of a publisher. Templates use {stage}, {block}, {i} and {letter} (a for 1, ...).
-
-    Attributes:
-      stem: names of conv1, norm1, conv2, ... by the number of convolutions in the stem. None, here
-        and below: such nets of this publisher have no such part.
-      block: of a residual block.
-      conv, norm: inside a block.
-      shortcut: of the shortcut's convolution and norm, inside a block.
-      pooled_shortcut: the same after an average pool.
-      squeeze_excite: of its two layers, inside a block.
-      eca: of the convolution of efficient channel attention, inside a block.
-      final_norm: of a pre-activation net.
-      head: of the classifier.
-      stage_from, block_from, conv_from: numbers of the first stage, block, convolution.
-      body_prefix: precedes all names except the head's; absent in a file of the body alone.
-      raw_first_shortcut: whether the first block of its pre-activation nets activates only its
-        branch, see `BlockDesign`.
-      as_convolution: our fully connected layers that it stores as 1x1 convolutions.
-      leaves: our names of the arrays of a convolution or fully connected layer -> its names.
-      norm_leaves: the same for a norm.
-      norm_ones: number of axes of length 1 before the channels in the arrays of its norms.
-      separator: between the parts of a name.
-      outputs_first: whether the axes of kernels are [outputs, inputs, window], as in PyTorch; else
-        they are ours, [window, inputs, outputs].
-    """
-
-    stem: Mapping[int, tuple[str | None, ...]]
-    block: str = 'layer{stage}.{block}'
-    conv: str = 'conv{i}'
-    norm: str = 'bn{i}'
-    shortcut: tuple[str, str | None] = ('downsample.0', 'downsample.1')
-    pooled_shortcut: tuple[str, str | None] | None = None
-    squeeze_excite: tuple[str, str] | None = None
-    eca: str | None = None
-    final_norm: str | None = None
-    head: str = 'fc'
-    stage_from: int = 1
-    block_from: int = 0
-    conv_from: int = 1
-    body_prefix: str = ''
-    raw_first_shortcut: bool = False
-    as_convolution: tuple[str, ...] = ()
-    leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LEAVES)
-    norm_leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NORM_LEAVES)
-    norm_ones: int = 0
-    separator: str = '.'
-    outputs_first: bool = True
-
-
-_PLAIN_STEM = {1: ('conv1', 'bn1')}
-
-LAYOUTS = {
-    # torchvision/models/resnet.py
-    'torchvision': Layout(stem=_PLAIN_STEM),
-    # timm/models/resnet.py: the same names for the same nets, and deep stems, ResNet-D and SE.
-    'timm': Layout(
-        stem={**_PLAIN_STEM, 3: ('conv1.0', 'conv1.1', 'conv1.3', 'conv1.4', 'conv1.6', 'bn1')},
-        pooled_shortcut=('downsample.1', 'downsample.2'),
-        squeeze_excite=('se.fc1', 'se.fc2'),
-        eca='se.conv',
-        as_convolution=('reduce', 'expand'),
-    ),
-    # timm/models/resnetv2.py: pre-activation, and BiT
-    'timm_v2': Layout(
-        stem={
-            1: ('stem.conv', None),
-            3: ('stem.conv1', 'stem.norm1', 'stem.conv2', 'stem.norm2', 'stem.conv3', None),
-        },
-        block='stages.{stage}.blocks.{block}',
-        norm='norm{i}',
-        shortcut=('downsample.conv', None),
-        pooled_shortcut=('downsample.conv', None),
-        final_norm='norm',
-        head='head.fc',
-        stage_from=0,
-        raw_first_shortcut=True,
-        as_convolution=('head',),
-    ),
-    # google-research/big_transfer, bit_pytorch/models.py: the .npz files of TensorFlow's variables
-    'bit': Layout(
-        stem={1: ('resnet/root_block/standardized_conv2d', None)},
-        block='resnet/block{stage}/unit{block:02}',
-        conv='{letter}/standardized_conv2d',
-        norm='{letter}/group_norm',
-        shortcut=('a/proj/standardized_conv2d', None),
-        final_norm='resnet/group_norm',
-        head='resnet/head/conv2d',
-        block_from=1,
-        as_convolution=('head',),
-        leaves={'kernel': 'kernel', 'bias': 'bias'},
-        norm_leaves={'scale': 'gamma', 'bias': 'beta'},
-        separator='/',
-        outputs_first=False,
-    ),
-    # google-research/big_vision, models/bit_paper.py: Flax's variables
-    'big_vision': Layout(
-        stem={1: ('root_block/conv_root', None)},
-        block='block{stage}/unit{block:02}',
-        norm='gn{i}',
-        shortcut=('conv_proj', None),
-        final_norm='norm-pre-head',
-        head='head',
-        block_from=1,
-        leaves={'kernel': 'kernel', 'bias': 'bias'},
-        norm_leaves={'scale': 'scale', 'bias': 'bias'},
-        norm_ones=3,
-        separator='/',
-        outputs_first=False,
-    ),
-    # transformers/models/resnet/modeling_resnet.py
-    'huggingface': Layout(
-        stem={1: ('embedder.embedder.convolution', 'embedder.embedder.normalization')},
-        block='encoder.stages.{stage}.layers.{block}',
-        conv='layer.{i}.convolution',
-        norm='layer.{i}.normalization',
-        shortcut=('shortcut.convolution', 'shortcut.normalization'),
-        head='classifier.1',
-        stage_from=0,
-        conv_from=0,
-        body_prefix='resnet.',
-    ),
-    # The CIFAR nets of many repositories, after github.com/akamaster/pytorch_resnet_cifar10 and
-    # github.com/kuangliu/pytorch-cifar.
-    'cifar': Layout(
-        stem=_PLAIN_STEM,
-        shortcut=('shortcut.0', 'shortcut.1'),
-        final_norm='bn',
-        head='linear',
-        raw_first_shortcut=True,
-    ),
-}
 
 # Counters that the forward pass does not use.
 IGNORED = ('num_batches_tracked', 'n_averaged')
@@ -242,36 +94,58 @@ def _body_name(model: ResNet, layout: Layout, module: Path) -> str | None:
     if module == ('final_norm',):
         return layout.final_norm
     part, *rest = module
+    if part in ('last_conv', 'last_norm'):
+        number = sum(model.stage_sizes) + 1
+        return layout.last and layout.last[part == 'last_norm'].format(number=number)
     if part == 'stem':
         kind, number = _numbered(rest[0])
         names = layout.stem.get(len(STEMS[model.stem].convolutions))
         return names[2 * number - 2 + (kind == 'norm')] if names and kind != 'bias' else None
     if not part.startswith('stage') or len(rest) < 2:
         return None
+    stage, block = _numbered(part)[1] - 1, _numbered(rest[0])[1] - 1
     prefix = layout.block.format(
-        stage=_numbered(part)[1] - 1 + layout.stage_from,
-        block=_numbered(rest[0])[1] - 1 + layout.block_from,
+        stage=stage + layout.stage_from,
+        block=block + layout.block_from,
+        number=sum(model.stage_sizes[:stage]) + block + 1,
     )
-    inner = _name_in_block(model, layout, rest[1:])
+    inner = _name_in_block(model.plans()[stage].design, layout, rest[1:])
     return None if inner is None else f'{prefix}{layout.separator}{inner}'
 
 
-def _name_in_block(model: ResNet, layout: Layout, module: list[str]) -> str | None:
-    pooled = DOWNSAMPLINGS[model.block.downsample][0] is average_pool
+def _name_in_block(design: BlockDesign, layout: Layout, module: list[str]) -> str | None:
+    pooled = DOWNSAMPLINGS[design.downsample][0] is average_pool
     shortcut = layout.pooled_shortcut if pooled else layout.shortcut
     named = {
         'shortcut_conv': shortcut and shortcut[0],
         'shortcut_norm': shortcut and shortcut[1],
     }
-    if layout.squeeze_excite and module[0] == 'se' and model.block.se_place == 'standard':
+    if layout.squeeze_excite and module[0] == 'se' and design.se_place == 'standard':
         return layout.squeeze_excite[('reduce', 'expand').index(module[1])]
     if module == ['eca', 'conv']:
         return layout.eca
     kind, number = _numbered(module[0])
     if len(module) == 1 and number and kind in ('conv', 'norm'):
-        letter = string.ascii_lowercase[number - 1]
-        return getattr(layout, kind).format(i=number - 1 + layout.conv_from, letter=letter)
+        return _name_of_layer(design, layout, kind, number)
     return named.get(module[0]) if len(module) == 1 else None
+
+
+def _name_of_layer(design: BlockDesign, layout: Layout, kind: str, number: int) -> str | None:
+    """Of a convolution, or a norm, of this number from 1, inside a block."""
+    if design.convolution not in layout.convolutions or design.pointwise_groups > 1:
+        return None
+    template, order = getattr(layout, kind), number
+    if names := layout.convolutions[design.convolution]:
+        if number > len(design.layers):
+            return None
+        order = design.layers[number - 1].entry + 1
+        first = next(i for i, each in enumerate(design.layers, 1) if each.entry == order - 1)
+        template = names[2 * (number - first) + (kind == 'norm')]
+    elif layout.ending and number == len(design.layers):
+        template = layout.ending[kind == 'norm']
+    i, letter = order - 1 + layout.conv_from, string.ascii_lowercase[order - 1]
+    found: str = template.format(i=i, next=i + 1, letter=letter)
+    return found
 
 
 def _numbered(name: str) -> tuple[str, int]:
@@ -347,7 +221,13 @@ def natural_layout(model: ResNet) -> str:
     shapes = model_shapes(model)
     preactivated = ('params', 'final_norm', 'scale') in shapes
     order = ['cifar'] if model.stem == 'cifar' else ['timm_v2'] if preactivated else []
-    for layout in [*order, 'torchvision', 'timm']:
+    order += ['torchvision_video'] if model.stem.startswith('video') else []
+    for layout in [
+        *order,
+        *(['torchvision_mobile'] if model.last_width else []),
+        'torchvision',
+        'timm',
+    ]:
         try:
             tensor_names(model, shapes, layout)
         except InputError:

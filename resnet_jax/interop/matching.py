@@ -10,7 +10,6 @@ from resnet_jax.errors import InputError
 from resnet_jax.interop import branches
 from resnet_jax.interop.layouts import (
     IGNORED,
-    LAYOUTS,
     OURS,
     Path,
     input_channels,
@@ -19,6 +18,7 @@ from resnet_jax.interop.layouts import (
     tensor_names,
     their_shape,
 )
+from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.registry import MODELS, create_model
 from resnet_jax.models.resnet import ResNet
@@ -311,6 +311,8 @@ def fitting_models(sizes: Sizes) -> list[str]:
 def _stage_sizes(names: Iterable[str], layout: str) -> tuple[int, ...] | None:
     """The number of blocks in each stage of a file, from the names of its tensors."""
     block = 'stage{stage}/block{block}' if layout == OURS else LAYOUTS[layout].block
+    if '{stage}' not in block:
+        return None
     pattern = re.sub(r'\\\{(?:stage|block)(?::\d+)?\\\}', r'(\\d+)', re.escape(block))
     found = re.compile(rf'(?:^|[./]){pattern}[./]')
     blocks = {(m[1], m[2]) for name in names if (m := found.search(name))}

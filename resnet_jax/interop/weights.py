@@ -16,7 +16,8 @@ from resnet_jax.errors import InputError, check_choice
 from resnet_jax.interop import layouts, matching
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
-from resnet_jax.interop.layouts import LAYOUTS, OURS
+from resnet_jax.interop.layouts import OURS
+from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks

@@ -23,7 +23,9 @@ from resnet_jax.models.design import (
     PLACEMENTS,
     SHORTCUTS,
     BlockDesign,
+    along,
 )
+from resnet_jax.models.kinds import fit_to_layers
 from resnet_jax.models.norms import MakeNorm
 
 # A block may hold several of these, each with parameters of its own: conv1, conv2, ...
@@ -77,9 +79,8 @@ def spell_out(
       InputError: if `zero_init_last` is set and an activation ends the branch.
     """
     inner, last, _, after = (cell.split() for cell in PLACEMENTS[design.placement].split('|'))
-    kinds = inner * (len(design.kernels) - 1) + last
-    if DOWNSAMPLINGS[design.downsample][1] is not None:
-        kinds.insert(_pool_position(kinds, design.stride_at), 'pool')
+    kinds = inner * (len(design.layers) - 1) + last
+    fit_to_layers(kinds, design)
     first = kinds.index('conv')
     before, branch = kinds[:first], kinds[first:]
     if design.branch_dropout:  # only in the branch, never in `before`, which others share
@@ -110,13 +111,6 @@ def pair_up(operations: Sequence[Operation]) -> Operations:
     """The operations with `Operation.paired` set."""
     paired = {op for pair in pairs(operations) for op in pair}
     return tuple(dataclasses.replace(op, paired=op in paired) for op in operations)
-
-
-def _pool_position(kinds: list[str], stride_at: int) -> int:
-    """After the activation that follows the strided convolution, or else after that itself."""
-    conv = [i for i, kind in enumerate(kinds) if kind == 'conv'][stride_at]
-    later = kinds[conv:]
-    return conv + 1 + (later.index('act') if 'act' in later else 0)
 
 
 def _norms_to_biases(kinds: list[str]) -> list[str]:
@@ -172,7 +166,7 @@ class Context:
 def _conv(op: Operation, x: Array, context: Context) -> Array:
     zero = {'kernel_init': nn.initializers.zeros} if op.starts_at_zero else {}
     arguments = context.convs[op.index - 1]
-    return context.conv(**arguments, **zero, paired=op.paired, name=op.name)(x)
+    return context.conv(**arguments, **zero, paired=op.paired, name=context.prefix + op.name)(x)
 
 
 def _norm(op: Operation, x: Array, context: Context) -> Array:
@@ -195,6 +189,7 @@ OPERATIONS: dict[str, Callable[[Operation, Array, Context], Array]] = {
     'act': lambda op, x, context: ACTIVATIONS[context.design.activation](x),
     'dropout': _dropout,
     'pool': _pool,
+    'shuffle': lambda op, x, context: layers.shuffle(x, context.design.pointwise_groups),
     'se': lambda op, x, context: layers.SqueezeExcite(
         context.design.se_ratio, context.dtype, name=op.name
     )(x),
@@ -260,7 +255,7 @@ class ResidualBlock(nn.Module):
             conv=self.conv,
             norm=self.norm,
             train=train,
-            convs=self.convolutions(),
+            convs=self.convolutions(x.shape[-1], x.ndim - 2),
             stride=self.stride,
             dtype=self.dtype,
         )
@@ -281,20 +276,27 @@ class ResidualBlock(nn.Module):
         return branch + shortcut
 
     @nn.nowrap
-    def convolutions(self) -> list[dict[str, Any]]:
-        """The arguments of each convolution of the branch."""
-        design, last, found = self.design, len(self.design.kernels) - 1, []
-        inner, outer = design.inner_channels(self.width), self.width * design.expansion
-        others = dict(self.channels)
-        for i, kernel_size in enumerate(design.kernels):
-            strided = i == design.stride_at and DOWNSAMPLINGS[design.downsample][1] is None
+    def convolutions(self, entering: int, dimensions: int) -> list[dict[str, Any]]:
+        """The arguments of each convolution of the branch.
+
+        Args:
+          entering: input channels of the block.
+          dimensions: of space.
+        """
+        design, found = self.design, []
+        others = {int(name.removeprefix('conv')) - 1: n for name, n in self.channels}
+        pooled = DOWNSAMPLINGS[design.downsample][1] is not None
+        features = design.channels(self.width, entering, dimensions, others)
+        before = [entering, *features]
+        for layer, channels, n in zip(design.layers, features, before, strict=False):
+            stride = self.stride if layer.strided and not pooled else 1
             found.append(
                 {
-                    'features': outer if i == last else others.get(f'conv{i + 1}', inner),
-                    'kernel_size': kernel_size,
-                    'strides': self.stride if strided else 1,
-                    'dilation': self.dilation[i > design.stride_at],
-                    'groups': design.groups if kernel_size > 1 else 1,
+                    'features': channels,
+                    'kernel_size': along(layer.dimensions, layer.kernel, dimensions),
+                    'strides': along(layer.dimensions, stride, dimensions),
+                    'dilation': self.dilation[layer.entry > design.stride_at],
+                    'groups': design.groups_of(layer, n),
                     'kernel_scale': self.fixup or 1.0,
                 }
             )
@@ -324,10 +326,10 @@ class ResidualBlock(nn.Module):
     @nn.nowrap
     def _shortcut(self, path: str, x: Array, train: bool) -> Array:
         design, channels = self.design, self.width * self.design.expansion
-        stride = self.stride
+        stride = design.strides(self.stride, x.ndim - 2)
         pool, _ = DOWNSAMPLINGS[design.downsample]
-        if pool is not None and stride > 1 and path != 'identity':
-            x, stride = pool(x, stride), 1
+        if pool is not None and self.stride > 1 and path != 'identity':
+            x, stride = pool(x, self.stride), 1
         if path == 'zero_pad':
             x = layers.zero_pad_shortcut(x, channels, stride)
         elif path == 'norm':
@@ -351,7 +353,7 @@ class ResidualBlock(nn.Module):
             g = self.conv(
                 features=branch.shape[-1],
                 kernel_size=1,
-                strides=self.stride,
+                strides=design.strides(self.stride, entry.ndim - 2),
                 use_bias=True,
                 bias_init=nn.initializers.constant(design.gate_bias),
                 name='gate_conv',

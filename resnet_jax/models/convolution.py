@@ -63,8 +63,8 @@ def half_padding(kernel_size: int, dilation: int = 1) -> tuple[int, int]:
 
 def convolution(
     features: int,
-    kernel_size: int,
-    strides: int = 1,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
     *,
     dimensions: int = 2,
     dilation: int = 1,
@@ -80,15 +80,15 @@ def convolution(
     input_bits: int = 0,
     **kwargs: Any,
 ) -> Callable[[Array], Array]:
-    """A convolution of the same size in all dimensions, padded by half the kernel on both sides.
+    """A convolution, padded by half the kernel on both sides.
 
     PyTorch models pad like this; 'SAME' pads one side less where the stride is 2. Even kernels are
     padded as `half_padding` says.
 
     Args:
       features: output channels.
-      kernel_size: in every dimension.
-      strides: in every dimension.
+      kernel_size: in every dimension, or one for each.
+      strides: in every dimension, or one for each.
       dimensions: 1, 2 or 3 spatial dimensions.
       dilation: distance between the kernel's taps.
       groups: number of channel groups.
@@ -109,11 +109,12 @@ def convolution(
     if standardize is not None:
         general = functools.partial(_convolve_standardized, general, STANDARDIZATIONS[standardize])
     kwargs.setdefault('kernel_init', initialiser(init, kernel_scale))
+    window = for_each(kernel_size, dimensions)
     conv = nn.Conv(
         features,
-        kernel_size=(kernel_size,) * dimensions,
-        strides=(strides,) * dimensions,
-        padding=[half_padding(kernel_size, dilation)] * dimensions,
+        kernel_size=window,
+        strides=for_each(strides, dimensions),
+        padding=[half_padding(size, dilation) for size in window],
         kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=use_bias or (paired and folded),
@@ -121,6 +122,11 @@ def convolution(
         **kwargs,
     )
     return _with_quantized_input(conv, input_bits) if bits and input_bits else conv
+
+
+def for_each(size: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
+    """A size of each dimension, from one for all or one for each."""
+    return (size,) * dimensions if isinstance(size, int) else tuple(size)
 
 
 def _with_quantized_input(conv: nn.Conv, bits: int) -> Callable[[Array], Array]:

@@ -39,7 +39,7 @@ def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     Args:
       model: a module with the interface of `ResNet`. A deep one is counted in a fraction of the
         time with scan_blocks=True, and comes out the same.
-      image_shape: [H, W, C] in two dimensions.
+      image_shape: [H, W, C] in two dimensions, [T, H, W, C] in three.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 

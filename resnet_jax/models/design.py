@@ -8,8 +8,8 @@ Sources: he2015 is arXiv 1512.03385, he2016 is arXiv 1603.05027.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 from jaxtyping import Array
@@ -27,6 +27,8 @@ PLACEMENTS = {
     'relu_before_add':  'conv norm act                 | conv norm act | add |    ',
     'relu_only_preact': 'act conv norm                 | act conv norm | add |    ',
     'full_preact':      'norm act conv                 | norm act conv | add |    ',
+    # arXiv 1801.04381, figure 4d: linear from the last convolution of a block to the next block.
+    'linear':           'conv norm act                 | conv norm     | add |    ',
 }  # fmt: skip
 
 # The shortcut of a block that keeps the shape, and of one that changes resolution or width. A
@@ -38,7 +40,20 @@ SHORTCUTS = {
     'projection_all': ('projection',  'projection'),    # he2015 option C
     'conv1x1':        ('conv',        'conv'),          # he2016, figure 2e: without a norm
     'normed':         ('norm',        'projection'),    # arXiv 1611.06455, of series
+    'where_kept':     ('identity',    None),            # arXiv 1801.04381, section 3.3
     'none':           (None,          None),            # plain net: no shortcut, no addition
+}  # fmt: skip
+
+# What stands for each convolution that is larger than 1x1: one convolution or several, each with
+# the dimensions in which it has the window and the stride, and whether each channel is convolved by
+# itself. Time is the first of several dimensions, space are the others.
+CONVOLUTIONS: dict[str, tuple[tuple[str, bool], ...]] = {
+    #              dimensions, by channel
+    'full':       (('all', False),),
+    'spatial':    (('space', False),),                   # arXiv 1711.11248: later stages of MC3
+    'space_time': (('space', False), ('time', False)),   # arXiv 1711.11248: R(2+1)D
+    'depthwise':  (('all', True),),                      # arXiv 1801.04381, table 1
+    'separable':  (('all', True), ('none', False)),      # arXiv 1704.04861, figure 3
 }  # fmt: skip
 
 Pool = Callable[[Array, int], Array]  # (x [N, ..., C], stride) -> [N, ..., C]
@@ -73,17 +88,61 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 SE_PLACES = ('standard', 'pre', 'post', 'identity')
 
 
+class Layer(NamedTuple):
+    """A convolution of a branch.
+
+    Attributes:
+      kernel: side of its window.
+      dimensions: those in which it has window and stride: 'all', 'space', 'time' or 'none'.
+      depthwise: whether each channel is convolved by itself.
+      strided: whether the block's stride, or its part in these dimensions, is here.
+      entry: the index in `BlockDesign.kernels` of the convolution that it stands for.
+      ends: whether it is the last one that stands for it.
+    """
+
+    kernel: int
+    dimensions: str
+    depthwise: bool
+    strided: bool
+    entry: int
+    ends: bool
+
+
+def along(dimensions: str, size: int, count: int) -> int | tuple[int, ...]:
+    """A size in some dimensions, and 1 in the others.
+
+    Args:
+      dimensions: as in `Layer`.
+      size: of a window, or a stride.
+      count: of all dimensions.
+
+    Returns:
+      One number if it holds everywhere, else one for each dimension.
+    """
+    if size == 1 or dimensions in ('all', 'none'):
+        return 1 if dimensions == 'none' else size
+    time, space = (1, size) if dimensions == 'space' else (size, 1)
+    return (time, *(space,) * (count - 1))
+
+
 @dataclasses.dataclass(frozen=True)
 class BlockDesign:
     """One residual block design, in plain values.
 
     Attributes:
-      kernels: kernel size of each convolution of the branch, in order; `convolution` says how even
-        ones are padded.
+      kernels: kernel size of each convolution of the branch, in order; `convolution.half_padding`
+        says how even ones are padded.
+      convolution: a key of `CONVOLUTIONS`: what stands for each that is larger than 1x1.
       expansion: output channels of the block divided by its width.
       groups: channel groups of the convolutions larger than 1x1 (arXiv 1611.05431).
       base_width: channels per group in a stage of width 64: all convolutions but the last have
         `width * base_width / 64 * groups` output channels.
+      inner_ratio: if not 0, the output channels of these convolutions divided by the input channels
+        of the block (the expansion factor of arXiv 1801.04381).
+      pointwise_groups: channel groups of the 1x1 convolutions; if there are several, a channel
+        shuffle follows the first of them (arXiv 1707.01083, figure 2b).
+      linear_depthwise: whether no activation follows a depthwise convolution (arXiv 1707.01083,
+        after 1610.02357).
       stride_at: index of the convolution that carries the block's stride.
       placement: a key of `PLACEMENTS`.
       shortcut: a key of `SHORTCUTS`.
@@ -109,9 +168,13 @@ class BlockDesign:
     """
 
     kernels: tuple[int, ...] = (3, 3)
+    convolution: str = 'full'
     expansion: int = 1
     groups: int = 1
     base_width: int = 64
+    inner_ratio: float = 0.0
+    pointwise_groups: int = 1
+    linear_depthwise: bool = False
     stride_at: int = 0
     placement: str = 'original'
     shortcut: str = 'projection'
@@ -142,21 +205,100 @@ class BlockDesign:
                 f'stride_at is the index of one of {len(self.kernels)} convolutions, from 0, '
                 f'got {self.stride_at}'
             )
-        for field in ('expansion', 'groups', 'base_width'):
+        for field in ('expansion', 'groups', 'base_width', 'pointwise_groups'):
             if getattr(self, field) < 1:
                 raise InputError(f'{field} must be at least 1, got {getattr(self, field)}')
         for field in ('shortcut_dropout', 'branch_dropout'):
             if not 0 <= getattr(self, field) < 1:
                 raise InputError(f'{field} must be in [0, 1), got {getattr(self, field)}')
 
-    def inner_channels(self, width: int) -> int:
-        """Output channels of all convolutions but the last, in a block of this width."""
+        if self.inner_ratio < 0:
+            raise InputError(f'inner_ratio must be at least 0, got {self.inner_ratio}')
+        if self.convolution == 'spatial' and self.downsample != 'stride':
+            raise InputError(
+                f"convolution='spatial' goes with downsample='stride' only: {self.downsample!r} "
+                'would also shorten the time'
+            )
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The convolutions of the branch, in order."""
+        found = []
+        for entry, kernel in enumerate(self.kernels):
+            parts = CONVOLUTIONS[self.convolution if kernel > 1 else 'full']
+            for i, (dimensions, depthwise) in enumerate(parts, 1):
+                size = 1 if dimensions == 'none' else kernel
+                strided = entry == self.stride_at and dimensions != 'none'
+                ends = i == len(parts)
+                found.append(Layer(size, dimensions, depthwise, strided, entry, ends))
+        return tuple(found)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every convolution connects all channels, by one window in all dimensions."""
+        groups = self.groups if max(self.kernels) > 1 else 1
+        return groups == self.pointwise_groups == 1 and self.convolution == 'full'
+
+    def inner_channels(self, width: int, entering: int) -> int:
+        """Output channels of all convolutions but the last, in a block of this width.
+
+        Args:
+          width: of the block.
+          entering: input channels of the block.
+        """
+        if self.inner_ratio:
+            return round(entering * self.inner_ratio)
         return width * self.base_width // 64 * self.groups
+
+    def channels(
+        self, width: int, entering: int, dimensions: int, others: Mapping[int, int] | None = None
+    ) -> list[int]:
+        """Output channels of each of the `layers`.
+
+        Args:
+          width: of the block.
+          entering: input channels of the block.
+          dimensions: of space.
+          others: index of one of the layers -> its channels, where the design does not hold.
+        """
+        inner, found = self.inner_channels(width, entering), [entering]
+        for i, layer in enumerate(self.layers):
+            if layer.ends:
+                last = layer.entry == len(self.kernels) - 1
+                features = width * self.expansion if last else inner
+            elif layer.depthwise:
+                features = found[-1]
+            else:
+                features = _middle(layer.kernel, dimensions, entering, width)
+            found.append((others or {}).get(i, features))
+        return found[1:]
+
+    def strides(self, stride: int, dimensions: int) -> int | tuple[int, ...]:
+        """The stride of a block as `along` gives it: what it divides in each dimension."""
+        shortened = 'space' if self.convolution == 'spatial' else 'all'
+        return along(shortened, stride, dimensions)
+
+    def groups_of(self, layer: Layer, entering: int) -> int:
+        """Channel groups of a layer with this many input channels."""
+        if layer.depthwise:
+            return entering
+        return self.pointwise_groups if layer.kernel == 1 else self.groups
+
+
+def _middle(kernel: int, dimensions: int, entering: int, width: int) -> int:
+    """Channels between space and time for as many weights as the full convolution has.
+
+    arXiv 1711.11248, section 3.5; of the block's first convolution, and the same in the others, as
+    in torchvision.
+    """
+    space = kernel ** (dimensions - 1)
+    return space * kernel * entering * width // (space * entering + kernel * width)
 
 
 _CHOICES: dict[str, Any] = {
     'placement': PLACEMENTS,
     'shortcut': SHORTCUTS,
+    'convolution': CONVOLUTIONS,
     'gate': GATES,
     'activation': ACTIVATIONS,
     'se_place': SE_PLACES,
@@ -166,3 +308,16 @@ _CHOICES: dict[str, Any] = {
 BASIC = BlockDesign()  # he2015, figure 5 left
 BOTTLENECK = BlockDesign(kernels=(1, 3, 1), expansion=4, stride_at=1)  # figure 5 right, "v1.5"
 BOTTLENECK_V1 = dataclasses.replace(BOTTLENECK, stride_at=0)  # the stride as he2015 has it
+# arXiv 1711.11248, figure 1e, and 1801.04381, figure 4d.
+R2PLUS1D = dataclasses.replace(BASIC, convolution='space_time')
+INVERTED = BlockDesign(
+    kernels=(1, 3, 1),
+    convolution='depthwise',
+    inner_ratio=6.0,
+    stride_at=1,
+    placement='linear',
+    shortcut='where_kept',
+    activation='relu6',
+)
+# arXiv 1707.01083, figure 2b: a bottleneck of depthwise and grouped convolutions.
+SHUFFLED = dataclasses.replace(BOTTLENECK, convolution='depthwise', linear_depthwise=True)

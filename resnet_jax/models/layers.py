@@ -15,20 +15,21 @@ from resnet_jax.models.convolution import HE_NORMAL
 
 
 def zero_pad_shortcut(
-    x: Float[Array, 'n *space c'], channels: int, stride: int
+    x: Float[Array, 'n *space c'], channels: int, stride: int | tuple[int, ...]
 ) -> Float[Array, 'n *out channels']:
     """he2015 option A: every stride-th pixel, and zero channels on both sides.
 
     Args:
       x: the block's input.
       channels: number of output channels, at least c.
-      stride: divides each spatial size, rounded up.
+      stride: divides each spatial size, rounded up; one for all dimensions or for each.
 
     Raises:
       InputError: if there are more input than output channels.
     """
     # lax.slice and not x[:, ::2, ::2]: indexing becomes a gather when the model is exported.
-    strides = (1, *(stride,) * (x.ndim - 2), 1)
+    space = (stride,) * (x.ndim - 2) if isinstance(stride, int) else stride
+    strides = (1, *space, 1)
     x = lax.slice(x, (0,) * x.ndim, x.shape, strides)
     extra = channels - x.shape[-1]
     if extra < 0:
@@ -74,6 +75,11 @@ def max_pool(
     dims = x.ndim - 2
     x = jnp.pad(x, ((0, 0), *((1, 1),) * dims, (0, 0)), constant_values=border)
     return nn.max_pool(x, window_shape=(3,) * dims, strides=(stride,) * dims, padding='VALID')
+
+
+def shuffle(x: Float[Array, 'n *space c'], groups: int) -> Float[Array, 'n *space c']:
+    """One channel of each group in turn, so that groups exchange them (arXiv 1707.01083, 3.1)."""
+    return x.reshape(*x.shape[:-1], groups, -1).swapaxes(-1, -2).reshape(x.shape)
 
 
 class SqueezeExcite(nn.Module):

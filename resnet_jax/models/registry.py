@@ -2,7 +2,7 @@
 
 Papers: he2015 is arXiv 1512.03385, he2016 1603.05027, wrn 1605.07146, resnext 1611.05431, senet
 1709.01507, groupnorm 1803.08494, bagoftricks 1812.01187, eca 1910.03151, antialias 1904.11486,
-bit 1912.11370, tsc 1611.06455.
+bit 1912.11370, tsc 1611.06455, r2plus1d 1711.11248, mobilenetv2 1801.04381, shufflenet 1707.01083.
 """
 
 import dataclasses
@@ -15,7 +15,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from resnet_jax.errors import InputError, Range, check_choice, check_number, choose, shown
-from resnet_jax.models.design import BASIC, BOTTLENECK, BOTTLENECK_V1, BlockDesign
+from resnet_jax.models.design import (
+    BASIC,
+    BOTTLENECK,
+    BOTTLENECK_V1,
+    INVERTED,
+    R2PLUS1D,
+    SHUFFLED,
+    BlockDesign,
+)
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.single_layers import MOST_BITS
 
@@ -30,17 +38,21 @@ class ModelRow:
       image_size: height and width, in pixels, of the images for which it was published; the length
         of series.
       channels: of the images.
+      frames: of the videos, or slices of the volumes; 0: it takes images or series.
     """
 
     settings: dict[str, Any]
     paper: str
     image_size: int
     channels: int = 3
+    frames: int = 0
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Of one image: [H, W, C], or [L, C] of a series."""
-        return (*(self.image_size,) * self.settings.get('dimensions', 2), self.channels)
+        """Of one image: [H, W, C]; [L, C] of a series; [T, H, W, C] of video."""
+        dimensions = self.settings.get('dimensions', 2)
+        depth = (self.frames,) if self.frames else ()
+        return (*depth, *(self.image_size,) * (dimensions - len(depth)), self.channels)
 
 
 def _imagenet(
@@ -123,6 +135,41 @@ def _resnext(groups: int, base_width: int) -> BlockDesign:
     return dataclasses.replace(BOTTLENECK, groups=groups, base_width=base_width)
 
 
+def _video(stem: str, block: BlockDesign = BASIC, stage_designs: tuple[str, ...] = ()) -> ModelRow:
+    # torchvision/models/video/resnet.py, of 400 classes: Kinetics-400.
+    row = _imagenet(18, 'r2plus1d', block, stem, dimensions=3, stage_designs=stage_designs)
+    return dataclasses.replace(
+        row, settings=row.settings | {'num_classes': 400}, image_size=112, frames=16
+    )
+
+
+# mobilenetv2, table 2: (expansion t, channels c, blocks n, stride s) of each stage. The first does
+# not expand, and has no convolution for it.
+_MOBILE = (
+    *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+    *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+)
+_MOBILENET_V2 = {
+    'stage_sizes': tuple(n for _, _, n, _ in _MOBILE),
+    'block': INVERTED,
+    'num_classes': 1000,
+    'stem': 'mobile',
+    'stem_width': 32,
+    'stage_widths': tuple(c for _, c, _, _ in _MOBILE),
+    'stage_strides': tuple(s for _, _, _, s in _MOBILE),
+    'stage_designs': ('stage1/kernels=3,1', 'stage1/stride_at=0', 'stage1/inner_ratio=1'),
+    'last_width': 1280,
+    'dropout': 0.2,
+}
+
+
+def _shuffle(groups: int, width: int) -> ModelRow:
+    # The unit of shufflenet, figure 2b, with the widths of its table 1, in the stages of ResNet-50.
+    # Where the shape changes it has a projection; the paper's figure 2c concatenates a pool.
+    block = dataclasses.replace(SHUFFLED, pointwise_groups=groups)
+    return _imagenet(50, 'shufflenet', block, width=width, stem_width=width)
+
+
 MODELS: dict[str, ModelRow] = {
     # The stride of a bottleneck on its 3x3, as in torchvision ("v1.5") ...
     **{f'resnet{d}': _imagenet(d, 'he2015') for d in (18, 26, 34, 50, 101, 152)},
@@ -169,6 +216,16 @@ MODELS: dict[str, ModelRow] = {
     **{f'wide_resnet{d}_2': _imagenet(d, 'wrn', _resnext(1, 128)) for d in (50, 101)},
     **{f'se_resnet{d}': _imagenet(d, 'senet', _se(_STAGES[d][1])) for d in (18, 34, 50, 101, 152)},
     'se_resnext50_32x4d': _imagenet(50, 'senet', _se(_resnext(32, 4))),
+    'mobilenet_v2': ModelRow(_MOBILENET_V2, 'mobilenetv2', 224),
+    'shuffle_resnet50_g3': _shuffle(3, 60),
+    # Clips of 16 frames of 112x112.
+    'r3d_18': _video('video'),
+    'mc3_18': _video('video', stage_designs=('stage[234]/convolution=spatial',)),
+    'r2plus1d_18': _video('video_space_time', R2PLUS1D),
+    # Volumes of 28x28x28, as MedMNIST3D's: r3d_18 with the stem of he2015's nets for CIFAR.
+    'resnet18_3d': dataclasses.replace(
+        _imagenet(18, 'he2015', stem='cifar', dimensions=3), image_size=28, frames=28
+    ),
     # he2015, section 4.2: option A on CIFAR.
     **{
         f'cifar_resnet{d}': _cifar(d, _OPTION_A, 'he2015')
@@ -195,26 +252,14 @@ MODELS: dict[str, ModelRow] = {
 
 # arXiv 1611.06455, section 2.3, as hfawaz/dl-4-tsc, classifiers/resnet.py, has it in Keras, whose
 # defaults are part of it. No stem, no stride; the images are series [N, L, C].
-_TSC_BLOCK = BlockDesign(kernels=(8, 5, 3), shortcut='normed')
-MODELS['tsc_resnet'] = ModelRow(
-    {
-        'stage_sizes': (1, 1, 1),
-        'block': _TSC_BLOCK,
-        'num_classes': 2,
-        'stem': 'none',
-        'stem_width': 1,
-        'stage_widths': (64, 128, 128),
-        'stage_strides': (1, 1, 1),
-        'dimensions': 1,
-        'conv_bias': True,
-        'bn_momentum': 0.99,
-        'bn_epsilon': 1e-3,
-        'init_scheme': 'glorot_uniform',
-    },
-    'tsc',
-    150,
-    channels=1,
-)
+_TSC: dict[str, Any] = {
+    'stage_sizes': (1, 1, 1),
+    'block': BlockDesign(kernels=(8, 5, 3), shortcut='normed'),
+}
+_TSC |= {'num_classes': 2, 'stem': 'none', 'stem_width': 1, 'stage_widths': (64, 128, 128)}
+_TSC |= {'stage_strides': (1, 1, 1), 'dimensions': 1, 'conv_bias': True}
+_TSC |= {'bn_momentum': 0.99, 'bn_epsilon': 1e-3, 'init_scheme': 'glorot_uniform'}
+MODELS['tsc_resnet'] = ModelRow(_TSC, 'tsc', 150, channels=1)
 
 # Name of each field that can be overridden -> its type.
 _BLOCK_FIELDS = {f.name: f.type for f in dataclasses.fields(BlockDesign)}
@@ -232,8 +277,10 @@ RANGES: dict[str, Range] = {
     'stage_sizes': Range(1, 10_000, whole=True),
     'kernels': Range(1, 255, whole=True),
     **dict.fromkeys(('expansion', 'groups', 'base_width', 'norm_groups'), _SIZE),
-    **dict.fromkeys(('stem_width', 'width', 'stage_widths'), _SIZE),
+    **dict.fromkeys(('stem_width', 'width', 'stage_widths', 'pointwise_groups'), _SIZE),
     'stage_strides': Range(1, 255, whole=True),
+    'last_width': Range(0, 2**16, whole=True),
+    'inner_ratio': Range(0, 64),
     'stride_at': Range(0, whole=True),
     'dimensions': Range(1, 3, whole=True),
     **dict.fromkeys(('weight_bits', 'activation_bits'), Range(0, MOST_BITS, whole=True)),

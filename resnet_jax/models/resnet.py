@@ -5,7 +5,7 @@ A model is a pure function of (variables, images); see `ResNet`. Sources: he2015
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,7 +13,14 @@ from jaxtyping import Array, Float
 
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.models import layers
-from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
+from resnet_jax.models.block import (
+    Context,
+    Operation,
+    Operations,
+    apply_operations,
+    pair_up,
+    spell_out,
+)
 from resnet_jax.models.convolution import (
     INITIALISERS,
     STANDARDIZATIONS,
@@ -22,26 +29,13 @@ from resnet_jax.models.convolution import (
     initialiser,
 )
 from resnet_jax.models.design import BASIC, BlockDesign
-from resnet_jax.models.image_checks import check_images
+from resnet_jax.models.feature_info import Feature, check_images, feature_sizes
 from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
 from resnet_jax.models.quantized import INPUT, QuantizedInput, quantized_dot
 from resnet_jax.models.single_layers import SingleLayers, all_equal, check_bits
+from resnet_jax.models.stage_designs import stage_designs
 from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_layers, plan_stages
-from resnet_jax.models.stem import STEMS, Stem
-
-
-class Feature(NamedTuple):
-    """A feature map of one image.
-
-    Attributes:
-      size: spatial sizes.
-      channels: their number.
-      reduction: the product of the strides up to here, by which the image's size is divided.
-    """
-
-    size: tuple[int, ...]
-    channels: int
-    reduction: int
+from resnet_jax.models.stem import STEMS, Stem, check_stem
 
 
 class ResNet(nn.Module):
@@ -61,6 +55,9 @@ class ResNet(nn.Module):
       width: width of the first stage's blocks; each stage doubles it.
       stage_widths: the width of each stage, where they do not double.
       stage_strides: the stride of each stage, where they are not 1, 2, 2, ...
+      stage_designs: what differs in the blocks of single stages, see `stage_designs`.
+      last_width: output channels of a 1x1 convolution between the last stage and the pool, with
+        norm and activation (arXiv 1801.04381, table 2); 0: there is none.
       dimensions: number of spatial dimensions: 1 (series), 2 (images) or 3 (video).
       output_stride: upper limit of the reduction of resolution; stages that would exceed it dilate
         their convolutions instead of striding (arXiv 1606.00915). 0: no limit.
@@ -109,6 +106,8 @@ class ResNet(nn.Module):
     width: int = 64
     stage_widths: tuple[int, ...] = ()
     stage_strides: tuple[int, ...] = ()
+    stage_designs: tuple[str, ...] = ()
+    last_width: int = 0
     dimensions: int = 2
     output_stride: int = 0
     norm: str = 'batch'
@@ -135,7 +134,6 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_choice('stem', self.stem, STEMS)
         decays = ('linear', 'constant')
         check_choice('stochastic_depth_decay', self.stochastic_depth_decay, decays)
         if self.dimensions not in (1, 2, 3):
@@ -155,10 +153,10 @@ class ResNet(nn.Module):
         for field in ('weight_bits', 'activation_bits'):
             check_bits(field, getattr(self, field))
         super().__post_init__()
-        shares = [share for _, _, share in STEMS[self.stem].convolutions]
-        if int(self.stem_width * min(shares, default=1)) < 1:
-            raise InputError(f'stem_width {self.stem_width} leaves a convolution without channels')
-        check_channels(self.block, self._plans(), self.stem_width, self.single_layers())
+        check_stem(self.stem, self.stem_width, self.dimensions)
+        if self.last_width and self.fixup:
+            raise InputError('last_width has a norm, and init_scheme=fixup none; leave one out')
+        check_channels(self.plans(), self.stem_width, self.dimensions, self.single_layers())
         if self.ranks and (self.weight_standardization or self.fixup):
             raise InputError(
                 'ranks go with plain weights only; set weight_standardization=False (fold does), '
@@ -180,7 +178,7 @@ class ResNet(nn.Module):
         """The values of single layers, by path."""
         given = self.inner_channels, self.ranks, self.layer_bits
         stem = len(STEMS[self.stem].convolutions)
-        return plan_layers(*given, self.block, self._plans(), self.stem_width, stem)
+        return plan_layers(*given, self.plans(), self.stem_width, stem)
 
     @property
     def fixup(self) -> bool:
@@ -250,19 +248,11 @@ class ResNet(nn.Module):
                 f'image_size needs {self.dimensions} sizes for a model of {self.dimensions} '
                 f'dimensions, got {size}'
             )
+        return feature_sizes(STEMS[self.stem], self.stem_width, self.plans(), size)
 
-        def reduced(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
-            return tuple(-(-n // stride) for n in size)
-
-        stem = STEMS[self.stem]
-        size = functools.reduce(reduced, stem.strides, size)
-        found = {'stem': Feature(size, self.stem_width, stem.reduction)}
-        for i, plan in enumerate(self._plans(), 1):
-            size = reduced(size, plan.stride)
-            found[f'stage{i}'] = Feature(size, plan.width * self.block.expansion, plan.reduction)
-        return found
-
-    def _plans(self) -> list[StagePlan]:
+    @nn.nowrap
+    def plans(self) -> list[StagePlan]:
+        """The layout of each stage."""
         return plan_stages(
             self.stage_sizes,
             width=self.width,
@@ -270,6 +260,7 @@ class ResNet(nn.Module):
             output_stride=self.output_stride,
             drop_rate=self.stochastic_depth,
             constant_rate=self.stochastic_depth_decay == 'constant',
+            designs=stage_designs(self.block, self.stage_designs, len(self.stage_sizes)),
             widths=self.stage_widths,
             strides=self.stage_strides,
         )
@@ -292,10 +283,10 @@ class ResNet(nn.Module):
             features['stem'] = x = stem(x, train)
             for i, stage in enumerate(stages, 1):
                 features[f'stage{i}'] = x = stage(x, train)
-        # he2016, appendix: what precedes each branch also follows the last addition.
-        before, _, _ = spell_out(self.block, self.fixup)
-        tail = [Operation(op.kind) for op in before]
-        x = apply_operations(tail, x, Context(self.block, conv, norm, train, prefix='final_'))
+        for prefix, operations, convs in self.tail():
+            x = apply_operations(
+                operations, x, Context(self.block, conv, norm, train, convs, prefix=prefix)
+            )
         x = self.pool(x)
         features['pooled'] = x
         # Not a module's output, so capture_intermediates would miss it. Nothing happens without.
@@ -308,6 +299,21 @@ class ResNet(nn.Module):
     def pool(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n c']:
         """The mean over space; a method of its own, so that an analysis can intercept it."""
         return jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+
+    @nn.nowrap
+    def tail(self) -> list[tuple[str, Operations, list[dict[str, Any]]]]:
+        """What stands between the last stage and the pool.
+
+        Returns:
+          (what precedes the names of parameters, operations, arguments of their convolutions).
+        """
+        # he2016, appendix: what precedes each branch also follows the last addition.
+        before, _, _ = spell_out(self.block, self.fixup)
+        found: list[Any] = [('final_', tuple(Operation(op.kind) for op in before), [])]
+        if self.last_width:
+            operations = pair_up([Operation(kind) for kind in ('conv', 'norm', 'act')])
+            found.append(('last_', operations, [{'features': self.last_width, 'kernel_size': 1}]))
+        return found
 
     @nn.nowrap
     def body(self) -> tuple[Stem, list[Stage]]:
@@ -330,7 +336,6 @@ class ResNet(nn.Module):
         )
         stages = [
             Stage(
-                design=self.block,
                 plan=plan,
                 fixup=self._fixup_factor(),
                 scan=self.scan_blocks,
@@ -341,7 +346,7 @@ class ResNet(nn.Module):
                 layers=layers.of_blocks(f'stage{i}', len(plan.drop_rates)),
                 name=f'stage{i}',
             )
-            for i, plan in enumerate(self._plans(), 1)
+            for i, plan in enumerate(self.plans(), 1)
         ]
         return stem, stages
 
@@ -386,7 +391,7 @@ class ResNet(nn.Module):
 
     def _fixup_factor(self) -> float:
         """Fixup, section 3: L^(-1 / (2m - 2)) scales the weights of L branches of m layers."""
-        layers_in_branch = len(self.block.kernels)
+        layers_in_branch = len(self.block.layers)
         if not self.fixup or layers_in_branch == 1:
             return float(self.fixup)
         return float(sum(self.stage_sizes) ** (-1 / (2 * layers_in_branch - 2)))

@@ -37,6 +37,7 @@ class StagePlan:
         after it.
       first: whether this is the network's first stage.
       drop_rates: probability of stochastic depth, one for each block.
+      design: of the blocks.
     """
 
     width: int
@@ -46,6 +47,12 @@ class StagePlan:
     dilation: int
     first: bool
     drop_rates: tuple[float, ...]
+    design: BlockDesign
+
+    @property
+    def channels(self) -> int:
+        """Output channels of the blocks."""
+        return self.width * self.design.expansion
 
 
 def plan_stages(
@@ -56,6 +63,7 @@ def plan_stages(
     output_stride: int,
     drop_rate: float,
     constant_rate: bool,
+    designs: Sequence[BlockDesign],
     widths: Sequence[int] = (),
     strides: Sequence[int] = (),
 ) -> list[StagePlan]:
@@ -70,6 +78,7 @@ def plan_stages(
       drop_rate: probability of stochastic depth for the last block.
       constant_rate: whether it holds for all blocks; otherwise block l of L has l / L of it (arXiv
         1603.09382, section 3).
+      designs: of the blocks of each stage.
       widths: of each stage, where they do not double.
       strides: of each stage, where they are not 1, 2, 2, ...
 
@@ -98,14 +107,16 @@ def plan_stages(
     total, block, dilation, plans = sum(stage_sizes), 0, 1, []
     for i, blocks in enumerate(stage_sizes):
         stride, before = strides[i] if strides else 1 if i == 0 else 2, dilation
-        of_stage = widths[i] if widths else width * 2**i
         if output_stride and reduction * stride > output_stride:
             dilation, stride = dilation * stride, 1
         reduction *= stride
         numbers = range(block + 1, block + blocks + 1)
         block += blocks
         rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
-        plans.append(StagePlan(of_stage, stride, reduction, before, dilation, i == 0, rates))
+        wide = widths[i] if widths else width * 2**i
+        plans.append(
+            StagePlan(wide, stride, reduction, before, dilation, i == 0, rates, designs[i])
+        )
     return plans
 
 
@@ -123,36 +134,34 @@ def _check_lists(
 
 
 def convolution_paths(
-    block: BlockDesign, plans: Sequence[StagePlan], stem_width: int
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The convolutions of the blocks.
+    plans: Sequence[StagePlan], stem_width: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The paths of the convolutions of the blocks.
 
     Returns:
-      Path of each convolution -> side of its window; and the paths of those inside a branch, which
-      are all but the last: their output channels concern nothing outside of the block.
+      All; and those inside a branch, which are all but the last: their output channels concern
+      nothing outside of the block.
     """
-    windows: dict[str, int] = {}
+    found: list[str] = []
     inner: list[str] = []
     before = stem_width
     for stage, plan in enumerate(plans, 1):
-        outer = plan.width * block.expansion
         for number in range(1, len(plan.drop_rates) + 1):
             part = f'stage{stage}/block{number}'
-            paths = [f'{part}/conv{i}' for i in range(1, len(block.kernels) + 1)]
-            windows |= dict(zip(paths, block.kernels, strict=True))
+            paths = [f'{part}/conv{i}' for i in range(1, len(plan.design.layers) + 1)]
+            found += paths
             inner += paths[:-1]
-            kept = before == outer and (number > 1 or plan.stride == 1)
-            if SHORTCUTS[block.shortcut][0 if kept else 1] in ('projection', 'conv'):
-                windows[f'{part}/shortcut_conv'] = 1
-            before = outer
-    return windows, tuple(inner)
+            kept = before == plan.channels and (number > 1 or plan.stride == 1)
+            if SHORTCUTS[plan.design.shortcut][0 if kept else 1] in ('projection', 'conv'):
+                found.append(f'{part}/shortcut_conv')
+            before = plan.channels
+    return tuple(found), tuple(inner)
 
 
 def plan_layers(
     inner_channels: Sequence[str],
     ranks: Sequence[str],
     layer_bits: Sequence[str],
-    block: BlockDesign,
     plans: Sequence[StagePlan],
     stem_width: int,
     stem_convolutions: int,
@@ -164,21 +173,18 @@ def plan_layers(
     """
     if not (inner_channels or ranks or layer_bits):
         return PLAIN
-    windows, inner = convolution_paths(block, plans, stem_width)
-    all_layers = [*(f'stem/conv{i + 1}' for i in range(stem_convolutions)), *windows, 'head']
+    inside, inner = convolution_paths(plans, stem_width)
+    all_layers = [*(f'stem/conv{i + 1}' for i in range(stem_convolutions)), *inside, 'head']
     entry = 'stage1/block1/conv1'
     return SingleLayers(
         read_entries('inner_channels', inner_channels, inner, channels_of, f'{entry}=12'),
-        read_entries('ranks', ranks, windows, ranks_of, f'{entry}=8x12'),
+        read_entries('ranks', ranks, inside, ranks_of, f'{entry}=8x12'),
         read_entries('layer_bits', layer_bits, all_layers, bits_of, 'head=8'),
     )
 
 
 def check_channels(
-    block: BlockDesign,
-    plans: Sequence[StagePlan],
-    stem_width: int,
-    layers: SingleLayers = PLAIN,
+    plans: Sequence[StagePlan], stem_width: int, dimensions: int, layers: SingleLayers = PLAIN
 ) -> None:
     """Refuses sizes at which a convolution has no channels, or groups that do not divide them.
 
@@ -187,27 +193,42 @@ def check_channels(
     """
     before = stem_width
     for stage, plan in enumerate(plans, 1):
-        inner, outer = block.inner_channels(plan.width), plan.width * block.expansion
-        after = [*(inner for _ in block.kernels[1:]), outer]
-        if not min(after):
+        if dimensions == 1 and plan.design.convolution in ('spatial', 'space_time'):
             raise InputError(
-                f'base_width {block.base_width} leaves no channels in a block of width {plan.width}'
+                f'convolution {plan.design.convolution!r} tells time from space: dimensions must '
+                'be 2 or 3, got 1'
             )
         # Of the stage's first block, and of the others.
-        for entry in (before, outer) if len(plan.drop_rates) > 1 else (before,):
-            for kernel, *channels in zip(block.kernels, [entry, *after], after, strict=False):
-                if kernel > 1 and any(n % block.groups for n in channels):
-                    raise InputError(
-                        f'groups {block.groups} does not divide the channels of a convolution of '
-                        f'stage {stage}, which goes from {channels[0]} to {channels[1]}'
-                    )
-        before = outer
+        for entry in (before, plan.channels) if len(plan.drop_rates) > 1 else (before,):
+            _check_branch(stage, plan, entry, dimensions)
+        before = plan.channels
     single = [*layers.channels, *layers.ranks]
-    if single and block.groups > 1 and max(block.kernels) > 1:
+    others = [plan.design for plan in plans if not plan.design.is_plain]
+    if single and others:
         raise InputError(
-            f'inner_channels and ranks go with groups=1 only, which is {block.groups}; leave '
-            f'{single[0]} as it is'
+            'inner_channels and ranks go with groups=1 and full convolutions only, here groups is '
+            f'{others[0].groups} and convolution {others[0].convolution!r}; leave {single[0]} as '
+            'it is'
         )
+
+
+def _check_branch(stage: int, plan: StagePlan, entering: int, dimensions: int) -> None:
+    design = plan.design
+    features = design.channels(plan.width, entering, dimensions)
+    if not min(features):
+        field = 'inner_ratio' if design.inner_ratio else 'base_width'
+        raise InputError(
+            f'{field} {getattr(design, field)} leaves no channels in a block of width {plan.width}'
+        )
+    for layer, before, after in zip(design.layers, [entering, *features], features, strict=False):
+        groups = design.groups_of(layer, before)
+        if before % groups or after % groups:
+            field = 'pointwise_groups' if layer.kernel == 1 else 'groups'
+            what = 'a convolution of each channel' if layer.depthwise else f'{field} {groups}'
+            raise InputError(
+                f'{what} does not divide the channels of a convolution of stage {stage}, which '
+                f'goes from {before} to {after}'
+            )
 
 
 class Stage(nn.Module):
@@ -217,7 +238,6 @@ class Stage(nn.Module):
     stacked.
 
     Attributes:
-      design: of the blocks.
       plan: the layout of the stage.
       fixup: of `ResidualBlock`.
       scan: whether to run the blocks after the first, which are equal, as a scan.
@@ -228,7 +248,6 @@ class Stage(nn.Module):
         the second block hold for all after it.
     """
 
-    design: BlockDesign
     plan: StagePlan
     fixup: float
     scan: bool
@@ -278,7 +297,7 @@ class Stage(nn.Module):
         layers = self.layers[number - 1] if self.layers else PLAIN
         conv = functools.partial(self.conv, in_scan=True) if in_scan else self.conv
         return ResidualBlock(
-            design=self.design,
+            design=plan.design,
             width=plan.width,
             stride=plan.stride if first else 1,
             first=plan.first and first,

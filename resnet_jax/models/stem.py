@@ -10,11 +10,14 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from resnet_jax.errors import InputError, choose
 from resnet_jax.models import layers
 from resnet_jax.models.block import Context, Operation, Operations, apply_operations, pair_up
 from resnet_jax.models.convolution import MakeConv
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.norms import MakeNorm
+
+Size = int | tuple[int, ...]  # in every dimension, or one for each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,22 +25,31 @@ class StemDesign:
     """The first layers of a network.
 
     Attributes:
-      convolutions: (kernel size, stride, output channels as a share of the stem's width) of each.
+      convolutions: (kernel size, stride, output channels as a share of the stem's width) of each;
+        sizes and strides hold in every dimension, or are one for each.
       pool: a key of `STEM_POOLS`, each with stride 2.
     """
 
-    convolutions: tuple[tuple[int, int, float], ...]
+    convolutions: tuple[tuple[Size, Size, float], ...]
     pool: str = 'none'
 
     @property
-    def strides(self) -> tuple[int, ...]:
+    def strides(self) -> tuple[Size, ...]:
         """All strides, in order."""
         return (*(stride for _, stride, _ in self.convolutions), 1 if self.pool == 'none' else 2)
 
     @property
     def reduction(self) -> int:
-        """The factor by which the spatial sizes shrink."""
-        return math.prod(self.strides)
+        """The factor by which the spatial sizes shrink; of video, height and width."""
+        return math.prod(s if isinstance(s, int) else s[-1] for s in self.strides)
+
+    @property
+    def dimensions(self) -> int | None:
+        """The number of spatial dimensions that it is made for; None: any."""
+        sizes = [
+            len(size) for c in self.convolutions for size in c[:2] if not isinstance(size, int)
+        ]
+        return sizes[0] if sizes else None
 
 
 STEM_POOLS: dict[str, Callable[[Array], Array]] = {
@@ -58,7 +70,31 @@ STEMS = {
     'bit': StemDesign(((7, 2, 1.0),), 'max_zero'),  # google-research/big_transfer
     'cifar': StemDesign(((3, 1, 1.0),)),  # he2015, section 4.2
     'none': StemDesign(()),  # the first block takes the images, of series as arXiv 1611.06455
+    'mobile': StemDesign(((3, 2, 1.0),)),  # arXiv 1801.04381, table 2
+    # arXiv 1711.11248, table 1, and its (2+1)-D form as torchvision has it, with 45 of 64 channels.
+    'video': StemDesign((((3, 7, 7), (1, 2, 2), 1.0),)),
+    'video_space_time': StemDesign((((1, 7, 7), (1, 2, 2), 45 / 64), ((3, 1, 1), 1, 1.0))),
 }
+
+
+def check_stem(stem: str, width: int, dimensions: int) -> None:
+    """Refuses a stem that a network cannot have.
+
+    Args:
+      stem: a key of `STEMS`.
+      width: its output channels.
+      dimensions: of space, of the network.
+
+    Raises:
+      InputError: for another name, a convolution without channels, and other dimensions.
+    """
+    design = choose('stem', stem, STEMS)
+    if int(width * min((share for _, _, share in design.convolutions), default=1)) < 1:
+        raise InputError(f'stem_width {width} leaves a convolution without channels')
+    if design.dimensions not in (None, dimensions):
+        raise InputError(
+            f'stem {stem!r} is made for dimensions={design.dimensions}, got {dimensions}'
+        )
 
 
 class Stem(nn.Module):

@@ -94,7 +94,7 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
 NAME_LISTS = (
     *('log.trackers', 'augment.transforms', 'optim.rates'),
     *('train.freeze', 'train.unfreeze', 'train.freeze_batch_norm'),
-    *('model.inner_channels', 'model.ranks', 'model.layer_bits'),
+    *('model.inner_channels', 'model.ranks', 'model.layer_bits', 'model.stage_designs'),
 )
 
 # Fields of which an override may separate the items by commas.

@@ -47,6 +47,33 @@ NEEDS: dict[str, _Needs] = {
         )
     },
     'model.raw_first_shortcut': _one_of('model.placement', 'full_preact', 'relu_only_preact'),
+    'model.width': (
+        'model.stage_widths=(), which takes its place',
+        lambda fields: not fields['model.stage_widths'],
+    ),
+    'model.base_width': (
+        'model.inner_ratio=0, which takes its place',
+        lambda fields: not fields['model.inner_ratio'],
+    ),
+    'model.linear_depthwise': (
+        'model.convolution=depthwise or separable, or model.stage_designs',
+        lambda fields: (
+            fields['model.convolution'] in ('depthwise', 'separable')
+            or bool(fields['model.stage_designs'])
+        ),
+    ),
+    'model.pointwise_groups': (
+        'a 1 in model.kernels, model.convolution=separable or model.stage_designs',
+        lambda fields: (
+            1 in fields['model.kernels']
+            or fields['model.convolution'] == 'separable'
+            or bool(fields['model.stage_designs'])
+        ),
+    ),
+    'model.convolution': (
+        'model.kernels larger than 1',
+        lambda fields: max(fields['model.kernels']) > 1 or bool(fields['model.stage_designs']),
+    ),
     'model.norm_groups': _one_of('model.norm', 'group'),
     'model.ghost_batch': _one_of('model.norm', 'batch'),
     'model.bn_momentum': _one_of('model.norm', 'batch'),
@@ -100,10 +127,6 @@ NEEDS: dict[str, _Needs] = {
         for field in ('plateau_patience', 'plateau_threshold', 'plateau_floor')
     },
     'optim.epsilon': _one_of('optim.name', 'adam', 'adamw', 'nadam', 'nadamw'),
-    'model.width': (
-        'model.stage_widths=(), which give the width of each stage',
-        lambda fields: not fields['model.stage_widths'],
-    ),
     'optim.schedule_unit': (
         'optim.schedule=piecewise, optim.warmup or train.unfreeze',
         lambda fields: (

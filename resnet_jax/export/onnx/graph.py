@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnet_jax.models.convolution import half_padding
+from resnet_jax.models.convolution import for_each, half_padding
 
 OPSET = 17
 IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
@@ -79,7 +79,7 @@ class Graph:
         bias: np.ndarray | None,
         name: str,
         *,
-        stride: int = 1,
+        stride: int | Sequence[int] = 1,
         dilation: int = 1,
         groups: int = 1,
         padding: int | None = None,
@@ -91,13 +91,17 @@ class Graph:
           kernel: [*taps, channels per group, outputs], as Flax stores it.
           bias: [outputs], or None.
           name: of the node.
-          stride: in every dimension.
+          stride: in every dimension, or one for each.
           dilation: distance between the taps.
           groups: of channels.
           padding: zeros on each side; by default `convolution.half_padding` of the kernel.
         """
-        dims, size = len(x.size), kernel.shape[0]
-        before, after = half_padding(size, dilation) if padding is None else (padding, padding)
+        dims, window = len(x.size), kernel.shape[:-2]
+        strides = for_each(stride, dims)
+        if padding is None:
+            pads = [half_padding(size, dilation) for size in window]
+        else:
+            pads = [(padding, padding)] * dims
         axes = (dims + 1, dims, *range(dims))
         inputs = [x.name, self.constant(f'{name}.kernel', kernel.transpose(axes))]
         if bias is not None:
@@ -106,13 +110,16 @@ class Graph:
             'Conv',
             inputs,
             name,
-            kernel_shape=[size] * dims,
-            strides=[stride] * dims,
+            kernel_shape=list(window),
+            strides=list(strides),
             dilations=[dilation] * dims,
-            pads=[before] * dims + [after] * dims,
+            pads=[before for before, _ in pads] + [after for _, after in pads],
             group=groups,
         )
-        out = tuple((n + before + after - dilation * (size - 1) - 1) // stride + 1 for n in x.size)
+        out = tuple(
+            (n + sum(pad) - dilation * (size - 1) - 1) // stride + 1
+            for n, pad, size, stride in zip(x.size, pads, window, strides, strict=True)
+        )
         return Tensor(name, kernel.shape[-1], out)
 
     def pad(

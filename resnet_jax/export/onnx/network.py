@@ -10,7 +10,8 @@ from resnet_jax.export.onnx import operations
 from resnet_jax.export.onnx.graph import Graph, Tensor
 from resnet_jax.export.onnx.operations import Part, row
 from resnet_jax.models import ResNet
-from resnet_jax.models.block import Operation, ResidualBlock, spell_out
+from resnet_jax.models.block import ResidualBlock, spell_out
+from resnet_jax.models.convolution import for_each
 
 INPUT, OUTPUT = 'images', 'logits'
 PREPARATION = ('channels_first', 'pixels', 'unit_pixels', 'centred', 'normalized')  # its nodes
@@ -41,9 +42,8 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
             block, name = stage.block(j), f'block{j}'
             where = f'stage{i}/{name}'
             x = _add_block(graph, model, params[f'stage{i}'].get(name, {}), where, block, x)
-    before, _, _ = spell_out(model.block, model.fixup)
-    part = Part(graph, model, params, '', prefix='final_')
-    x = operations.apply([Operation(op.kind) for op in before], x, part)
+    for prefix, tail, convs in model.tail():
+        x = operations.apply(tail, x, Part(graph, model, params, '', convs, prefix=prefix))
     return _add_head(graph, params, x)
 
 
@@ -68,7 +68,8 @@ def _add_block(
 ) -> Tensor:
     """`ResidualBlock.__call__` in evaluation."""
     before, branch, after = spell_out(block.design, bool(block.fixup))
-    part = Part(graph, model, params, where, block.convolutions(), block.stride)
+    convs = block.convolutions(x.channels, len(x.size))
+    part = Part(graph, model, params, where, convs, block.stride)
     path = block.shortcut_path(x.channels)
     preactivated = operations.apply(before, x, part)
     entry = preactivated if block.shares_activation(path) else x
@@ -81,10 +82,11 @@ def _add_block(
 
 
 def _shortcut(path: str, block: ResidualBlock, x: Tensor, part: Part) -> Tensor:
-    design, stride, graph = block.design, block.stride, part.graph
+    design, graph = block.design, part.graph
+    stride = design.strides(block.stride, len(x.size))
     pool, _ = row('downsample', design.downsample, operations.DOWNSAMPLINGS)
-    if pool is not None and stride > 1 and path != 'identity':
-        x, stride = pool(x, stride, graph, part.name('shortcut_pool')), 1
+    if pool is not None and block.stride > 1 and path != 'identity':
+        x, stride = pool(x, block.stride, graph, part.name('shortcut_pool')), 1
     if path == 'zero_pad':
         x = _zero_pad(x, block.width * design.expansion, stride, part)
     elif path == 'norm':
@@ -98,21 +100,24 @@ def _shortcut(path: str, block: ResidualBlock, x: Tensor, part: Part) -> Tensor:
     return x
 
 
-def _zero_pad(x: Tensor, channels: int, stride: int, part: Part) -> Tensor:
+def _zero_pad(x: Tensor, channels: int, stride: int | tuple[int, ...], part: Part) -> Tensor:
     """`layers.zero_pad_shortcut`."""
     graph, where, dims = part.graph, part.name('shortcut'), len(x.size)
     extra = channels - x.channels
-    if stride > 1:
+    strides = for_each(stride, dims)
+    if max(strides) > 1:
         rows = {
             'starts': [0] * dims,
             'ends': x.size,
             'axes': range(2, dims + 2),
-            'steps': [stride] * dims,
+            'steps': strides,
         }
         name = f'{where}/slice'
         inputs = [graph.constant(f'{name}.{k}', list(v), np.int64) for k, v in rows.items()]
         graph.node('Slice', [x.name, *inputs], name)
-        x = Tensor(name, x.channels, tuple(-(-n // stride) for n in x.size))
+        x = Tensor(
+            name, x.channels, tuple(-(-n // s) for n, s in zip(x.size, strides, strict=True))
+        )
     if not extra:
         return x
     space = (0,) * dims
@@ -153,7 +158,8 @@ def _weight(
     """Gates and scales the two paths."""
     gate = row('gate', block.design.gate, GATES)
     if gate is not None:
-        g = operations.convolve(part, entry, 'gate_conv', {'strides': block.stride})
+        strides = block.design.strides(block.stride, len(entry.size))
+        g = operations.convolve(part, entry, 'gate_conv', {'strides': strides})
         g = part.graph.unary('Sigmoid', g, part.name('gate'))
         skip, branch = gate(skip, branch, g.name, part)
     return _scaled(skip, 'shortcut_scale', block, part), _scaled(

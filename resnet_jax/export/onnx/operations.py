@@ -254,14 +254,24 @@ def _with_number(kind: str, x: Tensor, part: Part, name: str, leaf: str) -> Tens
     return part.graph.with_constant(kind, x, number, part.name(name))
 
 
+def _shuffle(op: Operation, x: Tensor, part: Part) -> Tensor:
+    """`layers.shuffle`."""
+    graph, where = part.graph, part.name('shuffle')
+    groups = next(conv['groups'] for conv in part.convs if conv['kernel_size'] == 1)
+    y = graph.reshape(x.name, [0, groups, x.channels // groups, -1], f'{where}/groups')
+    y = graph.node('Transpose', [y], f'{where}/exchanged', perm=[0, 2, 1, 3])
+    return x._replace(name=graph.reshape(y, [0, x.channels, *x.size], where))
+
+
 OPERATIONS: dict[str, Callable[[Operation, Tensor, Part], Tensor]] = {
-    'conv': lambda op, x, part: convolve(part, x, op.name, part.convs[op.index - 1]),
+    'conv': lambda op, x, part: convolve(part, x, part.prefix + op.name, part.convs[op.index - 1]),
     'norm': _norm,
     'act': lambda op, x, part: row('activation', part.model.block.activation, ACTIVATIONS)(
         x, part.graph, f'{x.name}/act'
     ),
     'dropout': lambda op, x, part: x,
     'pool': _pool,
+    'shuffle': _shuffle,
     'se': lambda op, x, part: squeeze_excite(x, part),
     'eca': _eca,
     'bias': lambda op, x, part: _with_number('Add', x, part, part.prefix + op.name, 'bias'),
