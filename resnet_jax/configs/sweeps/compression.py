@@ -35,7 +35,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         _CIFAR,
         (*_LEFT_OUT, 'int8', 'sparse 70 %'),
     ),
-    'imagenette': ('imagenette', {'model.width': 32, 'model.stem_width': 32}, _LEFT_OUT),
+    'imagenette': (
+        'imagenette',
+        {'model.width': 32, 'model.stem_width': 32},
+        (*_LEFT_OUT, 'sparse 70 %'),
+    ),
 }
 
 
