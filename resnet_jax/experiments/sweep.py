@@ -293,14 +293,14 @@ def _from_json(found: Mapping[str, Any]) -> Sweep:
     seeds = found['seeds']
     if not isinstance(seeds, list) or not all(map(RANGES['seed'].holds, seeds)):
         raise ValueError(f'its seeds are {shown(seeds)}')
-    base = config_files.canonical(str(found['base']))
+    base, fields = config_files.canonical(str(found['base'])), dict[str, Any]()
 
     def transforms() -> Any:
         if 'augment.transforms' in fields:
             return fields['augment.transforms']
         return configs.read_config_file(base).augment.transforms
 
-    fields: dict[str, Any] = configs.upgraded(found['fields'], transforms)
+    fields = configs.upgraded(found['fields'], transforms)
     sweep = Sweep(
         title=str(found['title']),
         base=base,
