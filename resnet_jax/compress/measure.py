@@ -37,7 +37,7 @@ def sizes(net: Net, preprocessing: Preprocessing) -> dict[str, int]:
       'parameters'; 'nonzero', those that are not zero; 'multiply_adds' of one image, those with
       zeros included; 'bytes' of the arrays in a file.
     """
-    shape = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    shape = preprocessing.shape
     scanned = net.model.clone(scan_blocks=net.model.scannable, remat=False)
     leaves = jax.tree.leaves(net.variables['params'])
     arrays, _ = arrays_of(net.model, net.variables)
@@ -57,7 +57,7 @@ def program_of(net: Net, preprocessing: Preprocessing, batch: int) -> Callable[[
       preprocessing: of the images.
       batch: images at a time.
     """
-    shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+    shape = (batch, *preprocessing.shape)
     images = jax.random.normal(jax.random.key(0), shape)
     run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
     held = jax.device_put(dict(net.variables))
@@ -90,7 +90,7 @@ def logits_of(
     """The logits of a model on examples, and their labels; without examples on random images."""
     if examples is not None:
         return predictions(net.model, net.variables, examples)
-    shape = (_RANDOM_IMAGES, *(preprocessing.image_size,) * 2, preprocessing.channels)
+    shape = (_RANDOM_IMAGES, *preprocessing.shape)
     images = jax.random.normal(jax.random.key(0), shape)
     run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
     return np.asarray(run(dict(net.variables), images), np.float32), None

@@ -247,9 +247,8 @@ def eval_batches(
 
 
 def _empty_batch(size: int, preprocessing: Preprocessing) -> Batch:
-    side, channels = preprocessing.image_size, preprocessing.channels
     return {
-        'image': np.zeros((size, side, side, channels), np.uint8),
+        'image': np.zeros((size, *preprocessing.shape), np.uint8),
         'label': np.zeros(size, np.int32),
     }
 

@@ -39,6 +39,7 @@ class Preprocessing:
       std: a number per channel that the difference is divided by.
       class_names: the name of each label.
       interpolation: of the resize, 'bilinear' or 'bicubic', both with antialiasing.
+      frames: of a video, or slices of a volume, that the model takes; 0: it takes images.
     """
 
     image_size: int
@@ -47,7 +48,9 @@ class Preprocessing:
     mean: tuple[float, ...] | Pixels
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    interpolation: str = 'bilinear'  # also of files from before this field existed
+    # Also of files from before these fields existed.
+    interpolation: str = 'bilinear'
+    frames: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
@@ -56,9 +59,11 @@ class Preprocessing:
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         with np.errstate(over='ignore'):  # to infinity, which is refused
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        pixels = (self.image_size, self.image_size, self.channels)
-        if mean.shape not in ((self.channels,), pixels):
-            raise InputError(f'mean has shape {mean.shape}; give ({self.channels},) or {pixels}')
+        if self.frames < 0:
+            raise InputError(f'frames must be at least 0, not {self.frames}')
+        if mean.shape not in ((self.channels,), self.shape[-3:]) or (mean.ndim > 1 and self.frames):
+            wanted = '' if self.frames else f' or {self.shape}'
+            raise InputError(f'mean has shape {mean.shape}; give ({self.channels},){wanted}')
         if not np.isfinite(mean).all():
             raise InputError(f'mean must be finite, not {self.mean}')
         if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
@@ -67,16 +72,46 @@ class Preprocessing:
         object.__setattr__(self, 'std', _tuples(std.tolist()))
         object.__setattr__(self, 'class_names', tuple(self.class_names))
 
-    def prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'size size channels']:
-        """Converts channels, resizes and crops an image, on the host."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[H, W, C] of the input, or [T, H, W, C]."""
+        frames = (self.frames,) if self.frames else ()
+        return (*frames, self.image_size, self.image_size, self.channels)
+
+    def prepare(
+        self, image: UInt8[np.ndarray, '*space c']
+    ) -> UInt8[np.ndarray, '*frames size size channels']:
+        """Converts channels, resizes and crops an image, on the host.
+
+        Of a video, each of its frames; where it has another number of them than `frames`, as many,
+        at even distances.
+
+        Raises:
+          InputError: for an image in place of a video, or the other way round.
+        """
+        if image.ndim != len(self.shape):
+            raise InputError(
+                f'a video or volume of shape {list(image.shape)} where images are wanted: set '
+                f'data.frames={image.shape[0]}'
+                if image.ndim > 3
+                else f'an image of shape {list(image.shape)} where videos or volumes are wanted: '
+                'leave data.frames out'
+            )
+        if self.frames:
+            places = (np.arange(self.frames) + 0.5) * len(image) / self.frames
+            return np.stack([self._prepare(image[int(place)]) for place in places])
+        return self._prepare(image)
+
+    def _prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 's s channels']:
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
-    def normalize(self, images: UInt8[Array, 'n h w c']) -> Float32[Array, 'n h w c']:
+    def normalize(self, images: UInt8[Array, 'n *space c']) -> Float32[Array, 'n *space c']:
         """Computes (pixels / 255 - mean) / std, on the device. To be called inside `jax.jit`."""
         mean = np.asarray(self.mean, np.float32)
-        mean = mean.reshape(mean.shape if mean.ndim == 3 else (1, 1, -1))[None]
-        scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, 1, -1)
+        ones = (1,) * (images.ndim - 1)
+        mean = mean[None] if mean.ndim == 3 else mean.reshape(*ones, -1)
+        scale = 1 / np.asarray(self.std, np.float32).reshape(*ones, -1)
         return (images.astype(jnp.float32) / 255 - mean) * scale
 
     def to_json(self) -> str:
@@ -107,7 +142,7 @@ def _tuples(value: float | list[Any]) -> float | tuple[Any, ...]:
 
 
 def fit_mean(
-    images: UInt8[np.ndarray, 'n h w c'], per_pixel: bool = False
+    images: UInt8[np.ndarray, 'n *space c'], per_pixel: bool = False
 ) -> Float32[np.ndarray, '*shape']:
     """Measures the mean of a training set, for `Preprocessing.mean`.
 
@@ -122,10 +157,11 @@ def fit_mean(
         images[i : i + CHUNK].sum(axis=0, dtype=np.int64) for i in range(0, len(images), CHUNK)
     )
     mean = np.asarray(total) / (len(images) * 255)
-    return (mean if per_pixel else mean.mean(axis=(0, 1))).astype(np.float32)
+    space = tuple(range(mean.ndim - 1))
+    return (mean if per_pixel else mean.mean(axis=space)).astype(np.float32)
 
 
-def fit_std(images: UInt8[np.ndarray, 'n h w c']) -> Float32[np.ndarray, ' c']:
+def fit_std(images: UInt8[np.ndarray, 'n *space c']) -> Float32[np.ndarray, ' c']:
     """Measures the standard deviation of a training set over all pixels, for `Preprocessing.std`.
 
     Returns:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt8
 from tqdm import tqdm
 
-from resnet_jax.data import ImageFile, Preprocessing, decode_image, usable_cores
+from resnet_jax.data import ImageFile, Preprocessing, decode_image, read_clip, usable_cores
 from resnet_jax.errors import InputError
 from resnet_jax.inference.class_matching import class_finder
 from resnet_jax.inference.trained import TrainedModel
@@ -58,7 +58,7 @@ def predict(
 
     Args:
       trained: the model.
-      files: images of any size, grey or colour.
+      files: images of any size, grey or colour; of a model for videos, see `data.find_clips`.
       topk: the number of classes; all of them if there are fewer.
       skip: called with the error for an unreadable file that the caller did not name itself
         (`ImageFile.named`), which is then left out. By default such an error is raised, too.
@@ -129,7 +129,8 @@ def _decode_ahead(
     """Decodes and prepares each image in threads, while the device computes."""
 
     def prepare(file: ImageFile) -> np.ndarray:
-        return preprocessing.prepare(decode_image(file.path, preprocessing.channels))
+        read = read_clip if preprocessing.frames else decode_image
+        return preprocessing.prepare(read(file.path, preprocessing.channels))
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     waiting: deque[tuple[ImageFile, concurrent.futures.Future[np.ndarray]]] = deque()

@@ -164,6 +164,10 @@ def evaluate_trained(
 
 def _as_read(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
     """The preprocessing that gives the pixels which the views of an image are cut from."""
+    if tta is not None and preprocessing.frames:
+        raise InputError(
+            '--tta has views of images only, and this model takes videos; leave it out'
+        )
     if tta not in ('ten_crop', 'whole'):
         return preprocessing
     if preprocessing.resize in (None, preprocessing.image_size):

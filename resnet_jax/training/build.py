@@ -190,15 +190,11 @@ def _groups(
     frozen, factors = train.freeze or train.freeze_batch_norm, rates.rates or rates.layer_decay != 1
     if not (frozen or factors or rates.decay_towards == 'start'):
         return EVERYTHING
-    images = jnp.zeros((1, *_image_shape(preprocessing)))
+    images = jnp.zeros((1, *preprocessing.shape))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     if inputs is None:
         return read_groups(config, variables, 1.0)
     return read_groups(config, variables, inputs.steps_per_epoch, inputs.total_steps)
-
-
-def _image_shape(preprocessing: Preprocessing) -> tuple[int, int, int]:
-    return preprocessing.image_size, preprocessing.image_size, preprocessing.channels
 
 
 def _create_state(
@@ -208,7 +204,7 @@ def _create_state(
     preprocessing: Preprocessing,
     seed: Any,
 ) -> TrainState:
-    shape = _image_shape(preprocessing)
+    shape = preprocessing.shape
     return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim))
 
 

@@ -34,6 +34,7 @@ RANGES: dict[str, Range] = {
     'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
     **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
     **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
+    'data.frames': Range(1, 4096, whole=True),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),
@@ -114,11 +115,14 @@ def resolve(config: ConfigDict) -> ConfigDict:
     check_choices(config)
     check_trackers(config.log.trackers)
     size = train_image_size(config)
-    data.check_transforms(config.augment.transforms, size, config.data.channels)
+    frames = config.data.frames or 0
+    data.check_transforms(config.augment.transforms, size, config.data.channels, frames)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
         raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')
+    if per_pixel and frames:
+        raise InputError('data.normalize=pixel goes with images only; unset data.frames')
     if per_pixel and size != config.data.image_size:
         raise InputError('data.train_image_size goes with data.normalize=channel only')
     placement.check_batch_norm(config.parallel.batch_norm)
@@ -131,8 +135,23 @@ def resolve(config: ConfigDict) -> ConfigDict:
         for weight in config.loss.class_weights:
             check_number('config field loss.class_weights: a weight', weight, Range(0))
     _check_together(config)
-    build_model(config.model, 10)
+    _check_dimensions(config, build_model(config.model, 10).dimensions)
     return config
+
+
+def _check_dimensions(config: ConfigDict, dimensions: int) -> None:
+    """Refuses a model of other dimensions than the data."""
+    frames = config.data.frames
+    if frames is None and dimensions == 3:
+        raise InputError(
+            f'config field data.frames is not set: {config.model.name} takes videos or volumes of '
+            'so many frames; model.dimensions must be 2 for images, got 3'
+        )
+    if dimensions != (2 if frames is None else 3):
+        raise InputError(
+            f'config field model.dimensions must be '
+            f'{"2 for images" if frames is None else "3 for data.frames"}, got {dimensions}'
+        )
 
 
 def check_choices(config: ConfigDict) -> None:
@@ -188,10 +207,6 @@ def _check_together(config: ConfigDict) -> None:
         raise InputError(
             f'config field data.resize must be at least data.image_size={settings.image_size}, '
             f'got {settings.resize}'
-        )
-    if config.model.dimensions not in (None, 2):
-        raise InputError(
-            f'config field model.dimensions must be 2 for images, got {config.model.dimensions}'
         )
     _check_schedule_free(config)
     pruning.check_settings(config.prune, bool(config.optim.ema))

@@ -141,7 +141,8 @@ def bad_images(config: ConfigDict) -> data.BadImages | None:
 
 def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = None) -> bool:
     """Whether a split takes at most config.data.memory_mib; by default at data.image_size."""
-    example = (image_size or config.data.image_size) ** 2 * config.data.channels
+    side = image_size or config.data.image_size
+    example = side**2 * config.data.channels * (config.data.frames or 1)
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
@@ -227,6 +228,7 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
         mean=(0.0,) * settings.channels,
         std=(1.0,) * settings.channels,
         class_names=train.class_names,
+        frames=settings.frames or 0,
     )
 
 

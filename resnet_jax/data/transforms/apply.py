@@ -70,13 +70,16 @@ def with_settings(
     return tuple(map(str, read_transforms(list(map(str, changed)))))
 
 
-def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -> None:
+def check_transforms(
+    texts: Sequence[str], image_size: int, channels: int = 3, frames: int = 0
+) -> None:
     """Checks a list of transforms: each by itself, and their order.
 
     Args:
       texts: as of `read_transforms`.
       image_size: side of the model's input, pixels.
       channels: of the model's input.
+      frames: of the videos that it takes; 0: images.
 
     Raises:
       InputError: on a text that `read_transforms` refuses, a repeated name, a transform after one
@@ -95,6 +98,7 @@ def check_transforms(texts: Sequence[str], image_size: int, channels: int = 3) -
             )
     for one in chosen:
         _check_images(one, image_size, channels)
+        _check_dimensions(one, image_size, frames)
 
 
 def _misplaced(before: Chosen, after: Chosen) -> str:
@@ -123,6 +127,20 @@ def _check_images(one: Chosen, image_size: int, channels: int) -> None:
         raise InputError(
             f'transform random_scale_crop: sides must be at least the image_size {image_size}, got '
             f'{settings["sides"]}'
+        )
+
+
+def _check_dimensions(one: Chosen, image_size: int, frames: int) -> None:
+    known = one.transform.dimensions
+    if (3 if frames else 2) not in known:
+        kind = 'videos and volumes' if frames else 'images'
+        raise InputError(f'transform {one.name!r} does not take {kind}; leave it out')
+    settings = one.settings
+    reflects = one.name == 'pad_crop' and settings['mode'] == 'reflect'
+    if reflects and frames and settings['pad'] >= frames:
+        raise InputError(
+            f'transform pad_crop: pad {settings["pad"]} cannot reflect a video of {frames} frames; '
+            f'set it to at most {frames - 1}'
         )
 
 

@@ -79,6 +79,7 @@ class Transform:
       domain: what a device transform sees: 'pixels', uint8 images; 'normalised' ones, in which 0 is
         the mean pixel; or 'any', whichever comes at its place.
       channels: of the images that it takes; None: any.
+      dimensions: of space, of what it takes: 2 images, 3 videos and volumes.
       source: paper and section.
     """
 
@@ -89,6 +90,7 @@ class Transform:
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     domain: Literal['pixels', 'normalised', 'any'] = 'any'
     channels: tuple[int, ...] | None = None
+    dimensions: tuple[int, ...] = (2,)
     source: str = ''
 
 
