@@ -431,6 +431,8 @@ def test_needs_name_fields_that_change_a_run():
         {'train.freeze': ('stem',), 'optim.decay_towards': 'start', 'data.bad_images': 'skip'},
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
         {'data.name': 'npz:x.npz'},
+        {'model.name': 'mobilenet_v2'},
+        {'model.kernels': (1, 1)},
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
         {'optim.schedule': 'plateau', 'optim.name': 'adam', 'model.stage_widths': (4, 4, 4)},
     ]

@@ -129,8 +129,7 @@ OBJECTS = np.asarray([{'a': 1}], object)
 FAULTS = {
     'float': ({'train_images': IMAGES[12].astype(float)}, 'dtype float64; pictures are uint8'),
     'series': ({'train_images': IMAGES[12][:, :, 0]}, 'shape [12, 6]'),
-    'volumes': ({'train_images': np.zeros((12, 8, 8, 8), np.uint8)}, 'looks like volumes'),
-    'five': ({'train_images': np.zeros((12, 8, 8, 8, 1), np.uint8)}, 'a volume or a series'),
+    'six': ({'train_images': np.zeros((12, 8, 8, 8, 1, 1), np.uint8)}, 'that cannot be read'),
     'no pixels': ({'train_images': np.zeros((12, 0, 8), np.uint8)}, 'shape [12, 0, 8]'),
     'fewer labels': ({'train_labels': np.zeros(11, int)}, 'for 12 images'),
     'several labels': ({'train_labels': np.zeros((12, 14), int)}, 'several for an image'),

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.models import ResNet
 from resnet_jax.models.block import ResidualBlock
+from resnet_jax.models.convolution import for_each
 from resnet_jax.models.design import SHORTCUTS
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training.compilation import jit
@@ -130,19 +131,19 @@ class Chain:
         return found
 
 
-def chain(model: ResNet, image_size: int, channels: int = 3) -> Chain:
+def chain(model: ResNet, image_size: int | tuple[int, ...], channels: int = 3) -> Chain:
     """Takes a network apart.
 
     Args:
       model: from `create_model`, with or without `scan_blocks`.
-      image_size: side of the images; the parts know their shapes.
+      image_size: side of the images, or a size for each dimension; the parts know their shapes.
       channels: of the images.
     """
     return _chain(model.unrolled(), image_size, channels)
 
 
 @functools.lru_cache(maxsize=16)
-def _chain(model: ResNet, image_size: int, channels: int) -> Chain:
+def _chain(model: ResNet, image_size: int | tuple[int, ...], channels: int) -> Chain:
     stem, stages = model.body()
     modules: list[tuple[str, nn.Module]] = [(STEM, stem)]
     for i, stage in enumerate(stages, 1):
@@ -152,7 +153,7 @@ def _chain(model: ResNet, image_size: int, channels: int) -> Chain:
             key = (j == 1, stage.layers[j - 1] if stage.layers else None)
             modules.append((f'stage{i}/block{j}', kinds.setdefault(key, stage.block(j))))
     parts: list[Part] = []
-    shape: tuple[int, ...] = (*(image_size,) * model.dimensions, channels)
+    shape: tuple[int, ...] = (*for_each(image_size, model.dimensions), channels)
     for name, module in [*modules, (TAIL, model)]:
         method = 'classify' if name == TAIL else '__call__'
         outputs = _output_shape(module, method, shape)

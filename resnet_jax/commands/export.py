@@ -112,7 +112,7 @@ def _images(options: argparse.Namespace, trained: 'TrainedModel') -> 'tuple[np.n
                 raise
             text.note(f'compared on random images, as those of the run cannot be read: {error}')
     p = trained.preprocessing
-    shape = (CHECKED, *(p.image_size,) * trained.model.dimensions, p.channels)
+    shape = (CHECKED, *p.shape)
     random = np.random.default_rng(0).integers(0, 256, shape)
     return random.astype(np.uint8), 'random numbers'
 

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'images',
         nargs='+',
         metavar='IMAGE',
-        help='an image file, a folder of images or a quoted pattern',
+        help='an image file, a folder of images or a quoted pattern; for a model of videos or '
+        'volumes an .npy file of one, or a folder of its frames',
     )
     model_options.add_model_options(parser)
     model_options.add_exported_option(parser)
@@ -114,7 +115,10 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
                 f'the model has no class {data.printable(data.listed(unknown))} of '
                 f'{options.labels}; such images are shown as neither right nor wrong'
             )
-    files = data.find_images(options.images)
+    frames = trained.preprocessing.frames
+    if frames and options.sheet:
+        raise InputError('--sheet draws images, and this model takes videos; leave it out')
+    files = (data.find_clips if frames else data.find_images)(options.images)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []
 

@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.init.reset_head = False  # leave the file's head out and start it at random
 
     config.data = ConfigDict()
-    # digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME, aeon:NAME:
+    # digits, moving_digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME,
+    # aeon:NAME:
     # docs/data.md
     config.data.name = 'tfds:cifar10'
     config.data.accept_changes = (
@@ -114,6 +115,8 @@ def get_config() -> ConfigDict:
     # Of tar, npz and hf: a file of the classes' names, one a line; numbers if unset.
     config.data.label_names = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
+    # Frames of videos or slices of volumes, taken at even distances; images if unset.
+    config.data.frames = placeholder(int)
     # In training, where it is another (arXiv 1906.06423, 2110.00476); image_size if unset.
     config.data.train_image_size = placeholder(int)
     config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array

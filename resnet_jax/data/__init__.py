@@ -10,6 +10,7 @@ from resnet_jax.data.catalogs import (
     open_source,
     split_sizes,
 )
+from resnet_jax.data.clips import find_clips, read_clip
 from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed, read_labels
@@ -83,6 +84,7 @@ __all__ = [
     'eval_batch',
     'eval_batches',
     'example_keys',
+    'find_clips',
     'find_images',
     'fingerprint',
     'fingerprint_changes',
@@ -102,6 +104,7 @@ __all__ = [
     'random_flip',
     'random_resized_crop',
     'read_ahead',
+    'read_clip',
     'read_labels',
     'read_series',
     'read_transforms',

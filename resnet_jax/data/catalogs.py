@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_jax.data.folders import read_image_folder
 from resnet_jax.data.hub_sets import hub_catalog
+from resnet_jax.data.moving_digits import moving_digits_catalog
 from resnet_jax.data.npz_files import npz_catalog
 from resnet_jax.data.series_sets import aeon_catalog
 from resnet_jax.data.sources import Catalog, Details, Read, Record, Source, sliced_in_proportion
@@ -153,6 +154,11 @@ def _read_images(images: Images, split: str, indices: Sequence[int]) -> list[Rec
     return [(found[i], int(labels[i])) for i in indices]
 
 
+def digits_scans() -> dict[str, np.ndarray]:
+    """The images of the data set digits, uint8 [N, 8, 8, 1], by split."""
+    return {split: np.asarray(images) for split, (images, _) in _digits_images().items()}
+
+
 @functools.lru_cache(maxsize=1)
 def _digits_images() -> Images:
     from sklearn.datasets import load_digits
@@ -260,6 +266,7 @@ _NAMES = ('label_names', 'slice_order')
 # Spelling of config.data.name -> the kind of data set.
 KINDS: dict[str, Kind] = {
     'digits': Kind(lambda _, details: digits_catalog()),
+    'moving_digits': Kind(lambda _, details: moving_digits_catalog(digits_scans())),
     'synthetic': Kind(lambda _, details: synthetic_catalog()),
     'tfds:NAME': Kind(tfds_catalog, ('dir', *_KEYS)),
     'folder:PATH': Kind(

@@ -1,7 +1,8 @@
 """Arrays of images in a file of NumPy's: `npz:FILE`, with the names that MedMNIST gives them.
 
 For each split `SPLIT_images`, uint8 [N, H, W] or [N, H, W, C], and `SPLIT_labels`, whole numbers
-[N] or [N, 1] (Yang et al. 2023, MedMNIST v2). An array that `np.savez` stored is mapped into
+[N] or [N, 1] (Yang et al. 2023, MedMNIST v2). Videos and volumes are [N, D, H, W, C], or [N, D, H,
+W] of three equal sides. An array that `np.savez` stored is mapped into
 memory; one that `np.savez_compressed` did is read whole when the first of its images is.
 """
 
@@ -148,13 +149,18 @@ def _channels(spec: str, split: str, member: Member) -> int:
     """Checks the shape of a split's images, and gives their channels."""
     shape = member.shape
     text = f'{spec}: {split}{_IMAGES} has shape {list(shape)} and dtype {member.dtype}'
-    wanted = 'pictures are uint8 [N, H, W] or [N, H, W, C], series floats [N, L, C]'
-    if member.dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape[1:]:
-        what = 'a volume' if len(shape) > 4 else 'that'
-        raise InputError(f'{text}; {wanted}, and {what} cannot be read yet')
-    if len(shape) == 4 and shape[1] == shape[2] == shape[3] > 4:
-        raise InputError(f'{text}, which looks like volumes; {wanted}')
-    return shape[3] if len(shape) == 4 else 1
+    if member.dtype != np.uint8 or len(shape) not in (3, 4, 5) or 0 in shape[1:]:
+        raise InputError(
+            f'{text}; pictures are uint8 [N, H, W] or [N, H, W, C], videos and volumes uint8 '
+            '[N, D, H, W, C], or [N, D, H, W] of equal sides, series floats [N, L, C], and that '
+            'cannot be read'
+        )
+    return 1 if len(shape) == 3 or _lacks_channels(shape) else shape[-1]
+
+
+def _lacks_channels(shape: Sequence[int]) -> bool:
+    """Whether images of this shape are volumes of one channel, without an axis for it."""
+    return len(shape) == 4 and shape[1] == shape[2] == shape[3] > 4
 
 
 def _labels(
@@ -211,10 +217,12 @@ def _read(
     indices: Sequence[int],
 ) -> list[Record]:
     found = _array(path, spec, images[split], _kept)
+    shape = images[split].shape
+    series = _is_series(images[split])
+    bare = not series and (len(shape) == 3 or _lacks_channels(shape))
     pictures = [np.array(found[i]) for i in indices]
-    whole = _is_series(images[split])
     return [
-        (picture if whole or picture.ndim == 3 else picture[:, :, None], int(labels[split][i]))
+        (picture[..., None] if bare else picture, int(labels[split][i]))
         for picture, i in zip(pictures, indices, strict=True)
     ]
 

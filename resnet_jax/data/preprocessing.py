@@ -39,9 +39,10 @@ class Preprocessing:
       std: a number per channel that the difference is divided by.
       class_names: the name of each label.
       interpolation: of the resize, 'bilinear' or 'bicubic', both with antialiasing.
-      dimensions: 2; or 1 for series of numbers, [L, C], which are neither resized nor scaled to
-        [0, 1]. `image_size` is then their length.
+      dimensions: 2; 3 of videos and volumes; or 1 of series of numbers, [L, C], which are neither
+        resized nor scaled to [0, 1]. `image_size` is then their length.
       standardize: whether each channel of each series first gets mean 0 and deviation 1.
+      frames: of a video, or slices of a volume, that the model takes; 0: it takes neither.
     """
 
     image_size: int
@@ -50,9 +51,11 @@ class Preprocessing:
     mean: tuple[float, ...] | Pixels
     std: tuple[float, ...]
     class_names: tuple[str, ...]
-    interpolation: str = 'bilinear'  # also of files from before this field existed
-    dimensions: int = 2  # these two likewise
+    # Also of files from before these fields existed.
+    interpolation: str = 'bilinear'
+    dimensions: int = 2
     standardize: bool = False
+    frames: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
@@ -61,11 +64,19 @@ class Preprocessing:
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         with np.errstate(over='ignore'):  # to infinity, which is refused
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        if self.dimensions not in (1, 2) or (self.standardize and self.dimensions != 1):
-            raise InputError('dimensions must be 2, or 1 for series; standardize goes with 1 only')
-        if mean.shape not in ((self.channels,), self.input_shape):
-            pixels = f'({self.channels},) or {self.input_shape}'
-            raise InputError(f'mean has shape {mean.shape}; give {pixels}')
+        if self.frames < 0:
+            raise InputError(f'frames must be at least 0, not {self.frames}')
+        if self.frames:
+            object.__setattr__(self, 'dimensions', 3)
+        if self.dimensions not in (1, 2, 3) or (self.dimensions == 3) != bool(self.frames):
+            raise InputError('dimensions must be 2, or 1 for series, or 3 with frames')
+        if self.standardize and self.dimensions != 1:
+            raise InputError('standardize goes with dimensions=1 only')
+        if mean.shape not in ((self.channels,), self.input_shape) or (
+            mean.ndim > 1 and self.dimensions != 2
+        ):
+            wanted = f' or {self.input_shape}' if self.dimensions == 2 else ''
+            raise InputError(f'mean has shape {mean.shape}; give ({self.channels},){wanted}')
         if not np.isfinite(mean).all():
             raise InputError(f'mean must be finite, not {self.mean}')
         if std.shape != (self.channels,) or not ((std > 0) & np.isfinite(std)).all():
@@ -76,29 +87,48 @@ class Preprocessing:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of a prepared image, [H, W, C], or series, [L, C]."""
-        return (*(self.image_size,) * self.dimensions, self.channels)
+        """Of a prepared image, [H, W, C], video, [T, H, W, C], or series, [L, C]."""
+        if self.dimensions == 1:
+            return (self.image_size, self.channels)
+        frames = (self.frames,) if self.frames else ()
+        return (*frames, self.image_size, self.image_size, self.channels)
 
     @property
     def dtype(self) -> Any:
         """Of what is prepared."""
-        return np.uint8 if self.dimensions == 2 else np.float32
+        return np.float32 if self.dimensions == 1 else np.uint8
 
     def prepare(
         self, image: Shaped[np.ndarray, '*stored c']
     ) -> Shaped[np.ndarray, '*size channels']:
         """Converts channels, resizes and crops an image, on the host; a series stays as it is.
 
+        Of a video, each of its frames; where it has another number of them than `frames`, as many,
+        at even distances.
+
         Raises:
           InputError: for a series of another length or number of channels, or not of finite
-            numbers; and for an image in place of a series, or the other way round.
+            numbers; and for one kind of data in place of another.
         """
-        if image.ndim != self.dimensions + 1:
-            kinds = {2: 'a series [L, C]', 3: 'an image [H, W, C]'}
-            found, wanted = (kinds.get(n, f'{n} axes') for n in (image.ndim, self.dimensions + 1))
-            raise InputError(f'the data hold {found}, and the model takes {wanted}')
+        if image.ndim != len(self.input_shape):
+            raise InputError(self._misfit(image))
         if self.dimensions == 1:
             return self._checked(image)
+        if self.frames:
+            places = (np.arange(self.frames) + 0.5) * len(image) / self.frames
+            return np.stack([self._prepare(image[int(place)]) for place in places])
+        return self._prepare(image)
+
+    def _misfit(self, image: np.ndarray) -> str:
+        """Why data of another number of axes are refused."""
+        kinds = {2: 'series [L, C]', 3: 'images [H, W, C]', 4: 'videos or volumes [T, H, W, C]'}
+        found = kinds.get(image.ndim, f'{image.ndim} axes')
+        text = f'the data hold {found}, and the model takes {kinds[len(self.input_shape)]}'
+        if image.ndim == 4:
+            return f'{text}: set data.frames={image.shape[0]}'
+        return f'{text}: leave data.frames out' if self.frames else text
+
+    def _prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 's s channels']:
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
@@ -121,8 +151,9 @@ class Preprocessing:
         if self.dimensions == 1:
             return self._normalized_series(images.astype(jnp.float32))
         mean = np.asarray(self.mean, np.float32)
-        mean = mean.reshape(mean.shape if mean.ndim == 3 else (1, 1, -1))[None]
-        scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, 1, -1)
+        ones = (1,) * (images.ndim - 1)
+        mean = mean[None] if mean.ndim == 3 else mean.reshape(*ones, -1)
+        scale = 1 / np.asarray(self.std, np.float32).reshape(*ones, -1)
         return (images.astype(jnp.float32) / 255 - mean) * scale
 
     def _normalized_series(self, series: Array) -> Array:
@@ -162,7 +193,7 @@ def _tuples(value: float | list[Any]) -> float | tuple[Any, ...]:
 
 
 def fit_mean(
-    images: UInt8[np.ndarray, 'n h w c'], per_pixel: bool = False
+    images: UInt8[np.ndarray, 'n *space c'], per_pixel: bool = False
 ) -> Float32[np.ndarray, '*shape']:
     """Measures the mean of a training set, for `Preprocessing.mean`.
 
@@ -177,10 +208,11 @@ def fit_mean(
         images[i : i + CHUNK].sum(axis=0, dtype=np.int64) for i in range(0, len(images), CHUNK)
     )
     mean = np.asarray(total) / (len(images) * 255)
-    return (mean if per_pixel else mean.mean(axis=(0, 1))).astype(np.float32)
+    space = tuple(range(mean.ndim - 1))
+    return (mean if per_pixel else mean.mean(axis=space)).astype(np.float32)
 
 
-def fit_std(images: UInt8[np.ndarray, 'n h w c']) -> Float32[np.ndarray, ' c']:
+def fit_std(images: UInt8[np.ndarray, 'n *space c']) -> Float32[np.ndarray, ' c']:
     """Measures the standard deviation of a training set over all pixels, for `Preprocessing.std`.
 
     Returns:

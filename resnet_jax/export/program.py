@@ -58,7 +58,7 @@ class Program:
     def image_shape(self) -> tuple[int, ...]:
         """Of one image, as the function takes it."""
         p = self.preprocessing
-        space = (p.image_size,) * self.model.dimensions
+        space = p.shape[:-1]
         return (*space, p.channels) if self.channels_last else (p.channels, *space)
 
     @property

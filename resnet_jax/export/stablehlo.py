@@ -34,19 +34,21 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
 def export(program: Program) -> tuple[jax.export.Exported, str]:
     """The program as JAX exports it, for as many sizes of images as it can, and which these are."""
     dims, step = program.model.dimensions, program.model.plans()[-1].reduction
-    size = str(program.preprocessing.image_size)
+    fixed = tuple(map(str, program.preprocessing.input_shape[:-1]))
     tries = {
         'any': SIDES[-dims:],
         # Where a layer does not cut windows short, or sees more than one pixel.
         f'multiples of {step}': tuple(f'{step}*{side}' for side in SIDES[-dims:]),
     }
-    if program.preprocessing.image_size % step:  # the file must take its own images
+    if any(
+        size % step for size in program.preprocessing.input_shape[:-1]
+    ):  # the file must take its own images
         tries = {'any': tries['any']}
     if isinstance(program.preprocessing.mean[0], float) or not program.takes_pixels:
         for sizes, space in tries.items():
             with contextlib.suppress(jax.errors.InconclusiveDimensionOperation, TypeError):
                 return _export(program, space), sizes
-    return _export(program, (size,) * dims), 'x'.join((size,) * dims)
+    return _export(program, fixed), 'x'.join(fixed)
 
 
 def _export(program: Program, space: Sequence[str]) -> jax.export.Exported:

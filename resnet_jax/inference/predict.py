@@ -18,6 +18,7 @@ from resnet_jax.data import (
     Preprocessing,
     decode_image,
     printable,
+    read_clip,
     read_series,
     usable_cores,
 )
@@ -65,7 +66,7 @@ def predict(
 
     Args:
       trained: the model.
-      files: images of any size, grey or colour.
+      files: images of any size, grey or colour; of a model for videos, see `data.find_clips`.
       topk: the number of classes; all of them if there are fewer.
       skip: called with the error for an unreadable file that the caller did not name itself
         (`ImageFile.named`), which is then left out. By default such an error is raised, too.
@@ -141,7 +142,8 @@ def _decode_ahead(
                 return preprocessing.prepare(series)
             except InputError as error:
                 raise InputError(f'{printable(str(file.path))}: {error}') from error
-        return preprocessing.prepare(decode_image(file.path, preprocessing.channels))
+        read = read_clip if preprocessing.frames else decode_image
+        return preprocessing.prepare(read(file.path, preprocessing.channels))
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     waiting: deque[tuple[ImageFile, concurrent.futures.Future[np.ndarray]]] = deque()

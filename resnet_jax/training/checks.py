@@ -34,6 +34,7 @@ RANGES: dict[str, Range] = {
     'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
     **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
     **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
+    'data.frames': Range(1, 4096, whole=True),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),
@@ -117,12 +118,16 @@ def resolve(config: ConfigDict) -> ConfigDict:
     check_choices(config)
     check_trackers(config.log.trackers)
     size = train_image_size(config)
-    dimensions = model_dimensions(config.model)
-    data.check_transforms(config.augment.transforms, size, config.data.channels, dimensions)
+    dimensions, frames = model_dimensions(config.model), config.data.frames or 0
+    about = size, config.data.channels, dimensions, frames
+    _check_dimensions(config, dimensions)
+    data.check_transforms(config.augment.transforms, *about)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
         raise InputError('data.normalize=pixel measures its mean; unset data.mean and data.std')
+    if per_pixel and frames:
+        raise InputError('data.normalize=pixel goes with images only; unset data.frames')
     if per_pixel and size != config.data.image_size:
         raise InputError('data.train_image_size goes with data.normalize=channel only')
     placement.check_batch_norm(config.parallel.batch_norm)
@@ -137,6 +142,20 @@ def resolve(config: ConfigDict) -> ConfigDict:
     _check_together(config)
     build_model(config.model, 10)
     return config
+
+
+def _check_dimensions(config: ConfigDict, dimensions: int) -> None:
+    """Refuses a model of other dimensions than the data."""
+    frames = config.data.frames
+    if frames is None and dimensions == 3:
+        raise InputError(
+            f'config field data.frames is not set: {config.model.name} takes videos or volumes of '
+            'so many frames; model.dimensions must be 2 for images, got 3'
+        )
+    if frames is not None and dimensions != 3:
+        raise InputError(
+            f'config field model.dimensions must be 3 for data.frames, got {dimensions}'
+        )
 
 
 def check_choices(config: ConfigDict) -> None:
@@ -233,8 +252,6 @@ def _check_together(config: ConfigDict) -> None:
 def _check_series(config: ConfigDict) -> None:
     """Refuses what images alone take where the model takes series, and the other way round."""
     dimensions, settings = model_dimensions(config.model), config.data
-    if dimensions == 3:
-        raise InputError('config field model.dimensions must be 1 or 2, got 3')
     if settings.normalize != 'channel' and (settings.normalize == 'series') != (dimensions == 1):
         other = 'channel or series' if dimensions == 1 else 'channel or pixel'
         raise InputError(

@@ -142,7 +142,8 @@ def bad_images(config: ConfigDict) -> data.BadImages | None:
 
 def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = None) -> bool:
     """Whether a split takes at most config.data.memory_mib; by default at data.image_size."""
-    example = (image_size or config.data.image_size) ** 2 * config.data.channels
+    side = image_size or config.data.image_size
+    example = side**2 * config.data.channels * (config.data.frames or 1)
     if source.space:
         example = 4 * math.prod(source.space) * source.channels
     return len(source) * example <= config.data.memory_mib * 2**20
@@ -236,6 +237,7 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
         class_names=train.class_names,
         dimensions=len(train.space) or 2,
         standardize=settings.normalize == 'series',
+        frames=settings.frames or 0,
     )
 
 

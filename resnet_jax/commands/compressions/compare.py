@@ -115,5 +115,5 @@ def _random_pixels(trained: Any, count: int) -> Any:
     import numpy as np
 
     pre = trained.preprocessing
-    shape = (count, pre.image_size, pre.image_size, pre.channels)
+    shape = (count, *pre.shape)
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)

@@ -73,7 +73,7 @@ def with_settings(
 
 
 def check_transforms(
-    texts: Sequence[str], image_size: int, channels: int = 3, dimensions: int = 2
+    texts: Sequence[str], image_size: int, channels: int = 3, dimensions: int = 2, frames: int = 0
 ) -> None:
     """Checks a list of transforms: each by itself, and their order.
 
@@ -81,7 +81,8 @@ def check_transforms(
       texts: as of `read_transforms`.
       image_size: side of the model's input, pixels.
       channels: of the model's input.
-      dimensions: of it: 2 for images, 1 for series.
+      dimensions: of it: 2 for images, 1 for series, 3 for videos and volumes.
+      frames: of the videos that it takes.
 
     Raises:
       InputError: on a text that `read_transforms` refuses, a repeated name, a transform after one
@@ -106,14 +107,15 @@ def check_transforms(
         )
     for one in chosen:
         if dimensions not in one.transform.dimensions:
-            kinds = {1: 'series', 2: 'images', 3: 'volumes'}
+            kinds = {1: 'series', 2: 'images', 3: 'videos and volumes'}
             taken = ' and '.join(kinds[n] for n in one.transform.dimensions)
             raise InputError(
                 f'transform {one.name!r} takes {taken}, and the model {kinds[dimensions]}; leave '
                 'it out'
             )
-        if dimensions == 2:
+        if dimensions > 1:
             _check_images(one, image_size, channels)
+        _check_frames(one, frames)
 
 
 def _misplaced(before: Chosen, after: Chosen) -> str:
@@ -144,6 +146,16 @@ def _check_images(one: Chosen, image_size: int, channels: int) -> None:
         raise InputError(
             f'transform random_scale_crop: sides must be at least the image_size {image_size}, got '
             f'{settings["sides"]}'
+        )
+
+
+def _check_frames(one: Chosen, frames: int) -> None:
+    settings = one.settings
+    reflects = one.name == 'pad_crop' and settings['mode'] == 'reflect'
+    if reflects and frames and settings['pad'] >= frames:
+        raise InputError(
+            f'transform pad_crop: pad {settings["pad"]} cannot reflect a video of {frames} frames; '
+            f'set it to at most {frames - 1}'
         )
 
 

@@ -20,12 +20,12 @@ PAD_MODES = {'zero': 'constant', 'reflect': 'reflect'}  # our name -> jnp.pad's
 def random_crop(
     key: Key[Array, ''], image: Shaped[Array, '*space c'], pad: int, mode: PadMode = 'zero'
 ) -> Shaped[Array, '*space c']:
-    """Pads an image or a series on all sides and cuts its size out at a random place.
+    """Pads an image, series or video on all sides and cuts its size out at a random place.
 
     Args:
       key: of this example.
-      image: of any dtype, which is kept.
-      pad: pixels on each side.
+      image: of any dtype, which is kept, and of any number of dimensions.
+      pad: pixels on each side, of a video also frames.
       mode: fill the border with zeros or with the mirrored image.
     """
     if pad == 0:
@@ -80,23 +80,30 @@ def multi_crop(
 
 
 def random_flip(
-    key: Key[Array, ''], image: Shaped[Array, 'h w c'], probability: float = 0.5
-) -> Shaped[Array, 'h w c']:
-    """Mirrors an image left to right.
+    key: Key[Array, ''], image: Shaped[Array, '*space c'], probability: float = 0.5
+) -> Shaped[Array, '*space c']:
+    """Mirrors an image left to right, or all frames of a video.
 
     Args:
       key: of this example.
       image: of any dtype, which is kept.
       probability: of the mirror image.
     """
-    return jnp.where(jax.random.bernoulli(key, probability), image[:, ::-1], image)
+    return jnp.where(jax.random.bernoulli(key, probability), jnp.flip(image, -2), image)
 
 
 def random_vertical_flip(
-    key: Key[Array, ''], image: Shaped[Array, 'h w c'], probability: float = 0.5
-) -> Shaped[Array, 'h w c']:
+    key: Key[Array, ''], image: Shaped[Array, '*space c'], probability: float = 0.5
+) -> Shaped[Array, '*space c']:
     """Mirrors an image top to bottom; arguments as of `random_flip`."""
-    return jnp.where(jax.random.bernoulli(key, probability), image[::-1], image)
+    return jnp.where(jax.random.bernoulli(key, probability), jnp.flip(image, -3), image)
+
+
+def random_depth_flip(
+    key: Key[Array, ''], image: Shaped[Array, 'd h w c'], probability: float = 0.5
+) -> Shaped[Array, 'd h w c']:
+    """Turns the order of a volume's slices, or a video's frames; arguments as of `random_flip`."""
+    return jnp.where(jax.random.bernoulli(key, probability), jnp.flip(image, -4), image)
 
 
 def host_random_resized_crop(

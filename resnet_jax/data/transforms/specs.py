@@ -85,8 +85,8 @@ class Transform:
       domain: what a device transform sees: 'pixels', uint8 images; 'normalised' ones, in which 0 is
         the mean pixel; or 'any', whichever comes at its place.
       channels: of the images that it takes; None: any.
+      dimensions: of what it takes: 1 series [L, C], 2 images, 3 videos and volumes.
       source: paper and section.
-      dimensions: of the data that it takes: 2 for images, 1 for series [L, C].
     """
 
     where: Literal['host', 'device']
@@ -96,8 +96,8 @@ class Transform:
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     domain: Literal['pixels', 'normalised', 'any'] = 'any'
     channels: tuple[int, ...] | None = None
-    source: str = ''
     dimensions: tuple[int, ...] = (2,)
+    source: str = ''
 
 
 @dataclasses.dataclass(frozen=True)

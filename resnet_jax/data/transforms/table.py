@@ -59,12 +59,20 @@ TRANSFORMS: dict[str, Transform] = {
         *('device', 'example', 1),
         geometry.random_flip,
         {'probability': _probability(0.5)},
+        dimensions=(2, 3),
         source='arXiv 1512.03385, section 4.2',
     ),
     'vertical_flip': Transform(
         *('device', 'example', 4),
         geometry.random_vertical_flip,
         {'probability': _probability(0.5)},
+        dimensions=(2, 3),
+    ),
+    'depth_flip': Transform(
+        *('device', 'example', 40),
+        geometry.random_depth_flip,
+        {'probability': _probability(0.5)},
+        dimensions=(3,),
     ),
     'rotation': Transform(
         *('device', 'example', 5),
@@ -154,8 +162,8 @@ TRANSFORMS: dict[str, Transform] = {
             'mode': Parameter('zero', tuple(geometry.PAD_MODES), 'of the border'),
         },
         domain='normalised',
+        dimensions=(1, 2, 3),
         source='arXiv 1512.03385, section 4.2',
-        dimensions=(1, 2),
     ),
     'cutout': Transform(
         *('device', 'example', 13),

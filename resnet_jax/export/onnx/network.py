@@ -179,7 +179,7 @@ def _scaled(x: Tensor, field: str, block: ResidualBlock, part: Part) -> Tensor:
 def add_input(
     graph: Graph,
     model: ResNet,
-    size: int,
+    size: tuple[int, ...],
     channels: int,
     normalization: tuple[np.ndarray, np.ndarray] | None,
     channels_last: bool,
@@ -189,14 +189,14 @@ def add_input(
     Args:
       graph: which is extended.
       model: the network.
-      size: side of the images.
+      size: of the images, in each dimension.
       channels: of the images.
       normalization: mean and standard deviation for pixels in [0, 1], where the input is uint8
         pixels: [C], or [H, W, C] of the mean.
       channels_last: whether the input is [N, space ..., C].
     """
     dims = model.dimensions
-    x = Tensor(INPUT, channels, (size,) * dims)
+    x = Tensor(INPUT, channels, size)
     if channels_last:
         axes = [0, dims + 1, *range(1, dims + 1)]
         x = x._replace(name=graph.node('Transpose', [x.name], 'channels_first', perm=axes))
