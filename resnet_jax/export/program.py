@@ -57,9 +57,14 @@ class Program:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Of one image, as the function takes it."""
+        channels = self.preprocessing.channels
+        return (*self.space, channels) if self.channels_last else (channels, *self.space)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The size of the images in each dimension."""
         p = self.preprocessing
-        space = p.shape[:-1]
-        return (*space, p.channels) if self.channels_last else (p.channels, *space)
+        return p.shape[:-1] if p.frames else (p.image_size,) * self.model.dimensions
 
     @property
     def input_dtype(self) -> Any:
