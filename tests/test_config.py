@@ -433,6 +433,7 @@ def test_needs_name_fields_that_change_a_run():
         {'data.name': 'npz:x.npz'},
         {'model.name': 'mobilenet_v2'},
         {'model.kernels': (1, 1)},
+        {'model.inner_ratio': 2.0},
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
         {'optim.schedule': 'plateau', 'optim.name': 'adam', 'model.stage_widths': (4, 4, 4)},
     ]

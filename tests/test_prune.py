@@ -269,7 +269,7 @@ def test_grouped_convolutions_keep_their_channels():
     model, variables = network('cifar_resnet20', groups=2)
     with pytest.raises(InputError, match='grouped'):
         prune.magnitude_scores(model, variables)
-    with pytest.raises(InputError, match='groups=1 only'):
+    with pytest.raises(InputError, match='groups=1 and full convolutions only'):
         create_model('cifar_resnet20', groups=2, inner_channels=('stage1=4',))
 
 

@@ -57,9 +57,13 @@ class Program:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Of one image, as the function takes it."""
-        p = self.preprocessing
-        space = p.shape[:-1]
-        return (*space, p.channels) if self.channels_last else (p.channels, *space)
+        channels = self.preprocessing.channels
+        return (*self.space, channels) if self.channels_last else (channels, *self.space)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The size of the images in each dimension."""
+        return self.preprocessing.input_shape[:-1]
 
     @property
     def input_dtype(self) -> Any:

@@ -34,15 +34,13 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
 def export(program: Program) -> tuple[jax.export.Exported, str]:
     """The program as JAX exports it, for as many sizes of images as it can, and which these are."""
     dims, step = program.model.dimensions, program.model.plans()[-1].reduction
-    fixed = tuple(map(str, program.preprocessing.input_shape[:-1]))
+    fixed = tuple(map(str, program.space))
     tries = {
         'any': SIDES[-dims:],
         # Where a layer does not cut windows short, or sees more than one pixel.
         f'multiples of {step}': tuple(f'{step}*{side}' for side in SIDES[-dims:]),
     }
-    if any(
-        size % step for size in program.preprocessing.input_shape[:-1]
-    ):  # the file must take its own images
+    if any(size % step for size in program.space):  # the file must take its own images
         tries = {'any': tries['any']}
     if isinstance(program.preprocessing.mean[0], float) or not program.takes_pixels:
         for sizes, space in tries.items():

@@ -94,6 +94,8 @@ def _body_name(model: ResNet, layout: Layout, module: Path) -> str | None:
     if module == ('final_norm',):
         return layout.final_norm
     part, *rest = module
+    if model.dimensions not in layout.dimensions:
+        return None
     if part in ('last_conv', 'last_norm'):
         number = sum(model.stage_sizes) + 1
         return layout.last and layout.last[part == 'last_norm'].format(number=number)

@@ -48,6 +48,7 @@ class Layout:
       leaves: our names of the arrays of a convolution or fully connected layer -> its names.
       norm_leaves: the same for a norm.
       norm_ones: number of axes of length 1 before the channels in the arrays of its norms.
+      dimensions: of space, of its nets.
       separator: between the parts of a name.
       outputs_first: whether the axes of kernels are [outputs, inputs, window], as in PyTorch; else
         they are ours, [window, inputs, outputs].
@@ -77,6 +78,7 @@ class Layout:
     leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _LEAVES)
     norm_leaves: Mapping[str, str] = dataclasses.field(default_factory=lambda: _NORM_LEAVES)
     norm_ones: int = 0
+    dimensions: tuple[int, ...] = (1, 2, 3)
     separator: str = '.'
     outputs_first: bool = True
 
@@ -93,6 +95,7 @@ LAYOUTS = {
             **dict.fromkeys(('full', 'spatial'), ('conv{i}.0', 'conv{i}.1')),
             'space_time': ('conv{i}.0.0', 'conv{i}.0.1', 'conv{i}.0.3', 'conv{i}.1'),
         },
+        dimensions=(3,),
     ),
     # torchvision/models/mobilenetv2.py
     'torchvision_mobile': Layout(

@@ -87,6 +87,30 @@ def plan_stages(
         number of stages.
     """
     _check_lists(stage_sizes, widths, strides, output_stride)
+    _check_numbers(stage_sizes, width, widths, reduction, output_stride)
+    total, block, dilation, plans = sum(stage_sizes), 0, 1, []
+    for i, blocks in enumerate(stage_sizes):
+        stride, before = strides[i] if strides else 1 if i == 0 else 2, dilation
+        if output_stride and reduction * stride > output_stride:
+            dilation, stride = dilation * stride, 1
+        reduction *= stride
+        numbers = range(block + 1, block + blocks + 1)
+        block += blocks
+        rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
+        wide = widths[i] if widths else width * 2**i
+        plans.append(
+            StagePlan(wide, stride, reduction, before, dilation, i == 0, rates, designs[i])
+        )
+    return plans
+
+
+def _check_numbers(
+    stage_sizes: Sequence[int],
+    width: int,
+    widths: Sequence[int],
+    reduction: int,
+    output_stride: int,
+) -> None:
     if output_stride and output_stride < reduction:
         raise InputError(
             f'output_stride must be at least the reduction of the stem, {reduction}, or 0 for no '
@@ -104,20 +128,6 @@ def plan_stages(
             f'stage_sizes has {len(stage_sizes)} stages, and width {width} doubles in each: more '
             'than a million channels; lower one of them'
         )
-    total, block, dilation, plans = sum(stage_sizes), 0, 1, []
-    for i, blocks in enumerate(stage_sizes):
-        stride, before = strides[i] if strides else 1 if i == 0 else 2, dilation
-        if output_stride and reduction * stride > output_stride:
-            dilation, stride = dilation * stride, 1
-        reduction *= stride
-        numbers = range(block + 1, block + blocks + 1)
-        block += blocks
-        rates = tuple(float(drop_rate) if constant_rate else drop_rate * n / total for n in numbers)
-        wide = widths[i] if widths else width * 2**i
-        plans.append(
-            StagePlan(wide, stride, reduction, before, dilation, i == 0, rates, designs[i])
-        )
-    return plans
 
 
 def _check_lists(

@@ -81,7 +81,7 @@ def make_model(program: Program) -> Any:
     if program.takes_pixels:
         normalization = np.asarray(p.mean, np.float32), np.asarray(p.std, np.float32)
     x = add_input(
-        graph, program.model, p.shape[:-1], p.channels, normalization, program.channels_last
+        graph, program.model, program.space, p.channels, normalization, program.channels_last
     )
     add_network(graph, program.model, params, x)
     batch = program.batch or 'N'
