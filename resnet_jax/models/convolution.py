@@ -82,8 +82,7 @@ def convolution(
 ) -> Callable[[Array], Array]:
     """A convolution, padded by half the kernel on both sides.
 
-    PyTorch models pad like this; 'SAME' pads one side less where the stride is 2. Even kernels are
-    padded as `half_padding` says.
+    PyTorch models pad like this, and 'SAME' one side less at a stride of 2; see `half_padding`.
 
     Args:
       features: output channels.
@@ -96,7 +95,8 @@ def convolution(
       kernel_scale: factor of the initial weights' standard deviation.
       standardize: a key of `STANDARDIZATIONS` for weight standardisation (arXiv 1903.10520).
       in_scan: whether the convolution stands in the body of a `lax.scan`.
-      use_bias, paired: whether to add a bias; and whether a norm takes the output.
+      use_bias: whether to add a bias.
+      paired: whether a norm takes the output.
       folded: whether norms are folded: into convolutions that are paired, which then add a bias.
       bits: of the weights, see `quantized.quantize_weights`; 0: floats.
       input_bits: of the input of quantised weights; 0: floats.
