@@ -112,8 +112,7 @@ def _images(options: argparse.Namespace, trained: 'TrainedModel') -> 'tuple[np.n
                 raise
             text.note(f'compared on random images, as those of the run cannot be read: {error}')
     p = trained.preprocessing
-    space = p.shape[:-1] if p.frames else (p.image_size,) * trained.model.dimensions
-    shape = (CHECKED, *space, p.channels)
+    shape = (CHECKED, *p.input_shape)
     random = np.random.default_rng(0).integers(0, 256, shape)
     return random.astype(np.uint8), 'random numbers'
 

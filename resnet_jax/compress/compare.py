@@ -31,6 +31,7 @@ PRICES = {
 }
 _AXES = {'multiply_adds': 'multiply-adds, millions'}  # title of an axis, where it is another
 _MARKERS = 'osD^vP'  # so that points that lie on each other show
+_LEGEND_ROWS = 14
 
 
 class Candidate(NamedTuple):
@@ -254,7 +255,9 @@ def draw(entries: Sequence[Entry]) -> 'Figure':
     """The error against each price; a line joins what no other one beats."""
     prices = [key for key in PRICES if any(e.figures.get(key) is not None for e in entries)]
     looks = styles([entry.name for entry in entries])
-    figure = new_figure((3.8 * len(prices) + 1.6, 4.2), 'What compression costs and saves')
+    columns = -(-len(entries) // _LEGEND_ROWS)
+    size = (3.8 * len(prices) + 1.9 * columns, 4.2)
+    figure = new_figure(size, 'What compression costs and saves')
     for number, price in enumerate(prices, 1):
         axes = figure.add_subplot(1, len(prices), number)
         best = unbeaten(entries, price)
@@ -276,7 +279,7 @@ def draw(entries: Sequence[Entry]) -> 'Figure':
         if number == 1:
             axes.set_ylabel('error (%)')
         if number == len(prices):
-            axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5))
+            axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.02, 0.5), ncols=columns)
     return figure
 
 

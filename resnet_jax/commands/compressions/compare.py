@@ -48,13 +48,22 @@ def run(options: argparse.Namespace) -> None:
         check_folder(options.out, 'give another --out DIR')
     if len(set(options.folders)) != len(options.folders):
         raise InputError('a folder is named twice')
-    entries = compare.read([one for folder in options.folders for one in _candidates(folder)])
+    found = [(folder, one) for folder in options.folders for one in _candidates(folder)]
+    names = [one.name for _, one in found]
+    # Two of one name, such as an arm and a folder, are told apart by where they lie.
+    apart = [
+        one._replace(name=f'{folder.resolve().parent.name}/{one.name}')
+        if one.folders == (folder,) and names.count(one.name) > 1
+        else one
+        for folder, one in found
+    ]
+    entries = compare.read(apart)
     with signs_of_life('measuring speeds'):
         entries = compare.with_latencies(entries, options.latency_batch, _onnxruntime)
-    found: dict[str, Any] = compare.as_json(entries, options.latency_batch)
-    files = [] if options.out is None else compare.write(entries, found, options.out)
+    figures: dict[str, Any] = compare.as_json(entries, options.latency_batch)
+    files = [] if options.out is None else compare.write(entries, figures, options.out)
     if options.json:
-        print(json_text({**found, 'files': [str(path) for path in files]}))
+        print(json_text({**figures, 'files': [str(path) for path in files]}))
         return
     table = compare.table(entries, options.latency_batch)
     print(text.aligned(table.header, table.rows, text.terminal_width()))
@@ -115,5 +124,5 @@ def _random_pixels(trained: Any, count: int) -> Any:
     import numpy as np
 
     pre = trained.preprocessing
-    shape = (count, *pre.shape)
+    shape = (count, *pre.input_shape)
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
