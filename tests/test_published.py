@@ -137,6 +137,12 @@ SECOND = {
         resnetv2_18d 76.06
         resnetv2_18 75.36
     """,
+    'fawaz2019': """
+        ItalyPowerDemand 96.3 +- 0.4
+        GunPoint 99.1 +- 0.7
+        ArrowHead 84.5 +- 1.2
+        OSULeaf 97.9 +- 0.8
+    """,
 }
 
 

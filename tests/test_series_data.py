@@ -185,7 +185,7 @@ def test_images_and_series_are_not_confused(tmp_path):
     with pytest.raises(InputError, match='takes channel or pixel'):
         tiny({'data.normalize': 'series'})
     series = Preprocessing(20, 2, None, (0.0, 0.0), (1.0, 1.0), ('a', 'b'), dimensions=1)
-    with pytest.raises(InputError, match=r'an image .*, and the model takes a series'):
+    with pytest.raises(InputError, match=r'images .*, and the model takes series'):
         series.prepare(np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(InputError, match='a series of 19 steps and 2 channels'):
         series.prepare(np.zeros((19, 2), np.float32))

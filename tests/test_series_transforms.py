@@ -113,7 +113,7 @@ def test_a_crop_of_a_padded_series(series):
         ({'augment.transforms': 'jitter'}, "'jitter' takes series, and the model images"),
         (
             {'augment.transforms': 'flip', 'model.dimensions': 1},
-            "'flip' takes images, and the model series",
+            "'flip' takes images or videos or volumes, and the model series",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_each_frame_is_prepared_as_an_image():
     images = preprocessing(0, channels=3)
     np.testing.assert_array_equal(found, [images.prepare(frame) for frame in video])
     normal = preprocessing(3, channels=3).normalize(jnp.asarray(found[None]))
-    np.testing.assert_allclose(normal, (found[None] / 255 - 0.5) / 0.25, rtol=1e-5)
+    np.testing.assert_allclose(normal, (found[None] / 255 - 0.5) / 0.25, atol=1e-6)
 
 
 def test_mean_and_deviation_are_those_of_all_frames():
@@ -126,7 +126,7 @@ def test_the_direction_of_a_moving_digit():
     [
         ({'data.frames': None}, 'config field data.frames is not set'),
         ({'model.name': 'cifar_resnet8'}, 'model.dimensions must be 3 for data.frames, got 2'),
-        ({'augment.transforms': '("mixup",)'}, "'mixup' does not take videos and volumes"),
+        ({'augment.transforms': '("mixup",)'}, 'and the model videos or volumes'),
         (
             {'augment.transforms': '("pad_crop(pad=9,mode=reflect)",)'},
             'reflect a video of 8',
@@ -142,7 +142,7 @@ def test_settings_that_do_not_go_with_videos(fields, message):
 
 
 def test_a_transform_of_volumes_does_not_take_images():
-    with pytest.raises(InputError, match="'depth_flip' does not take images"):
+    with pytest.raises(InputError, match="'depth_flip' takes videos or volumes"):
         data.check_transforms(('depth_flip',), 8)
 
 

@@ -100,8 +100,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from resnet_jax.inference.class_matching import class_finder
     from resnet_jax.records.writers import signs_of_life
 
-    if options.sheet and trained.preprocessing.dimensions == 1:
-        raise InputError('--sheet draws images, and this model takes series; leave it out')
+    _check_sheet(options, trained.preprocessing.dimensions)
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
     elif options.labels:
@@ -115,10 +114,8 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
                 f'the model has no class {data.printable(data.listed(unknown))} of '
                 f'{options.labels}; such images are shown as neither right nor wrong'
             )
-    frames = trained.preprocessing.frames
-    if frames and options.sheet:
-        raise InputError('--sheet draws images, and this model takes videos; leave it out')
-    files = (data.find_clips if frames else data.find_images)(options.images)
+    find_files = data.find_clips if trained.preprocessing.frames else data.find_images
+    files = find_files(options.images)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []
 
@@ -154,6 +151,12 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
         print(f'sheet of {len(drawn)} of {len(files)} images: {options.sheet}', file=sys.stderr)
     if skipped:
         raise RunError(f'{len(skipped)} of {len(files)} images could not be read')
+
+
+def _check_sheet(options: argparse.Namespace, dimensions: int) -> None:
+    if options.sheet and dimensions != 2:
+        kind = 'series' if dimensions == 1 else 'videos'
+        raise InputError(f'--sheet draws images, and this model takes {kind}; leave it out')
 
 
 def _temperature(options: argparse.Namespace, trained: 'TrainedModel') -> float:

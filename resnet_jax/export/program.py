@@ -63,7 +63,8 @@ class Program:
     @property
     def space(self) -> tuple[int, ...]:
         """The size of the images in each dimension."""
-        return self.preprocessing.input_shape[:-1]
+        shape = self.preprocessing.input_shape
+        return shape[:-1] if self.preprocessing.frames else shape[-2:-1] * self.model.dimensions
 
     @property
     def input_dtype(self) -> Any:

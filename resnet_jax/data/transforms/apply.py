@@ -107,8 +107,8 @@ def check_transforms(
         )
     for one in chosen:
         if dimensions not in one.transform.dimensions:
-            kinds = {1: 'series', 2: 'images', 3: 'videos and volumes'}
-            taken = ' and '.join(kinds[n] for n in one.transform.dimensions)
+            kinds = {1: 'series', 2: 'images', 3: 'videos or volumes'}
+            taken = ' or '.join(kinds[n] for n in one.transform.dimensions)
             raise InputError(
                 f'transform {one.name!r} takes {taken}, and the model {kinds[dimensions]}; leave '
                 'it out'
