@@ -14,6 +14,7 @@ from resnet_jax.data import Preprocessing
 from resnet_jax.data.moving_digits import DIRECTIONS
 from resnet_jax.errors import InputError
 from resnet_jax.training import config as configs
+from resnet_jax.training.inputs import open_inputs
 
 SMALL = [
     *('--config=moving_digits', '--config.model.stage_sizes=(1,1)', '--config.model.width=4'),
@@ -144,6 +145,23 @@ def test_settings_that_do_not_go_with_videos(fields, message):
 def test_a_transform_of_volumes_does_not_take_images():
     with pytest.raises(InputError, match="'depth_flip' takes videos or volumes"):
         data.check_transforms(('depth_flip',), 8)
+
+
+def test_videos_are_read_for_a_model_of_videos():
+    config = configs.load_config('moving_digits')
+    inputs = open_inputs(config)
+    assert inputs.arrays['image'].shape == (1200, 8, 16, 16, 1)
+    assert inputs.preprocessing.input_shape == (8, 16, 16, 1)
+    for name, fields, words in (
+        ('moving_digits', {'data.name': 'digits'}, 'leave data.frames out'),
+        ('digits', {'data.name': 'moving_digits'}, 'set data.frames=8'),
+        ('moving_digits', {'data.frames': None, 'model.name': 'tsc_resnet'}, 'moving_digits holds'),
+    ):
+        given = [(k, str(v)) for k, v in fields.items()]
+        if 'model.name' in fields:
+            given += [(f'model.{k}', 'None') for k in ('stage_sizes', 'width', 'stem_width')]
+        with pytest.raises(InputError, match=words):
+            open_inputs(configs.load_config(name, given))
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ def train_batches(
     """
     _check_batch_size(batch_size, len(source))
     about = preprocessing.image_size, preprocessing.channels, preprocessing.dimensions
-    check_transforms(transforms, *about)
+    check_transforms(transforms, *about, preprocessing.frames)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)

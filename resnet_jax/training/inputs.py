@@ -242,9 +242,12 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
 
 
 def _check_dimensions(config: ConfigDict, train: Source) -> None:
-    """Refuses images for a model of series, and the other way round."""
+    """Refuses images or videos for a model of series, and the other way round.
+
+    Images for a model of videos are refused where the first is prepared.
+    """
     wanted = model_dimensions(config.model)
-    if (len(train.space) or 2) != wanted:
+    if bool(train.space) != (wanted == 1):
         advice = (
             'choose a model of series, such as tsc_resnet, or set model.dimensions=1'
             if train.space

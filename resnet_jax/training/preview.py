@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from resnet_jax import data
 from resnet_jax.errors import InputError
 from resnet_jax.training.build import make_prepare
 from resnet_jax.training.inputs import open_inputs
@@ -50,8 +51,9 @@ def preview(config: ConfigDict, count: int) -> Preview:
       InputError: for data that does not exist or cannot be read.
     """
     inputs = open_inputs(config)
-    if inputs.train.space:
-        raise InputError(f'{config.data.name} holds series, and pictures are drawn of images only')
+    if inputs.preprocessing.dimensions != 2:
+        kind = 'series' if inputs.train.space else 'videos or volumes'
+        raise InputError(f'{config.data.name} holds {kind}, and pictures are drawn of images only')
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     batches = inputs.train_batches(0, 1)
     batch = next(batches)
@@ -64,8 +66,7 @@ def preview(config: ConfigDict, count: int) -> Preview:
     images, targets = prepare(
         given['image'], task.targets(given), jnp.zeros((), jnp.int32), positions
     )
-    std = np.asarray(preprocessing.std, np.float32)
-    pixels = (_beside(images, count) * std + np.asarray(preprocessing.mean)) * 255
+    pixels = 255 * _beside(images, count, preprocessing)
     source = inputs.train.with_bands(preprocessing.channels)
     names, labels = inputs.train.class_names, batch['label'][:count].tolist()
     return Preview(
@@ -77,16 +78,18 @@ def preview(config: ConfigDict, count: int) -> Preview:
     )
 
 
-def _beside(images: Any, count: int) -> np.ndarray:
-    """The first images, and right of each its smaller views in columns, on the mean pixel."""
+def _beside(images: Any, count: int, preprocessing: data.Preprocessing) -> np.ndarray:
+    """The first images without normalisation, and right of each its smaller views, on grey."""
+    std, mean = (np.asarray(x, np.float32) for x in (preprocessing.std, preprocessing.mean))
     if not isinstance(images, tuple):
-        return np.asarray(images[:count], np.float32)
-    whole, views = (np.asarray(part[:count], np.float32) for part in images)
+        return np.asarray(images[:count], np.float32) * std + mean
+    whole, views = (np.asarray(part[:count], np.float32) * std for part in images)
+    whole, views = whole + mean, views + mean.reshape(-1, mean.shape[-1]).mean(axis=0)
     height, size = whole.shape[1], views.shape[2]
     rows = max(height // size, 1)
     columns = -(-views.shape[1] // rows)
     shape = (len(whole), max(height, size), whole.shape[2] + columns * size, whole.shape[3])
-    sheet = np.zeros(shape, np.float32)
+    sheet = np.full(shape, 0.5, np.float32)
     sheet[:, :height, : whole.shape[2]] = whole
     for number in range(views.shape[1]):
         column, row = divmod(number, rows)

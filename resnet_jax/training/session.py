@@ -154,8 +154,8 @@ class Session:
 
         Of a run with `optim.ema` they are those of the averaged variables, and with checkpoint.best
         train_loss those of the lowest 'train_loss'; 'raw_loss' and 'raw_top1' are those of the
-        others. Where the evaluation fails, the state is saved first, so
-        that no training step is lost.
+        others. Where the evaluation fails, the state is saved first, so that no training step is
+        lost.
         """
         try:
             return self._evaluate(done, state)
