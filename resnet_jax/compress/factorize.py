@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from resnet_jax.errors import InputError
+from resnet_jax.interop.matching import image_kernels
 from resnet_jax.models import ResNet
 from resnet_jax.models.stages import unstack_blocks
 
@@ -62,6 +63,8 @@ class Layer(NamedTuple):
 def layers_of(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Layer]:
     """The convolutions of the blocks, which can be factored, by path; nothing is computed.
 
+    Without a stem, those that take the images are its part, and stay as they are.
+
     Args:
       model: with plain convolutions, not grouped.
       image_shape: [H, W, C].
@@ -102,7 +105,8 @@ def layers_of(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Layer]:
             lambda x: unrolled.init(jax.random.key(0), x, train=False),
             jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
         )
-    return found
+    first = {'/'.join(path[1:-1]) for path in image_kernels(model)}
+    return {path: layer for path, layer in found.items() if path not in first}
 
 
 class Spectrum(NamedTuple):

@@ -34,10 +34,12 @@ def read_clip(path: Path, channels: int) -> UInt8[np.ndarray, 't h w channels']:
         if len(sizes) > 1:
             raise InputError(f'{path}: the frames of a video have one size, here {sorted(sizes)}')
         return np.stack(frames)
+    if not path.exists():
+        raise InputError(f'{path}: no such file or folder of frames')
+    if path.suffix.lower() != '.npy':
+        raise InputError(f'{path}: a video is an .npy file or a folder of frames')
     try:
         found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f'{path}: no such file or folder of frames') from None
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f'{path}: cannot be read as .npy: {first_line(error)}') from None
     if not isinstance(found, np.ndarray) or found.dtype != np.uint8 or found.ndim not in (3, 4):

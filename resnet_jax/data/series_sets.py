@@ -159,6 +159,8 @@ def read_series(path: str | os.PathLike[str]) -> Float32[np.ndarray, 'length cha
       InputError: if it cannot be read, or holds anything else.
     """
     where = printable(os.fspath(path))
+    if not os.path.exists(path):
+        raise InputError(f'{where}: no such file')
     try:
         if pathlib.Path(path).suffix.lower() == '.npy':
             values = np.load(path, allow_pickle=False)

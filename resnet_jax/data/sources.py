@@ -217,7 +217,8 @@ class Source:
                 'split'
             )
         name = image if isinstance(image, str) else f'{where} of {self.name}'
-        shown = None if self.space else shown
+        if self.space or getattr(image, 'ndim', 3) > 3:  # series and videos are prepared whole
+            shown = None
         return Picture(image, self.channels, name, shown), label
 
 

@@ -63,7 +63,8 @@ class ExportedNet:
           RunError: if its runtime fails.
         """
         space = images.shape[1:-1]
-        if self.size is not None and set(space) != {self.size}:
+        # Of videos the runtime checks the number of frames, which the graph fixes.
+        if self.size is not None and set(space[-2:]) != {self.size}:
             raise InputError(
                 f'{self.title} takes images of {self.size} pixels, not {"x".join(map(str, space))}'
             )

@@ -95,9 +95,11 @@ def _card(card: Card) -> str:
         f'<span{f" class={kind!r}" if kind else ""}>{_text(line)}</span>'
         for kind, line in card.lines
     )
-    picture = ''
-    if card.image is not None:
-        uri, small = thumbnail(card.image)
+    picture, image = '', card.image
+    if image is not None and image.ndim == 4:
+        image = image[len(image) // 2]  # of a video, the frame in its middle
+    if image is not None and image.ndim == 3:  # of a series, nothing
+        uri, small = thumbnail(image)
         alt = _text(', '.join(line for _, line in card.lines))
         look = 'thumbnail pixels' if small else 'thumbnail'
         picture = f'<img class="{look}" alt="{alt}" src="{uri}">'
