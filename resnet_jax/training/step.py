@@ -63,13 +63,13 @@ def create_state(
     images = jnp.zeros((1, *image_shape))
     variables = model.init(named_key(seed, 'params'), images, train=False)
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
-    kept = None
+    kept: dict[str, Any] | None = None
     if ema or lowest:
         # Copies, because the step donates its state and a buffer can be donated only once.
         kept = jax.tree.map(jnp.copy, {'params': params, 'batch_stats': batch_stats})
-    if lowest:
-        loss = jnp.asarray(NO_LOSS, jnp.float32)
-        kept = {**kept, 'lowest': {'loss': loss, 'sum': jnp.zeros_like(loss)}}
+        if lowest:
+            loss = jnp.asarray(NO_LOSS, jnp.float32)
+            kept = {**kept, 'lowest': {'loss': loss, 'sum': jnp.zeros_like(loss)}}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
