@@ -21,6 +21,7 @@ from resnet_jax.compress import measure
 from resnet_jax.compress.fold import fold
 from resnet_jax.compress.folder import weight_bits
 from resnet_jax.interop import integers
+from resnet_jax.interop.layouts import example_images
 from resnet_jax.models import ResNet
 from resnet_jax.models.quantized import INPUT, RANGE, QuantizedInput, quantize_activations
 from resnet_jax.models.stages import unstack_blocks
@@ -95,9 +96,10 @@ def inputs_of(model: ResNet) -> list[str]:
             found.append('/'.join(context.module.path).removesuffix(INPUT))
         return run(*args, **kwargs)
 
-    images = jax.ShapeDtypeStruct((1, *(32,) * model.dimensions, 3), jnp.float32)
     with nn.intercept_methods(note):
-        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+        jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x, train=False), example_images(model)
+        )
     return list(dict.fromkeys(found))
 
 

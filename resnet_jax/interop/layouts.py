@@ -27,10 +27,19 @@ OURS = 'ours'  # the layout of our own files: paths joined by slashes, arrays un
 IGNORED = ('num_batches_tracked', 'n_averaged')
 
 
+def example_images(model: ResNet) -> jax.ShapeDtypeStruct:
+    """Images to trace a model with: RGB, or without a stem of the channels that its blocks expect.
+
+    Without a stem the first shortcut depends on the channels of the images.
+    """
+    channels = 3 if STEMS[model.stem].convolutions else model.stem_width
+    return jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)
+
+
 @functools.lru_cache(maxsize=128)
 def model_shapes(model: ResNet) -> Shapes:
-    """Finds the shapes of a model's variables for RGB images by path, blocks unrolled."""
-    images = jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, 3), jnp.float32)
+    """Finds the shapes of a model's variables for `example_images` by path, blocks unrolled."""
+    images = example_images(model)
     unrolled = model.clone(scan_blocks=False)
     variables = jax.eval_shape(lambda x: unrolled.init(jax.random.key(0), x, train=False), images)
     return flax.traverse_util.flatten_dict(variables)
