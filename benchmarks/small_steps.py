@@ -96,7 +96,7 @@ class Loop:
         self.carry = run.placement.put_state(run.init_state()), run.no_totals()
 
     def take(self, steps: int) -> None:
-        """Takes at least so many steps, and waits for the last."""
+        """Takes at least this many steps, and waits for the last."""
         taken = 0
         while taken < steps:
             _, count, _, placed = next(self.feed)

@@ -125,7 +125,7 @@ def test_the_direction_of_a_moving_digit():
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        ({'data.frames': None}, 'config field data.frames is not set'),
+        ({'data.frames': None}, 'set config field data.frames to their number'),
         ({'model.name': 'cifar_resnet8'}, 'model.dimensions must be 3 for data.frames, got 2'),
         ({'augment.transforms': '("mixup",)'}, 'and the model videos or volumes'),
         (

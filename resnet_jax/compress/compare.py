@@ -219,7 +219,7 @@ def table(entries: Sequence[Entry], batch: int) -> text.Table:
         f'{batch}, measured by turns. * no other one is both better and cheaper.',
     )
     if any(entry.figures.get('deviation') is not None for entry in entries):
-        notes += ('± standard deviation over so many seeds.',)
+        notes += ('± standard deviation; in parentheses, the number of seeds.',)
     return text.Table('Compressed models', header, tuple(rows), notes)
 
 

@@ -214,8 +214,8 @@ RECIPES: dict[tuple[str, str], Recipe] = {
         runs=10,
         unstated=(
             "the recipe is that of the authors' code (hfawaz/dl-4-tsc, classifiers/resnet.py)",
-            'an epoch whose last batch Keras cuts short goes on into the next one here: of '
-            'ItalyPowerDemand, 67 series in batches of 6',
+            'Keras ends an epoch with a smaller batch; here that batch also takes series of the '
+            'next epoch: of ItalyPowerDemand, 67 series in batches of 6',
             "Adam's epsilon, 1e-7, is added after the correction of the bias, in Keras before",
             'the series are those of the package aeon',
         ),

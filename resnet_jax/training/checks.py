@@ -149,8 +149,8 @@ def _check_dimensions(config: ConfigDict, dimensions: int) -> None:
     frames = config.data.frames
     if frames is None and dimensions == 3:
         raise InputError(
-            f'config field data.frames is not set: {config.model.name} takes videos or volumes of '
-            'so many frames; model.dimensions must be 2 for images, got 3'
+            f'{config.model.name} takes videos or volumes: set config field data.frames to their '
+            'number of frames; for images, model.dimensions must be 2, got 3'
         )
     if frames is not None and dimensions != 3:
         raise InputError(

@@ -183,7 +183,12 @@ def whole_epoch(steps_per_epoch: float) -> int:
 
 
 def _on_plateau(optim: ConfigDict, steps: int) -> optax.GradientTransformationExtraArgs:
-    """A factor of the update that falls while the mean loss of so many steps does not."""
+    """Multiplies the update by a factor that is reduced when the mean loss of an epoch plateaus.
+
+    Args:
+      optim: config.optim.
+      steps: of an epoch.
+    """
     rule = optax.contrib.reduce_on_plateau(
         factor=optim.decay_factor,
         patience=optim.plateau_patience,
