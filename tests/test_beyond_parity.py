@@ -106,7 +106,9 @@ def test_logits_and_features(name):
     assert {k: f.size for k, f in info.items()} == {k: expected[k].shape[1:-1] for k in info}
 
 
-@pytest.mark.parametrize('name', ['mc3_18', 'r2plus1d_18', 'mobilenet_v2'])
+@pytest.mark.parametrize(
+    'name', ['mc3_18', pytest.param('r2plus1d_18', marks=pytest.mark.slow), 'mobilenet_v2']
+)
 def test_the_gradients_of_a_training_step(name):
     images, labels = random_images(name), torch.tensor([1, 4, 0, 1])
     net = tiny(name)

@@ -203,6 +203,7 @@ def test_models_side_by_side(made, tmp_path, ask, capsys):
     assert 'holds no compress.json' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_arms_of_a_sweep_side_by_side(made, tmp_path, ask, capsys):
     """A sweep trains the model of a compressed folder; an arm is shown with its mean error."""
     definition = {

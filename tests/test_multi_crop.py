@@ -28,7 +28,7 @@ LABELS = jnp.asarray([3, 1, 4, 1])
 def boxes(count, shape, scale=SCALE, ratio=RATIO):
     """Top, left, height and width of many boxes."""
     keys = jax.random.split(jax.random.key(2), count)
-    draw = jax.vmap(lambda key: random_box(key, shape, shape, scale, ratio)[:2])
+    draw = jax.jit(jax.vmap(lambda key: random_box(key, shape, shape, scale, ratio)[:2]))
     (top, left), (height, width) = draw(keys)
     return tuple(np.asarray(x) for x in (top, left, height, width))
 
@@ -36,7 +36,7 @@ def boxes(count, shape, scale=SCALE, ratio=RATIO):
 def test_crops_are_those_of_pillow():
     image = jax.random.normal(jax.random.key(1), (40, 30, 2))
     key = jax.random.key(3)
-    crops = np.asarray(multi_crop(key, image, 3, 8, SCALE, RATIO))
+    crops = np.asarray(jax.jit(lambda *x: multi_crop(*x, 3, 8, SCALE, RATIO))(key, image))
     assert crops.shape == (3, 8, 8, 2)
     for crop, own in zip(crops, jax.random.split(key, 3), strict=True):
         (top, left), (height, width), fits = random_box(own, (40, 30), (40, 30), SCALE, RATIO)
@@ -67,10 +67,13 @@ def test_boxes_have_the_stated_distribution():
 def test_each_example_has_its_own_crops_whatever_the_batch():
     images = jax.random.normal(jax.random.key(1), (4, 12, 12, 3))
 
+    @jax.jit
+    def program(images, positions, step):
+        labels = LABELS[: len(images)]
+        return augment(('flip', CROPS), jax.random.key(0), images, labels, step, positions)
+
     def run(images, positions, step=0):
-        (whole, crops), labels = augment(
-            ('flip', CROPS), jax.random.key(0), images, LABELS[: len(images)], step, positions
-        )
+        (whole, crops), labels = program(images, positions, step)
         assert labels.shape == (len(images),)
         return np.asarray(whole), np.asarray(crops)
 
@@ -112,7 +115,7 @@ def test_a_step_learns_from_the_mean_loss_of_all_crops(pieces):
         loss=loss,
         pieces=pieces,
     )
-    new, sums = step(state, {'image': images, 'label': LABELS})
+    new, sums = jax.jit(step)(state, {'image': images, 'label': LABELS})
 
     def expected(params):
         """All twelve images one by one, with the labels of those that they were cut from."""
@@ -124,8 +127,8 @@ def test_a_step_learns_from_the_mean_loss_of_all_crops(pieces):
         return -jnp.mean(log_p[jnp.arange(12), jnp.asarray(labels)])
 
     moved = jax.tree.map(jnp.subtract, state.params, new.params)
-    for got, wanted in zip(*map(jax.tree.leaves, (moved, jax.grad(expected)(state.params))),
-                           strict=True):  # fmt: skip
+    slopes = jax.jit(jax.grad(expected))(state.params)
+    for got, wanted in zip(*map(jax.tree.leaves, (moved, slopes)), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-6)
     assert float(sums['n']) == 4  # figures are those of whole images
 

@@ -176,6 +176,7 @@ def test_folding_takes_biases_and_the_normed_shortcut_along():
     )
 
 
+@pytest.mark.slow
 def test_a_scan_of_its_blocks_is_the_same_function():
     """Even kernels, biases and normed shortcuts in a stage of three blocks."""
     fields = {'stage_sizes': (3, 1), 'stage_widths': (8, 16), 'stage_strides': (1, 2)}
