@@ -179,7 +179,7 @@ def test_a_batch_transform_changes_images_and_targets_together(monkeypatch):
         return augment(names, KEY, IMAGES, targets, step, POSITIONS)
 
     names = (CROP, 'mix', 'flip')
-    check_transforms(names, 8)
+    check_transforms(names, (8, 8, 3))
     images, mixed = run(names)
     # The weight can be read off the targets.
     weight = float(mixed[0, 0])
@@ -286,23 +286,23 @@ def test_commas_in_parentheses_do_not_separate():
 )
 def test_transforms_that_do_not_fit_are_refused(names, words):
     with pytest.raises(InputError) as caught:
-        check_transforms(names, 8)
+        check_transforms(names, (8, 8, 3))
     assert words in str(caught.value)
     assert '\n' not in str(caught.value)
 
 
 def test_transforms_that_fit_are_accepted():
-    check_transforms((), 8)
-    check_transforms(('flip',), 8, channels=13)
-    check_transforms(('pad_crop(pad=7, mode=reflect)',), 8)
+    check_transforms((), (8, 8, 3))
+    check_transforms(('flip',), (8, 8, 13))
+    check_transforms(('pad_crop(pad=7, mode=reflect)',), (8, 8, 3))
     for dimensions in (1, 2):
         fitting = [name for name, row in TRANSFORMS.items() if dimensions in row.dimensions]
         mixing = [name for name in fitting if TRANSFORMS[name].level == 'batch']
         whole = [name for name in fitting if name != 'multi_crop']
-        check_transforms(whole, 224, dimensions=dimensions)
-        check_transforms([n for n in fitting if n not in mixing], 224, dimensions=dimensions)
+        check_transforms(whole, (224,) * dimensions + (3,))
+        check_transforms([n for n in fitting if n not in mixing], (224,) * dimensions + (3,))
     with pytest.raises(InputError, match='lighting'):
-        check_transforms(('lighting',), 8, channels=1)
+        check_transforms(('lighting',), (8, 8, 1))
 
 
 def test_random_numbers_of_transforms_are_kept_apart():

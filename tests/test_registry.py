@@ -21,7 +21,8 @@ from expected_counts import (
 from resnet_jax.models import InputError, create_model, list_models
 from resnet_jax.models.counting import count, model_counts
 from resnet_jax.models.counts import COUNTS
-from resnet_jax.models.registry import MODELS, model_row
+from resnet_jax.models.registry import model_row
+from resnet_jax.models.rows import MODELS
 
 
 @functools.cache

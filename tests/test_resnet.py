@@ -7,7 +7,7 @@ import pytest
 from random_models import fast_jit, random_variables
 
 from resnet_jax.models import InputError, create_model
-from resnet_jax.models.registry import MODELS
+from resnet_jax.models.rows import MODELS
 from resnet_jax.training.compilation import jit
 
 # One of each kind: basic and bottleneck, both placements, both stems, all shortcuts.

@@ -144,7 +144,7 @@ def test_settings_that_do_not_go_with_videos(fields, message):
 
 def test_a_transform_of_volumes_does_not_take_images():
     with pytest.raises(InputError, match="'depth_flip' takes videos or volumes"):
-        data.check_transforms(('depth_flip',), 8)
+        data.check_transforms(('depth_flip',), (8, 8, 3))
 
 
 def test_videos_are_read_for_a_model_of_videos():

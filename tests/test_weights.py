@@ -23,7 +23,7 @@ from resnet_jax.interop.matching import fitting_models, match
 from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.interop.weights import tensors_from_variables, variables_from_tensors
 from resnet_jax.models import InputError
-from resnet_jax.models.registry import MODELS
+from resnet_jax.models.rows import MODELS
 from resnet_jax.models.stages import stack_blocks
 
 SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from resnet_jax.analysis.examples import Batch
 from resnet_jax.analysis.parts import Chain, chain
 from resnet_jax.models import ResNet
+from resnet_jax.models.inputs import example_input
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.step import named_key
 
@@ -54,7 +55,8 @@ def fresh_network(model: ResNet, image_size: int, channels: int, seed: int) -> N
       seed: of the initial values.
     """
     design = model.clone(ghost_batch=0, bn_axis_name=None)
-    images = jnp.zeros((1, *(image_size,) * model.dimensions, channels))
+    shape = example_input(model, image_size, channels)
+    images = jnp.zeros(shape.shape, shape.dtype)
     variables = jit(lambda key: design.init(key, images, train=False))(named_key(seed, 'params'))
     return Network(chain(design, image_size, channels), variables, own_statistics=True)
 

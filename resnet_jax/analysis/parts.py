@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 from resnet_jax.errors import InputError, unknown_name
 from resnet_jax.models import ResNet
 from resnet_jax.models.block import ResidualBlock
-from resnet_jax.models.convolution import for_each
 from resnet_jax.models.design import SHORTCUTS
+from resnet_jax.models.inputs import example_input
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training.compilation import jit
 
@@ -153,18 +153,22 @@ def _chain(model: ResNet, image_size: int | tuple[int, ...], channels: int) -> C
             key = (j == 1, stage.layers[j - 1] if stage.layers else None)
             modules.append((f'stage{i}/block{j}', kinds.setdefault(key, stage.block(j))))
     parts: list[Part] = []
-    shape: tuple[int, ...] = (*for_each(image_size, model.dimensions), channels)
+    first = example_input(model, image_size, channels)
+    shape, dtype = tuple(first.shape[1:]), first.dtype
     for name, module in [*modules, (TAIL, model)]:
         method = 'classify' if name == TAIL else '__call__'
-        outputs = _output_shape(module, method, shape)
+        outputs = _output_shape(module, method, shape, dtype)
+        dtype = jnp.dtype(jnp.float32)
         parts.append(Part(name, module, method, shape, outputs))
         shape = outputs
     return Chain(parts[0], tuple(parts[1:-1]), parts[-1])
 
 
-def _output_shape(module: nn.Module, method: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _output_shape(
+    module: nn.Module, method: str, shape: tuple[int, ...], dtype: Any
+) -> tuple[int, ...]:
     key = jax.random.key(0)
-    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *shape), dtype)
 
     def run(x: Array) -> Any:
         return module.init_with_output(key, x, train=False, method=method)[0]

@@ -204,7 +204,8 @@ def _of_run(options: argparse.Namespace) -> ChosenData:
     spec = options.data or config.data.name
     about = inputs.source_details(config)
     if options.data is not None:
-        about = {'data_dir': about['data_dir']}
+        # Texts and sounds are cut as those that the model was trained on.
+        about = {key: about[key] for key in ('data_dir', 'length', 'sample_rate')}
     about |= {key: value for key, value in details(options, spec).items() if value is not None}
     source = data.open_source(spec, options.split or config.data.eval_split, **about)
     return ChosenData(source, size, workers)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the counts of each model, and the memory that it needs if asked."""
     from resnet_jax.models import list_models
-    from resnet_jax.models.registry import MODELS
+    from resnet_jax.models.rows import MODELS
 
     names = list_models(options.pattern)
     if not names:

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='IMAGE',
         help='an image file, a folder of images or a quoted pattern; for a model of videos or '
-        'volumes an .npy file of one, or a folder of its frames',
+        'volumes an .npy file of one, or a folder of its frames; for one of texts, sounds or '
+        'series such a file, folder or pattern',
     )
     model_options.add_model_options(parser)
     model_options.add_exported_option(parser)
@@ -114,8 +115,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
                 f'the model has no class {data.printable(data.listed(unknown))} of '
                 f'{options.labels}; such images are shown as neither right nor wrong'
             )
-    find_files = data.find_clips if trained.preprocessing.frames else data.find_images
-    files = find_files(options.images)
+    files = data.find_examples(options.images, trained.preprocessing)
     skipped: list[InputError] = []
     drawn: list[Prediction] = []
 

@@ -37,7 +37,7 @@ def sizes(net: Net, preprocessing: Preprocessing) -> dict[str, int]:
       'parameters'; 'nonzero', those that are not zero; 'multiply_adds' of one image, those with
       zeros included; 'bytes' of the arrays in a file.
     """
-    shape = preprocessing.input_shape
+    shape = preprocessing.model_shape
     scanned = net.model.clone(scan_blocks=net.model.scannable, remat=False)
     leaves = jax.tree.leaves(net.variables['params'])
     arrays, _ = arrays_of(net.model, net.variables)
@@ -57,8 +57,7 @@ def program_of(net: Net, preprocessing: Preprocessing, batch: int) -> Callable[[
       preprocessing: of the images.
       batch: images at a time.
     """
-    shape = (batch, *preprocessing.input_shape)
-    images = jax.random.normal(jax.random.key(0), shape)
+    images = _random_inputs(net.model, (batch, *preprocessing.model_shape))
     run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
     held = jax.device_put(dict(net.variables))
     return lambda: jax.block_until_ready(run(held, images))
@@ -90,10 +89,17 @@ def logits_of(
     """The logits of a model on examples, and their labels; without examples on random images."""
     if examples is not None:
         return predictions(net.model, net.variables, examples)
-    shape = (_RANDOM_IMAGES, *preprocessing.input_shape)
-    images = jax.random.normal(jax.random.key(0), shape)
+    images = _random_inputs(net.model, (_RANDOM_IMAGES, *preprocessing.model_shape))
     run = jit(lambda variables, x: net.model.apply(variables, x, train=False))
     return np.asarray(run(dict(net.variables), images), np.float32), None
+
+
+def _random_inputs(model: ResNet, shape: tuple[int, ...]) -> jax.Array:
+    """Normal numbers, or whole ones for an embedding."""
+    key = jax.random.key(0)
+    if jnp.issubdtype(model.input_dtype, jnp.integer):
+        return jax.random.randint(key, shape, 0, model.vocabulary)
+    return jax.random.normal(key, shape)
 
 
 def accuracy(

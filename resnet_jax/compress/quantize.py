@@ -21,8 +21,8 @@ from resnet_jax.compress import measure
 from resnet_jax.compress.fold import fold
 from resnet_jax.compress.folder import weight_bits
 from resnet_jax.interop import integers
-from resnet_jax.interop.layouts import example_images
 from resnet_jax.models import ResNet
+from resnet_jax.models.inputs import example_input
 from resnet_jax.models.quantized import INPUT, RANGE, QuantizedInput, quantize_activations
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training import metrics
@@ -98,7 +98,7 @@ def inputs_of(model: ResNet) -> list[str]:
 
     with nn.intercept_methods(note):
         jax.eval_shape(
-            lambda x: model.init(jax.random.key(0), x, train=False), example_images(model)
+            lambda x: model.init(jax.random.key(0), x, train=False), example_input(model)
         )
     return list(dict.fromkeys(found))
 

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     config.model.stage_strides = placeholder(tuple)  # of each stage, where not 1, 2, 2, ...
     # What differs in single stages: ('stage1/kernels=3,1', 'stage[234]/convolution=spatial').
     config.model.stage_designs = placeholder(tuple)
+    config.model.vocabulary = placeholder(int)  # of stem=embedding: 256 for the bytes of texts
     config.model.last_width = placeholder(int)  # of a last 1x1 convolution before the pool
     config.model.dimensions = placeholder(int)  # of space: 1 of series, 2 of images, 3 of volumes
     config.model.output_stride = placeholder(int)  # largest reduction; later stages dilate
@@ -93,8 +94,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     # digits, moving_digits, synthetic, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME,
-    # aeon:NAME:
-    # docs/data.md
+    # aeon:NAME, text:PATH, audio:PATH: docs/data.md
     config.data.name = 'tfds:cifar10'
     config.data.accept_changes = (
         False  # continue a run though images were added, removed or replaced
@@ -117,6 +117,10 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32  # pixels, height and width of what the model sees
     # Frames of videos or slices of volumes, taken at even distances; images if unset.
     config.data.frames = placeholder(int)
+    config.data.length = placeholder(int)  # of text:PATH bytes, of audio:PATH samples of each file
+    config.data.sample_rate = placeholder(int)  # of audio:PATH, samples a second
+    # What the model sees of audio:PATH, such as log_mel(bands=64, hop=0.01); unset: the waveform.
+    config.data.spectrogram = placeholder(str)
     # In training, where it is another (arXiv 1906.06423, 2110.00476); image_size if unset.
     config.data.train_image_size = placeholder(int)
     config.data.channels = 3  # 1 or 3, images are converted; or the bands of a TIFF or array

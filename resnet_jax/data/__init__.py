@@ -10,7 +10,7 @@ from resnet_jax.data.catalogs import (
     open_source,
     split_sizes,
 )
-from resnet_jax.data.clips import find_clips, read_clip
+from resnet_jax.data.examples import find_examples, read_example
 from resnet_jax.data.file_checks import check_files
 from resnet_jax.data.fingerprint import fingerprint, fingerprint_changes
 from resnet_jax.data.folders import listed, read_labels
@@ -37,8 +37,8 @@ from resnet_jax.data.preprocessing import (
 )
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.resizing import check_sizes
-from resnet_jax.data.series_sets import read_series
 from resnet_jax.data.sources import Source, hold_out
+from resnet_jax.data.spectrograms import SPECTROGRAMS, read_spectrogram, spectrogram_shape
 from resnet_jax.data.transforms import (
     TRANSFORMS,
     Parameter,
@@ -63,6 +63,7 @@ __all__ = [
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
+    'SPECTROGRAMS',
     'TRANSFORMS',
     'BadImages',
     'ImageFile',
@@ -84,7 +85,7 @@ __all__ = [
     'eval_batch',
     'eval_batches',
     'example_keys',
-    'find_clips',
+    'find_examples',
     'find_images',
     'fingerprint',
     'fingerprint_changes',
@@ -104,11 +105,12 @@ __all__ = [
     'random_flip',
     'random_resized_crop',
     'read_ahead',
-    'read_clip',
+    'read_example',
     'read_labels',
-    'read_series',
+    'read_spectrogram',
     'read_transforms',
     'rows',
+    'spectrogram_shape',
     'split_list',
     'split_sizes',
     'train_batches',

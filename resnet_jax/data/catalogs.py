@@ -3,20 +3,23 @@
 To add a kind of data set, write a function that returns a `Catalog` and give it a row in `KINDS`.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from resnet_jax.data.folders import read_image_folder
+from resnet_jax.data.folders import IMAGES, FileKind, read_image_folder
 from resnet_jax.data.hub_sets import hub_catalog
 from resnet_jax.data.moving_digits import moving_digits_catalog
 from resnet_jax.data.npz_files import npz_catalog
 from resnet_jax.data.series_sets import aeon_catalog
+from resnet_jax.data.sounds import SOUNDS, read_sound
 from resnet_jax.data.sources import Catalog, Details, Read, Record, Source, sliced_in_proportion
 from resnet_jax.data.tar_shards import tar_catalog
+from resnet_jax.data.texts import BYTES, TEXTS, read_text
 from resnet_jax.data.tfds_sets import tfds_catalog
 from resnet_jax.errors import InputError, check_choice, unknown_name
 
@@ -37,7 +40,7 @@ def open_source(
     data_dir: str | None = None,
     labels: str | None = None,
     slice_order: str = 'stratified',
-    **keys: str | None,
+    **keys: Any,
 ) -> Source:
     """Opens a split of a data set.
 
@@ -48,7 +51,7 @@ def open_source(
       data_dir: the folder of prepared TFDS data sets; None for TFDS's default.
       labels: of a folder: the file that gives the classes of images outside class folders.
       slice_order: one of `SLICE_ORDERS`.
-      keys: image_key, label_key and label_names of `Details`. What a kind of data set does not
+      keys: the other attributes of `Details`, such as image_key. What a kind of data set does not
         take, it ignores.
 
     Raises:
@@ -61,7 +64,8 @@ def open_source(
     read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
-    about = {key: getattr(catalog, key) for key in ('version', 'root', 'notes', 'name_of', 'space')}
+    same = ('version', 'root', 'notes', 'name_of', 'space', 'decode', 'vocabulary', 'noun')
+    about = {key: getattr(catalog, key) for key in same}
     source = Source(
         *(spec, split, catalog.class_names, catalog.channels, read, parts),
         **about,
@@ -74,7 +78,7 @@ def open_source(
 
 
 def split_sizes(
-    spec: str, data_dir: str | None = None, labels: str | None = None, **keys: str | None
+    spec: str, data_dir: str | None = None, labels: str | None = None, **keys: Any
 ) -> dict[str, int]:
     """Counts the examples of each whole split of a data set; arguments as for `open_source`."""
     return dict(_find_catalog(spec, Details(data_dir, labels, **keys)).sizes)
@@ -214,13 +218,13 @@ def _read_synthetic(split: str, indices: Sequence[int]) -> list[Record]:
     return records
 
 
-def folder_catalog(path: str, labels: str | None = None) -> Catalog:
-    """The images of a folder, see `folders.read_image_folder`.
+def folder_catalog(path: str, labels: str | None = None, kind: FileKind = IMAGES) -> Catalog:
+    """The images of a folder, or its files of another kind, see `folders.read_image_folder`.
 
     The classes are those of all splits together, sorted by name, so a label means the same in every
     split, even if a split lacks a class.
     """
-    found = read_image_folder(pathlib.Path(path).expanduser(), labels)
+    found = read_image_folder(pathlib.Path(path).expanduser(), labels, kind)
     files: Images = {
         split: (
             [str(found.root / file) for file, _ in of_split],
@@ -247,6 +251,47 @@ def _open_folder(files: Images, faults: Mapping[str, str], splits: Sequence[str]
         if split in faults:
             raise InputError(faults[split])
     return functools.partial(_read_images, {split: files[split] for split in splits})
+
+
+def text_catalog(path: str, details: Details) -> Catalog:
+    """The texts of a folder, each as its first `length` bytes.
+
+    Raises:
+      InputError: without a length, and as `folder_catalog`.
+    """
+    length = _needed(f'text:{path}', 'length', details.length, '1024: how many bytes of each text')
+    return dataclasses.replace(
+        folder_catalog(path, details.labels, TEXTS),
+        channels=1,
+        space=(length,),
+        decode=functools.partial(read_text, length=length),
+        vocabulary=BYTES,
+        noun='texts',
+    )
+
+
+def audio_catalog(path: str, details: Details) -> Catalog:
+    """The sounds of a folder, each as its first `length` samples.
+
+    Raises:
+      InputError: without a length or sample rate, and as `folder_catalog`.
+    """
+    spec = f'audio:{path}'
+    rate = _needed(spec, 'sample_rate', details.sample_rate, '16000: samples a second')
+    length = _needed(spec, 'length', details.length, f'{rate}: samples of each sound')
+    return dataclasses.replace(
+        folder_catalog(path, details.labels, SOUNDS),
+        channels=1,
+        space=(length,),
+        decode=functools.partial(read_sound, length=length, sample_rate=rate),
+        noun='sounds',
+    )
+
+
+def _needed(spec: str, field: str, value: int | None, example: str) -> int:
+    if value is None:
+        raise InputError(f'{spec} needs config field data.{field}, such as {example}')
+    return value
 
 
 class Kind(NamedTuple):
@@ -276,4 +321,8 @@ KINDS: dict[str, Kind] = {
     'npz:FILE': Kind(npz_catalog, _NAMES),
     'hf:NAME': Kind(hub_catalog, (*_KEYS, *_NAMES)),
     'aeon:NAME': Kind(aeon_catalog, ('slice_order',)),
+    'text:PATH': Kind(text_catalog, ('labels', 'slice_order', 'length')),
+    'audio:PATH': Kind(
+        audio_catalog, ('labels', 'slice_order', 'length', 'sample_rate', 'spectrogram')
+    ),
 }

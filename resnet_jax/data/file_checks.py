@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import os
+from collections.abc import Callable
 
 from resnet_jax.data.images import check_header, decode_image
 from resnet_jax.data.read_ahead import usable_cores
@@ -15,7 +16,8 @@ def check_files(source: Source, channels: int = 3) -> None:
     """Checks that the files of a split can be read, before it is needed.
 
     Images that are not files of their own, as in `tfds:`, are not looked at. Up to
-    `DECODED_TO_CHECK` files are decoded; of more, each is opened and its header read.
+    `DECODED_TO_CHECK` images are decoded; of more, each is opened and its header read. Files that
+    are no images are read.
 
     Args:
       source: the split.
@@ -26,11 +28,13 @@ def check_files(source: Source, channels: int = 3) -> None:
     """
     if not source.root:
         return
-    check = decode_image if len(source) <= DECODED_TO_CHECK else check_header
+    check: Callable[[str], object] = functools.partial(
+        decode_image if len(source) <= DECODED_TO_CHECK else check_header, channels=channels
+    )
     paths = [os.path.join(source.root, file) for file in source.files()]
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     try:
-        for _ in pool.map(functools.partial(check, channels=channels), paths):
+        for _ in pool.map(source.decode or check, paths):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Image folders: which files of a folder belong to which split and class, and what is left out.
+"""Folders of images, texts or sounds: which files belong to which split and class.
 
 The layouts that are understood:
 
@@ -33,6 +33,24 @@ _NAMED = 4  # names that a message gives before it only counts
 
 
 @dataclasses.dataclass(frozen=True)
+class FileKind:
+    """A kind of files.
+
+    Attributes:
+      prefix: of the names of such data sets.
+      noun: what one file is called.
+      suffixes: of the files, in lower case.
+    """
+
+    prefix: str
+    noun: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES = FileKind('folder', 'image', tuple(IMAGE_SUFFIXES))
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageFolder:
     """The images of a folder.
 
@@ -55,6 +73,7 @@ class ImageFolder:
 class _Folder:
     """A folder on the disk: names of images, other files by suffix, and folders."""
 
+    kind: FileKind
     name: str
     images: list[str]
     others: collections.Counter[str]
@@ -78,29 +97,34 @@ class _Folder:
         return sum((f.left_out() for f in self.folders.values()), self.others)
 
 
-def read_image_folder(path: Path, labels: str | None = None) -> ImageFolder:
-    """Finds out what a folder of images holds.
+def read_image_folder(
+    path: Path, labels: str | None = None, kind: FileKind = IMAGES
+) -> ImageFolder:
+    """Finds out what a folder of images, or of files of another kind, holds.
 
     Args:
       path: the folder.
       labels: a file (CSV, or TSV) that gives the classes of images in splits without class
         folders: a line for each, its file name and its class; absolute, or relative to `path`.
+      kind: of the files.
 
     Raises:
       InputError: saying what was found, if that is none of the known layouts.
     """
     if not path.is_dir():
-        raise InputError(f'folder:{path}: no such folder; give the one that contains the splits')
+        raise InputError(
+            f'{kind.prefix}:{path}: no such folder; give the one that contains the splits'
+        )
     notes: list[str] = []
-    root, top = _unwrapped(path, _scan(path, set()), notes)
+    root, top = _unwrapped(path, _scan(path, kind, set()), notes)
     _drop(top, _JUNK | _ANNOTATIONS, notes)
     empty = [n for n, f in top.folders.items() if not f.holds_images()]
     for name in [name for name in empty if name.casefold() not in SPLIT_NAMES]:
-        notes.append(f'ignored the folder {name}, which holds no image')
+        notes.append(f'ignored the folder {name}, which holds no {kind.noun}')
         del top.folders[name]
     given = read_labels(path / Path(labels).expanduser()) if labels else None
     if _without_splits(top):
-        notes.append(f'no split folders: all images are the split {ONLY_SPLIT}')
+        notes.append(f'no split folders: all {kind.noun}s are the split {ONLY_SPLIT}')
         splits, prefix = {ONLY_SPLIT: top}, ''
     else:
         splits, prefix = dict(top.folders), '{}/'
@@ -113,27 +137,29 @@ def read_image_folder(path: Path, labels: str | None = None) -> ImageFolder:
             faults[split] = fault
     names = tuple(sorted({name for found in classes.values() for name in found}))
     if not names:
-        raise InputError(f'folder:{path}: {next(iter(faults.values()), _nothing(top))}')
+        raise InputError(f'{kind.prefix}:{path}: {next(iter(faults.values()), _nothing(top))}')
     number = {name: label for label, name in enumerate(names)}
     files = {
         split: [(file, number[name]) for name in sorted(found) for file in found[name]]
         for split, found in classes.items()
     }
-    notes += [*_alike(names), *_missing(classes, names), *_left_out(top)]
+    notes += [*_alike(names), *_missing(classes, names, kind.noun), *_left_out(top)]
     return ImageFolder(root, names, files, faults, tuple(map(printable, notes)))
 
 
 def _nothing(top: _Folder) -> str:
-    found = f'{len(top.images):,} images directly in it' if top.images else 'no image in it'
+    noun, suffix = top.kind.noun, top.kind.suffixes[0]
+    found = f'{len(top.images):,} {noun}s directly in it' if top.images else f'no {noun} in it'
     return (
-        f'no SPLIT/CLASS folders in it ({found}); images belong in PATH/SPLIT/CLASS/, e.g. '
-        'train/cat/1.jpg'
+        f'no SPLIT/CLASS folders in it ({found}); {noun}s belong in PATH/SPLIT/CLASS/, e.g. '
+        f'train/cat/1{suffix}'
     )
 
 
-def _scan(path: Path, entered: set[str]) -> _Folder:
+def _scan(path: Path, kind: FileKind, entered: set[str]) -> _Folder:
     """Reads a folder and those below; hidden files are left out, each folder is entered once."""
-    folder = _Folder(os.path.basename(os.path.abspath(path)), [], collections.Counter(), {})
+    name = os.path.basename(os.path.abspath(path))
+    folder = _Folder(kind, name, [], collections.Counter(), {})
     real = os.path.realpath(path)
     if real in entered:
         return folder
@@ -147,8 +173,8 @@ def _scan(path: Path, entered: set[str]) -> _Folder:
             continue
         suffix = os.path.splitext(entry.name)[1].lower()
         if entry.is_dir():
-            folder.folders[entry.name] = _scan(path / entry.name, entered)
-        elif suffix in IMAGE_SUFFIXES:
+            folder.folders[entry.name] = _scan(path / entry.name, kind, entered)
+        elif suffix in kind.suffixes:
             folder.images.append(entry.name)
         else:
             folder.others[suffix or 'no suffix'] += 1
@@ -166,7 +192,7 @@ def _unwrapped(path: Path, folder: _Folder, notes: list[str]) -> tuple[Path, _Fo
         if full[0].name.casefold() != folder.name.casefold() and not inside & SPLIT_NAMES:
             return path, folder
         path, folder = path / full[0].name, full[0]
-        notes.append(f'the images are in {path}')
+        notes.append(f'the {folder.kind.noun}s are in {path}')
 
 
 def _drop(folder: _Folder, names: Iterable[str], notes: list[str], where: str = '') -> None:
@@ -199,6 +225,7 @@ def _classes(
     notes: list[str],
 ) -> tuple[dict[str, list[str]], str]:
     """The images of each class of a split, relative to the root, and why it cannot be used."""
+    noun = folder.kind.noun
     only = [f for f in folder.folders.values() if f.holds_images()]
     while len(only) == 1 and not folder.images and only[0].name.casefold() == split.casefold():
         path, start, folder = path / only[0].name, f'{start}{only[0].name}/', only[0]
@@ -209,8 +236,8 @@ def _classes(
         if images and given is not None:
             return _by_labels(path, start, images, given)
         if not images and folder.folders:
-            return {}, _empty(path / next(iter(folder.folders)))
-        what = f'{len(images):,} images' if images else 'no images'
+            return {}, _empty(path / next(iter(folder.folders)), noun)
+        what = f'{len(images):,} {noun}s' if images else f'no {noun}s'
         how = '; give their classes in a file: data.labels=FILE' if images else ''
         return {}, f'split folder {path} holds no class folders ({what}){how}'
     found, fault = {}, ''
@@ -219,14 +246,15 @@ def _classes(
             notes.append(f'ignored the folder {start}{name}: a split inside another')
             continue
         found[name] = [f'{start}{name}/{file}' for file in inner.paths()]
-        fault = fault or ('' if found[name] else _empty(path / name))
+        fault = fault or ('' if found[name] else _empty(path / name, noun))
     if folder.images:
-        notes.append(f'ignored {len(folder.images):,} images in {path} outside its class folders')
+        outside = f'{len(folder.images):,} {noun}s in {path} outside its class folders'
+        notes.append(f'ignored {outside}')
     return {name: files for name, files in found.items() if files}, fault
 
 
-def _empty(path: Path) -> str:
-    return f'class folder {path} holds no image; fill it or remove it'
+def _empty(path: Path, noun: str) -> str:
+    return f'class folder {path} holds no {noun}; fill it or remove it'
 
 
 def read_labels(file: Path, option: str = 'data.labels') -> dict[str, str]:
@@ -297,13 +325,15 @@ def _alike(names: Sequence[str]) -> Iterator[str]:
             yield f'different classes whose names differ only by {differ}: {listed}'
 
 
-def _missing(classes: Mapping[str, Mapping[str, Sequence[str]]], names: Sequence[str]) -> list[str]:
+def _missing(
+    classes: Mapping[str, Mapping[str, Sequence[str]]], names: Sequence[str], noun: str
+) -> list[str]:
     """Notes about classes that a split lacks."""
     found = []
     for split, of_split in classes.items():
         lacking = [name for name in names if name not in of_split]
         if lacking and of_split:
-            found.append(f'the split {split} has no image of {listed(lacking)}')
+            found.append(f'the split {split} has no {noun} of {listed(lacking)}')
     return found
 
 
@@ -312,9 +342,10 @@ def _left_out(top: _Folder) -> list[str]:
     others = top.left_out()
     if not others:
         return []
+    noun = top.kind.noun
     kinds = ', '.join(f'{count:,} {suffix}' for suffix, count in others.most_common(_NAMED))
     more = ', ...' if len(others) > _NAMED else ''
-    return [f'left out {sum(others.values()):,} files that are no images ({kinds}{more})']
+    return [f'left out {sum(others.values()):,} files that are no {noun}s ({kinds}{more})']
 
 
 def listed(names: Sequence[str]) -> str:

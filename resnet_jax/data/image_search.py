@@ -24,15 +24,21 @@ class ImageFile:
     named: bool
 
 
-def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
-    """Finds image files, in the order of the arguments.
+def find_images(
+    arguments: Sequence[str | os.PathLike[str]],
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    noun: str = 'image',
+) -> list[ImageFile]:
+    """Finds image files, or others, in the order of the arguments.
 
     Args:
       arguments: each of them one of
         a file: taken whatever its suffix, without a check that it exists;
-        a folder: the files with one of `IMAGE_SUFFIXES` in it and its subfolders;
+        a folder: the files with one of the suffixes in it and its subfolders;
         a pattern of `*`, `?`, `[...]` and `**` (any number of folders): the matching files, if the
-        pattern has no suffix only those with one of `IMAGE_SUFFIXES`.
+        pattern has no suffix only those with one of the suffixes.
+      suffixes: of such files, in lower case.
+      noun: what one of them is called, for errors.
 
     Returns:
       The files; those of a folder or pattern sorted by path, without hidden ones. Links to folders
@@ -44,13 +50,13 @@ def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     found = []
     for argument in (os.fspath(a) for a in arguments):
         if os.path.isdir(argument):
-            paths = [path for path in _files_below(argument) if _is_image(path)]
-            nothing = f'no images in this folder (looked for {", ".join(IMAGE_SUFFIXES)})'
+            paths = [path for path in _files_below(argument) if _has_one(path, suffixes)]
+            nothing = f'no {noun}s in this folder (looked for {", ".join(suffixes)})'
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             suffix = Path(argument).suffix
             any_suffix = bool(suffix) and not glob.has_magic(suffix)
-            paths = [path for path in _matches(argument) if any_suffix or _is_image(path)]
-            nothing = 'no image files match this pattern'
+            paths = [path for path in _matches(argument) if any_suffix or _has_one(path, suffixes)]
+            nothing = f'no {noun} files match this pattern'
         else:
             found.append(ImageFile(Path(argument), named=True))
             continue
@@ -61,8 +67,8 @@ def find_images(arguments: Sequence[str | os.PathLike[str]]) -> list[ImageFile]:
     return found
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _has_one(path: Path, suffixes: Sequence[str]) -> bool:
+    return path.suffix.lower() in suffixes
 
 
 def _files_below(folder: str) -> Iterator[Path]:

@@ -202,8 +202,8 @@ def train_batches(
         while iterating, on an image that cannot be read or a label outside the classes.
     """
     _check_batch_size(batch_size, len(source))
-    about = preprocessing.image_size, preprocessing.channels, preprocessing.dimensions
-    check_transforms(transforms, *about, preprocessing.frames)
+    of_pixels = not preprocessing.spectrogram
+    check_transforms(transforms, preprocessing.model_shape, of_pixels=of_pixels)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)

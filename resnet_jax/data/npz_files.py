@@ -88,6 +88,7 @@ def npz_catalog(file: str, details: Details) -> Catalog:
         by_class=True,
         labels=labels.__getitem__,
         space=next(iter(images.values())).shape[1:2] if series else (),
+        noun='series' if series else 'images',
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -34,12 +35,14 @@ class Picture:
       channels: what a file is decoded to, see `images.decode_image`.
       name: what messages call it; by default its path.
       shown: what the decoded image is converted to, see `convert_channels`; None: nothing.
+      decode: reads a file that is no image, from its path; None: it is one.
     """
 
     image: str | os.PathLike[str] | bytes | np.ndarray
     channels: int = 3
     name: str = ''
     shown: int | None = None
+    decode: Callable[[str], np.ndarray] | None = None
 
     def size(self) -> tuple[int, int]:
         """Width and height, upright, in pixels. Nothing is decoded."""
@@ -51,6 +54,8 @@ class Picture:
         """The image."""
         if isinstance(self.image, np.ndarray):
             return self._converted(self.image)
+        if self.decode is not None:
+            return self.decode(str(self.image))
         return self._converted(decode_parts(*self._file, self.channels, self._where))
 
     def crop(

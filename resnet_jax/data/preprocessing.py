@@ -5,8 +5,10 @@ A model is useful only with the preprocessing it was trained with, so it is stor
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Shaped, UInt8
@@ -17,11 +19,13 @@ from resnet_jax.data.resizing import (
     convert_channels,
     resize_and_crop,
 )
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.data.spectrograms import read_spectrogram, spectrogram_shape
+from resnet_jax.errors import InputError, Range, check_choice, check_number
 from resnet_jax.json_files import parse_json
 
 Pixels = tuple[tuple[tuple[float, ...], ...], ...]  # [H, W, C]
 MOST_CHANNELS = 1024  # of an image: sensors of several hundred bands are in use
+LENGTH = Range(1, 2**28, whole=True)  # of a series, steps; of a text, bytes
 CHUNK = 1024  # images summed at a time, to bound memory
 
 
@@ -40,9 +44,13 @@ class Preprocessing:
       class_names: the name of each label.
       interpolation: of the resize, 'bilinear' or 'bicubic', both with antialiasing.
       dimensions: 2; 3 of videos and volumes; or 1 of series of numbers, [L, C], which are neither
-        resized nor scaled to [0, 1]. `image_size` is then their length.
+        resized nor scaled to [0, 1], and of texts. `image_size` is then their length.
       standardize: whether each channel of each series first gets mean 0 and deviation 1.
       frames: of a video, or slices of a volume, that the model takes; 0: it takes neither.
+      vocabulary: of texts [L]: how many whole numbers there are, 256 of bytes; 0: it takes none.
+      sample_rate: of sounds, samples a second; 0: it takes none.
+      spectrogram: what the model sees of a sound, such as 'log_mel(bands=64)': a picture [frames,
+        bands, 1], which mean, std and `standardize` are of; '': the waveform.
     """
 
     image_size: int
@@ -56,11 +64,17 @@ class Preprocessing:
     dimensions: int = 2
     standardize: bool = False
     frames: int = 0
+    vocabulary: int = 0
+    sample_rate: int = 0
+    spectrogram: str = ''
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
             raise InputError(f'channels must be from 1 to {MOST_CHANNELS}, not {self.channels}')
-        check_sizes(self.image_size, self.resize)
+        if self.dimensions == 1:
+            check_number('the length of series', self.image_size, LENGTH)
+        else:
+            check_sizes(self.image_size, self.resize)
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
         with np.errstate(over='ignore'):  # to infinity, which is refused
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
@@ -72,6 +86,7 @@ class Preprocessing:
             raise InputError('dimensions must be 2, or 1 for series, or 3 with frames')
         if self.standardize and self.dimensions != 1:
             raise InputError('standardize goes with dimensions=1 only')
+        self._check_texts_and_sounds()
         if mean.shape not in ((self.channels,), self.input_shape) or (
             mean.ndim > 1 and self.dimensions != 2
         ):
@@ -85,9 +100,33 @@ class Preprocessing:
         object.__setattr__(self, 'std', _tuples(std.tolist()))
         object.__setattr__(self, 'class_names', tuple(self.class_names))
 
+    def _check_texts_and_sounds(self) -> None:
+        for field in ('vocabulary', 'sample_rate'):
+            if getattr(self, field) < 0:
+                raise InputError(f'{field} must be at least 0, not {getattr(self, field)}')
+        if (self.vocabulary or self.sample_rate) and (self.dimensions, self.channels) != (1, 1):
+            raise InputError('texts and sounds have dimensions=1 and channels=1')
+        if self.spectrogram and not self.sample_rate:
+            raise InputError('spectrogram needs the sample_rate of the sounds')
+        assert self.model_shape  # which reads the spectrogram
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        """Of what `normalize` makes of a prepared example: of the model's input."""
+        if not self.spectrogram:
+            return self.input_shape
+        return *spectrogram_shape(self.spectrogram, self.sample_rate, self.image_size), 1
+
+    @property
+    def model_space(self) -> tuple[int, ...]:
+        """The spatial sizes of `model_shape`."""
+        return self.model_shape if self.vocabulary else self.model_shape[:-1]
+
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of a prepared image, [H, W, C], video, [T, H, W, C], or series, [L, C]."""
+        """Of a prepared image, [H, W, C], video, [T, H, W, C], series, [L, C], or text, [L]."""
+        if self.vocabulary:
+            return (self.image_size,)
         if self.dimensions == 1:
             return (self.image_size, self.channels)
         frames = (self.frames,) if self.frames else ()
@@ -96,6 +135,8 @@ class Preprocessing:
     @property
     def dtype(self) -> Any:
         """Of what is prepared."""
+        if self.vocabulary:
+            return np.uint8 if self.vocabulary <= 256 else np.int32
         return np.float32 if self.dimensions == 1 else np.uint8
 
     def prepare(
@@ -121,7 +162,12 @@ class Preprocessing:
 
     def _misfit(self, image: np.ndarray) -> str:
         """Why data of another number of axes are refused."""
-        kinds = {2: 'series [L, C]', 3: 'images [H, W, C]', 4: 'videos or volumes [T, H, W, C]'}
+        kinds = {
+            1: 'texts [L]',
+            2: 'series [L, C]',
+            3: 'images [H, W, C]',
+            4: 'videos or volumes [T, H, W, C]',
+        }
         found = kinds.get(image.ndim, f'{image.ndim} axes')
         text = f'the data hold {found}, and the model takes {kinds[len(self.input_shape)]}'
         if image.ndim == 4:
@@ -132,22 +178,27 @@ class Preprocessing:
         image = convert_channels(image, self.channels)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
-    def _checked(self, series: np.ndarray) -> Float32[np.ndarray, 'length channels']:
+    def _checked(self, series: np.ndarray) -> Shaped[np.ndarray, 'length *rest c']:
         if series.shape != self.input_shape:
+            shape = ' and '.join(map(str, series.shape))
             raise InputError(
-                f'a series of {series.shape[0]} steps and {series.shape[1]} channels, where the '
-                f'model takes {self.image_size} and {self.channels}'
+                f'a series of {shape} steps and channels, where the model takes '
+                f'{self.image_size} and {self.channels}'
             )
         if not np.isfinite(series).all():
             raise InputError('a series holds values that are missing or not finite; fill them in')
-        return series.astype(np.float32)
+        found: np.ndarray = series.astype(self.dtype)
+        return found
 
-    def normalize(self, images: Shaped[Array, 'n *size c']) -> Float32[Array, 'n *size c']:
+    def normalize(self, images: Shaped[Array, 'n *size c']) -> Shaped[Array, 'n *seen c']:
         """Computes (pixels / 255 - mean) / std, on the device. To be called inside `jax.jit`.
 
         Of series, which are not divided by 255, and where `standardize` is set each channel of each
-        has mean 0 and deviation 1 before; a constant one becomes zeros.
+        has mean 0 and deviation 1 before; a constant one becomes zeros. Of texts, it gives the
+        whole numbers as they are, int32.
         """
+        if self.vocabulary:
+            return images.astype(jnp.int32)
         if self.dimensions == 1:
             return self._normalized_series(images.astype(jnp.float32))
         mean = np.asarray(self.mean, np.float32)
@@ -157,13 +208,15 @@ class Preprocessing:
         return (images.astype(jnp.float32) / 255 - mean) * scale
 
     def _normalized_series(self, series: Array) -> Array:
+        if self.spectrogram:
+            chosen = read_spectrogram(self.spectrogram)
+            series = chosen.apply(self.sample_rate, series[..., 0])[..., None]
         if self.standardize:
-            series = series - jnp.mean(series, axis=1, keepdims=True)
-            std = jnp.std(series, axis=1, keepdims=True)
+            space = tuple(range(1, series.ndim - 1))
+            series = series - jnp.mean(series, axis=space, keepdims=True)
+            std = jnp.std(series, axis=space, keepdims=True)
             series = series / jnp.where(std == 0, 1, std)
-        mean = np.asarray(self.mean, np.float32).reshape(1, 1, -1)
-        scale = 1 / np.asarray(self.std, np.float32).reshape(1, 1, -1)
-        return (series - mean) * scale
+        return (series - np.asarray(self.mean, np.float32)) * (1 / np.asarray(self.std, np.float32))
 
     def to_json(self) -> str:
         """Writes one JSON object, which `from_json` reads back exactly."""
@@ -237,13 +290,23 @@ def fit_std(images: UInt8[np.ndarray, 'n *space c']) -> Float32[np.ndarray, ' c'
 
 def fit_series(
     series: Float32[np.ndarray, 'n length c'],
+    seen: Callable[[Array], Array] | None = None,
 ) -> tuple[Float32[np.ndarray, ' c'], Float32[np.ndarray, ' c']]:
     """Measures mean and standard deviation of a training set of series, for each channel.
+
+    Args:
+      series: the training set.
+      seen: what a model sees of them, whose figures are wanted: spectrograms; None: themselves.
 
     Raises:
       InputError: if a channel is constant.
     """
-    mean, std = (each(series.astype(np.float64), (0, 1)) for each in (np.mean, np.std))
+    if seen is not None:
+        compute = jax.jit(seen)
+        parts = [np.asarray(compute(series[i : i + CHUNK])) for i in range(0, len(series), CHUNK)]
+        series = np.concatenate(parts)
+    space = tuple(range(series.ndim - 1))
+    mean, std = (each(series.astype(np.float64), space) for each in (np.mean, np.std))
     if not (std > 0).all():
         raise InputError('the training series have a constant channel; no std can be fitted')
     return mean.astype(np.float32), std.astype(np.float32)

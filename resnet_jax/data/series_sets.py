@@ -64,6 +64,7 @@ def aeon_catalog(name: str, details: Details) -> Catalog:
         by_class=True,
         labels=functools.partial(_labels, files),
         space=(lengths.pop(),),
+        noun='series',
     )
 
 

@@ -38,6 +38,9 @@ class Catalog:
       name_of: (whole split, index in it) -> where that example is stored, for messages; None if
         nothing more is known than its number.
       space: (length,) of series, arrays of floats [L, C] that all have it; () of images.
+      decode: reads a file that is no image, from its path; None: files are images.
+      vocabulary: of texts [L]: how many whole numbers there are; 0: the examples are no texts.
+      noun: what several examples are called.
     """
 
     sizes: Mapping[str, int]
@@ -51,6 +54,9 @@ class Catalog:
     labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
     space: tuple[int, ...] = ()
+    decode: Callable[[str], np.ndarray] | None = None
+    vocabulary: int = 0
+    noun: str = 'images'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,8 @@ class Details:
       labels: a file that gives the class of each image of a folder.
       image_key, label_key: which columns or files of an example hold its image and its label.
       label_names: a file of the names of the classes, a line for each, in the order of the labels.
+      length: of texts, bytes, and sounds, samples.
+      sample_rate: of sounds, samples a second.
     """
 
     data_dir: str | None = None
@@ -69,6 +77,8 @@ class Details:
     image_key: str | None = None
     label_key: str | None = None
     label_names: str | None = None
+    length: int | None = None
+    sample_rate: int | None = None
 
 
 class Example(TypedDict):
@@ -90,7 +100,7 @@ class Source:
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
-      version, root, notes, name_of, space: as in `Catalog`.
+      version, root, notes, name_of, space, decode, vocabulary, noun: as in `Catalog`.
       read_labels: `Catalog.labels`.
     """
 
@@ -107,11 +117,9 @@ class Source:
     read_labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
     space: tuple[int, ...] = ()
-
-    @property
-    def noun(self) -> str:
-        """What its examples are called."""
-        return 'series' if self.space else 'images'
+    decode: Callable[[str], np.ndarray] | None = None
+    vocabulary: int = 0
+    noun: str = 'images'
 
     def __len__(self) -> int:
         if self.chosen is not None:
@@ -219,7 +227,7 @@ class Source:
         name = image if isinstance(image, str) else f'{where} of {self.name}'
         if self.space or getattr(image, 'ndim', 3) > 3:  # series and videos are prepared whole
             shown = None
-        return Picture(image, self.channels, name, shown), label
+        return Picture(image, self.channels, name, shown, self.decode), label
 
 
 def sliced_in_proportion(source: Source, sizes: Mapping[str, int]) -> Source:

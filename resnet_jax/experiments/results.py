@@ -273,7 +273,7 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
             preprocessing, image_size=train_image_size(config), resize=None
         )
     scanned = model.clone(scan_blocks=model.scannable, remat=False)
-    return count(scanned, preprocessing.input_shape)
+    return count(scanned, preprocessing.model_shape)
 
 
 def training_flops(folder: Path, steps: int) -> float | None:

@@ -29,7 +29,7 @@ class ExportedNet:
     Attributes:
       run: the function.
       title: the file, for messages.
-      size: side of the images that it takes; None: not only one.
+      space: height and width that the images have, or what else they are as long as; None: any.
       takes_pixels: see `Program`.
       channels_last: see `Program`.
       batch: see `Program`.
@@ -37,7 +37,7 @@ class ExportedNet:
 
     run: Run
     title: str
-    size: int | None
+    space: tuple[int, ...] | None
     takes_pixels: bool
     channels_last: bool
     batch: int | None
@@ -49,7 +49,8 @@ class ExportedNet:
 
         Args:
           variables: ignored; the file has its own.
-          images: [N, H, W, C], normalised; pixels in [0, 1] if the file takes pixels.
+          images: [N, H, W, C], normalised; pixels in [0, 1] if the file takes pixels; whole
+            numbers [N, L] of texts.
           train: must be False.
         """
         assert not train
@@ -62,14 +63,16 @@ class ExportedNet:
           InputError: for images of another size than the file takes.
           RunError: if its runtime fails.
         """
-        space = images.shape[1:-1]
+        of_texts = np.issubdtype(images.dtype, np.integer)
+        space = images.shape[1:] if of_texts else images.shape[1:-1]
         # Of videos the runtime checks the number of frames, which the graph fixes.
-        if self.size is not None and set(space[-2:]) != {self.size}:
+        if self.space is not None and space[-2:] != self.space[-2:]:
             raise InputError(
-                f'{self.title} takes images of {self.size} pixels, not {"x".join(map(str, space))}'
+                f'{self.title} takes images of {"x".join(map(str, self.space))}, not '
+                f'{"x".join(map(str, space))}'
             )
         x = np.rint(images * 255).astype(np.uint8) if self.takes_pixels else images
-        x = x if self.channels_last else np.moveaxis(x, -1, 1)
+        x = x if self.channels_last or of_texts else np.moveaxis(x, -1, 1)
         x = np.ascontiguousarray(x)
         count, batch = len(x), self.batch or len(x)
         x = np.concatenate([x, np.zeros((-count % batch, *x.shape[1:]), x.dtype)])
@@ -82,10 +85,10 @@ class ExportedNet:
 
 def net_of(about: Mapping[str, Any], run: Run, title: str) -> ExportedNet:
     """A file's function, with what its description says about its input."""
-    side = about['preprocessing']['image_size']
+    space = Preprocessing(**about['preprocessing']).model_space
     free = about.get('sizes', '') == 'any' or about.get('sizes', '').startswith('multiples')
     kind = about['takes_pixels'], about['channels_last'], about['batch']
-    return ExportedNet(run, title, None if free else side, *kind)
+    return ExportedNet(run, title, None if free else space, *kind)
 
 
 def seen_preprocessing(about: Mapping[str, Any]) -> Preprocessing:

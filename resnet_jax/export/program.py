@@ -58,18 +58,19 @@ class Program:
     def image_shape(self) -> tuple[int, ...]:
         """Of one image, as the function takes it."""
         channels = self.preprocessing.channels
+        if self.preprocessing.vocabulary:
+            return self.space
         return (*self.space, channels) if self.channels_last else (channels, *self.space)
 
     @property
     def space(self) -> tuple[int, ...]:
         """The size of the images in each dimension."""
-        shape = self.preprocessing.input_shape
-        return shape[:-1] if self.preprocessing.frames else shape[-2:-1] * self.model.dimensions
+        return self.preprocessing.model_space
 
     @property
     def input_dtype(self) -> Any:
         """Of the images."""
-        return np.uint8 if self.takes_pixels else np.float32
+        return np.uint8 if self.takes_pixels else np.dtype(self.model.input_dtype)
 
     def __call__(self, images: Shaped[Array, 'n *space c']) -> Float[Array, 'n classes']:
         """Logits, float32."""
@@ -83,7 +84,8 @@ class Program:
         It holds nothing that is written for the backend of this process.
         """
         with cpu.disabled(), matmul_precision(self.trained.matmul_precision):
-            x = images if self.channels_last else jnp.moveaxis(images, 1, -1)
+            moved = not (self.channels_last or self.preprocessing.vocabulary)
+            x = jnp.moveaxis(images, 1, -1) if moved else images
             x = self.preprocessing.normalize(x) if self.takes_pixels else x
             logits: Any = self.model.apply(variables, x, train=False)
             return logits
@@ -93,16 +95,20 @@ class Program:
         x = pixels
         if not self.takes_pixels:
             x = np.asarray(jax.jit(self.preprocessing.normalize)(pixels))
-        return np.ascontiguousarray(x if self.channels_last else np.moveaxis(x, -1, 1))
+        moved = not (self.channels_last or self.preprocessing.vocabulary)
+        return np.ascontiguousarray(np.moveaxis(x, -1, 1) if moved else x)
 
     @property
     def _meaning(self) -> str:
         """What the input is, in words."""
+        if self.preprocessing.vocabulary:
+            return 'texts: their bytes, and 0 after the end'
         if self.preprocessing.dimensions == 1:
+            what = self.preprocessing.spectrogram or 'series'
             each = (
                 'each by itself of mean 0 and deviation 1, then ' * self.preprocessing.standardize
             )
-            return f'series, {each}(values - mean) / std'
+            return f'{what}, {each}(values - mean) / std'
         return 'pixels 0 to 255' if self.takes_pixels else '(pixels / 255 - mean) / std'
 
     def describe(self) -> dict[str, Any]:
@@ -157,8 +163,8 @@ def make_program(
     choose('dtype', dtype, BOUNDS)
     if takes_pixels and trained.preprocessing.dimensions == 1:
         raise InputError(
-            '--preprocess is for pixels, and this model takes series, whose normalisation is in '
-            'the description beside the file; leave it out'
+            '--preprocess is for pixels, and this model takes series, sounds or texts, whose '
+            'normalisation is in the description beside the file; leave it out'
         )
     if batch is not None and batch < 1:
         raise InputError(f'--batch must be at least 1, got {batch}')

@@ -52,6 +52,7 @@ def export(program: Program) -> tuple[jax.export.Exported, str]:
 def _export(program: Program, space: Sequence[str]) -> jax.export.Exported:
     channels = str(program.preprocessing.channels)
     axes = [*space, channels] if program.channels_last else [channels, *space]
+    axes = list(space) if program.preprocessing.vocabulary else axes
     batch = 'n' if program.batch is None else str(program.batch)
     shape = jax.export.symbolic_shape(', '.join([batch, *axes]))
     images = jax.ShapeDtypeStruct(shape, program.input_dtype)

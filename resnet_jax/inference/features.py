@@ -19,11 +19,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from resnet_jax import models
 from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.models.inputs import example_input
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training.compilation import jit
 
@@ -51,11 +51,9 @@ def _layers(model: models.ResNet) -> tuple[str, ...]:
             found.append('/'.join(module.path))
         return False
 
-    shape = (1, *(_TRACED_SIZE,) * model.dimensions, 3)
     jax.eval_shape(
-        lambda: model.init(
-            jax.random.key(0), jnp.zeros(shape), train=False, capture_intermediates=note
-        )
+        lambda x: model.init(jax.random.key(0), x, train=False, capture_intermediates=note),
+        example_input(model, _TRACED_SIZE),
     )
     head = next(i for i, name in enumerate(found) if name.startswith('head'))
     return (*found[:head], POOLED, *found[head:], LOGITS)

@@ -16,10 +16,8 @@ from tqdm import tqdm
 from resnet_jax.data import (
     ImageFile,
     Preprocessing,
-    decode_image,
     printable,
-    read_clip,
-    read_series,
+    read_example,
     usable_cores,
 )
 from resnet_jax.errors import InputError
@@ -66,7 +64,7 @@ def predict(
 
     Args:
       trained: the model.
-      files: images of any size, grey or colour; of a model for videos, see `data.find_clips`.
+      files: images of any size, grey or colour; of other data see `data.find_examples`.
       topk: the number of classes; all of them if there are fewer.
       skip: called with the error for an unreadable file that the caller did not name itself
         (`ImageFile.named`), which is then left out. By default such an error is raised, too.
@@ -136,14 +134,11 @@ def _decode_ahead(
     """Decodes and prepares each image in threads, while the device computes."""
 
     def prepare(file: ImageFile) -> np.ndarray:
-        if preprocessing.dimensions == 1:
-            series = read_series(file.path)
-            try:
-                return preprocessing.prepare(series)
-            except InputError as error:
-                raise InputError(f'{printable(str(file.path))}: {error}') from error
-        read = read_clip if preprocessing.frames else decode_image
-        return preprocessing.prepare(read(file.path, preprocessing.channels))
+        example = read_example(file.path, preprocessing)
+        try:
+            return preprocessing.prepare(example)
+        except InputError as error:
+            raise InputError(f'{printable(str(file.path))}: {error}') from error
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     waiting: deque[tuple[ImageFile, concurrent.futures.Future[np.ndarray]]] = deque()

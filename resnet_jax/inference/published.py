@@ -21,7 +21,8 @@ from resnet_jax.interop.weights import (
     variables_from_tensors,
 )
 from resnet_jax.json_files import parse_json
-from resnet_jax.models.registry import ModelRow, model_row
+from resnet_jax.models.registry import model_row
+from resnet_jax.models.rows import ModelRow
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import InputError
 from resnet_jax.interop.publishers import LAYOUTS, Layout
 from resnet_jax.models.design import DOWNSAMPLINGS, BlockDesign
+from resnet_jax.models.inputs import example_input
 from resnet_jax.models.layers import average_pool
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stem import STEMS
@@ -27,19 +27,10 @@ OURS = 'ours'  # the layout of our own files: paths joined by slashes, arrays un
 IGNORED = ('num_batches_tracked', 'n_averaged')
 
 
-def example_images(model: ResNet) -> jax.ShapeDtypeStruct:
-    """Images to trace a model with: RGB, or without a stem of the channels that its blocks expect.
-
-    Without a stem the first shortcut depends on the channels of the images.
-    """
-    channels = 3 if STEMS[model.stem].convolutions else model.stem_width
-    return jax.ShapeDtypeStruct((1, *(64,) * model.dimensions, channels), jnp.float32)
-
-
 @functools.lru_cache(maxsize=128)
 def model_shapes(model: ResNet) -> Shapes:
-    """Finds the shapes of a model's variables for `example_images` by path, blocks unrolled."""
-    images = example_images(model)
+    """Finds the shapes of a model's variables for `example_input` by path, blocks unrolled."""
+    images = example_input(model)
     unrolled = model.clone(scan_blocks=False)
     variables = jax.eval_shape(lambda x: unrolled.init(jax.random.key(0), x, train=False), images)
     return flax.traverse_util.flatten_dict(variables)

@@ -20,8 +20,9 @@ from resnet_jax.interop.layouts import (
 )
 from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.models.quantized import RANGE
-from resnet_jax.models.registry import MODELS, create_model
+from resnet_jax.models.registry import create_model
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.rows import MODELS
 from resnet_jax.models.stem import STEMS
 
 Sizes = Mapping[str, tuple[int, ...]]  # shapes of the tensors of a file, by name

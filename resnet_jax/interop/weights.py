@@ -18,6 +18,7 @@ from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
 from resnet_jax.interop.layouts import OURS
 from resnet_jax.interop.publishers import LAYOUTS
+from resnet_jax.models.inputs import example_input
 from resnet_jax.models.quantized import RANGE
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stages import stack_blocks, unstack_blocks
@@ -102,9 +103,15 @@ def finished(
 
 
 def _new_head(model: ResNet, channels: int, key: jax.Array) -> dict[str, jax.Array]:
-    images = jnp.zeros((1, *(32,) * model.dimensions, channels))
-    # Under jit the rest of the model is eliminated as dead code.
-    return jax.jit(lambda: model.init(key, images, train=False)['params']['head'])()
+    shape = example_input(model, 32, channels)
+
+    @jax.jit  # the rest of the model is eliminated as dead code
+    def head() -> dict[str, jax.Array]:
+        images = jnp.zeros(shape.shape, shape.dtype)
+        found: dict[str, jax.Array] = model.init(key, images, train=False)['params']['head']
+        return found
+
+    return head()
 
 
 def variables_from_tensors(

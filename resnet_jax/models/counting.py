@@ -39,9 +39,9 @@ def count(model: nn.Module, image_shape: tuple[int, ...]) -> Counts:
     Args:
       model: a module with the interface of `ResNet`. A deep one is counted in a fraction of the
         time with scan_blocks=True, and comes out the same.
-      image_shape: [H, W, C] in two dimensions, [T, H, W, C] in three.
+      image_shape: [H, W, C] in two dimensions, [T, H, W, C] in three; [L] for an embedding.
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_shape), getattr(model, 'input_dtype', jnp.float32))
 
     def init(x: jax.Array) -> Any:
         return model.init(jax.random.key(0), x, train=False)

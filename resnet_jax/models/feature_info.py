@@ -53,17 +53,27 @@ def feature_sizes(
     return found
 
 
-def check_images(images: Array, dimensions: int, params: Mapping[str, Any]) -> None:
+def check_images(
+    images: Array, dimensions: int, params: Mapping[str, Any], input_dtype: Any = jnp.float32
+) -> None:
     """Refuses images of another type or shape than a network takes.
 
     Args:
       images: its input.
       dimensions: of space, of the network.
       params: of the network.
+      input_dtype: of `StemDesign`: whole numbers [N, L] for an embedding.
 
     Raises:
       InputError: saying what it takes.
     """
+    if jnp.issubdtype(input_dtype, jnp.integer):
+        if images.ndim != 2 or not jnp.issubdtype(images.dtype, jnp.integer):
+            raise InputError(
+                'the model takes whole numbers of shape [N, L], such as the bytes of texts, got '
+                f'{images.dtype}{list(images.shape)}'
+            )
+        return
     if images.ndim != dimensions + 2 or not jnp.issubdtype(images.dtype, jnp.floating):
         letters = ('L', 'H, W', 'D, H, W')[dimensions - 1]
         raise InputError(

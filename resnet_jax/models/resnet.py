@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.errors import InputError
 from resnet_jax.models import layers
 from resnet_jax.models.block import (
     Context,
@@ -22,20 +22,25 @@ from resnet_jax.models.block import (
     spell_out,
 )
 from resnet_jax.models.convolution import (
-    INITIALISERS,
-    STANDARDIZATIONS,
     MakeConv,
     convolution,
     initialiser,
 )
 from resnet_jax.models.design import BASIC, BlockDesign
 from resnet_jax.models.feature_info import Feature, check_images, feature_sizes
-from resnet_jax.models.norms import NORMS, MakeNorm, make_norm
+from resnet_jax.models.network_checks import check_network
+from resnet_jax.models.norms import MakeNorm, make_norm
 from resnet_jax.models.quantized import INPUT, QuantizedInput, quantized_dot
-from resnet_jax.models.single_layers import SingleLayers, all_equal, check_bits
+from resnet_jax.models.single_layers import SingleLayers, all_equal
 from resnet_jax.models.stage_designs import stage_designs
-from resnet_jax.models.stages import Stage, StagePlan, check_channels, plan_layers, plan_stages
-from resnet_jax.models.stem import STEMS, Stem, check_stem
+from resnet_jax.models.stages import (
+    Stage,
+    StagePlan,
+    fixup_factor,
+    plan_layers,
+    plan_stages,
+)
+from resnet_jax.models.stem import STEMS, Stem
 
 
 class ResNet(nn.Module):
@@ -56,6 +61,7 @@ class ResNet(nn.Module):
       stage_widths: the width of each stage, where they do not double.
       stage_strides: the stride of each stage, where they are not 1, 2, 2, ...
       stage_designs: what differs in the blocks of single stages, see `stage_designs`.
+      vocabulary: how many whole numbers, from 0, the stem 'embedding' takes.
       last_width: output channels of a 1x1 convolution between the last stage and the pool, with
         norm and activation (arXiv 1801.04381, table 2); 0: there is none.
       dimensions: number of spatial dimensions: 1 (series), 2 (images) or 3 (video).
@@ -107,6 +113,7 @@ class ResNet(nn.Module):
     stage_widths: tuple[int, ...] = ()
     stage_strides: tuple[int, ...] = ()
     stage_designs: tuple[str, ...] = ()
+    vocabulary: int = 256
     last_width: int = 0
     dimensions: int = 2
     output_stride: int = 0
@@ -134,39 +141,8 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        decays = ('linear', 'constant')
-        check_choice('stochastic_depth_decay', self.stochastic_depth_decay, decays)
-        if self.dimensions not in (1, 2, 3):
-            raise InputError(f'dimensions must be 1, 2 or 3, got {self.dimensions}')
-        for field in ('dropout', 'stochastic_depth'):
-            if not 0 <= getattr(self, field) < 1:
-                raise InputError(f'{field} must be in [0, 1), got {getattr(self, field)}')
-        check_choice('norm', self.norm, NORMS)
-        check_choice('init_scheme', self.init_scheme, INITIALISERS)
-        check_choice('standardized_to', self.standardized_to, STANDARDIZATIONS)
-        if not self.stage_sizes or min(self.stage_sizes) < 1:
-            raise InputError(f'stage_sizes must be numbers from 1, got {self.stage_sizes}')
-        if self.fixup and self.norm != 'none':
-            raise InputError(
-                f"init_scheme='fixup' replaces norms: set norm='none', not {self.norm!r}"
-            )
-        for field in ('weight_bits', 'activation_bits'):
-            check_bits(field, getattr(self, field))
         super().__post_init__()
-        check_stem(self.stem, self.stem_width, self.dimensions)
-        if self.last_width and self.fixup:
-            raise InputError('last_width has a norm, and init_scheme=fixup none; leave one out')
-        check_channels(self.plans(), self.stem_width, self.dimensions, self.single_layers())
-        if self.ranks and (self.weight_standardization or self.fixup):
-            raise InputError(
-                'ranks go with plain weights only; set weight_standardization=False (fold does), '
-                "and no init_scheme='fixup'"
-            )
-        if self.scan_blocks and not self.scannable:
-            raise InputError(
-                'scan_blocks needs equal blocks; inner_channels, ranks and layer_bits make them '
-                'differ: set scan_blocks=False'
-            )
+        check_network(self)
 
     @property
     def scannable(self) -> bool:
@@ -186,6 +162,11 @@ class ResNet(nn.Module):
         return self.init_scheme == 'fixup'
 
     @property
+    def input_dtype(self) -> Any:
+        """Of what it takes: float32, or int32 for the stem 'embedding'."""
+        return STEMS[self.stem].input_dtype
+
+    @property
     def _output_dtype(self) -> Any:
         return jnp.float64 if self.dtype == jnp.float64 else jnp.float32
 
@@ -200,7 +181,7 @@ class ResNet(nn.Module):
         """Logits of images.
 
         Args:
-          images: normalised floats, [N, H, W, C] in two dimensions.
+          images: normalised floats, [N, H, W, C] in two dimensions; [N, L] for an embedding.
           train: whether to use and update batch statistics, and to drop out; dropout and stochastic
             depth need an rng named `dropout`.
 
@@ -278,7 +259,7 @@ class ResNet(nn.Module):
         conv, norm = self._makers()
         features = {}
         if from_images:
-            check_images(x, self.dimensions, self.variables.get('params', {}))
+            check_images(x, self.dimensions, self.variables.get('params', {}), self.input_dtype)
             stem, stages = self.body()
             features['stem'] = x = stem(x, train)
             for i, stage in enumerate(stages, 1):
@@ -332,12 +313,14 @@ class ResNet(nn.Module):
             inner_ops=after_conv,
             conv=layers.of_part('stem').maker(conv),
             norm=norm,
+            vocabulary=self.vocabulary,
+            dtype=self.dtype,
             name='stem',
         )
         stages = [
             Stage(
                 plan=plan,
-                fixup=self._fixup_factor(),
+                fixup=fixup_factor(self.block, self.stage_sizes) if self.fixup else 0.0,
                 scan=self.scan_blocks,
                 remat=self.remat,
                 conv=conv,
@@ -388,10 +371,3 @@ class ResNet(nn.Module):
             if self.activation_bits:
                 x = QuantizedInput(self.activation_bits, name=f'head{INPUT}')(x)
         return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
-
-    def _fixup_factor(self) -> float:
-        """Fixup, section 3: L^(-1 / (2m - 2)) scales the weights of L branches of m layers."""
-        layers_in_branch = len(self.block.layers)
-        if not self.fixup or layers_in_branch == 1:
-            return float(self.fixup)
-        return float(sum(self.stage_sizes) ** (-1 / (2 * layers_in_branch - 2)))

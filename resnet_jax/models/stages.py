@@ -241,6 +241,14 @@ def _check_branch(stage: int, plan: StagePlan, entering: int, dimensions: int) -
             )
 
 
+def fixup_factor(block: BlockDesign, stage_sizes: Sequence[int]) -> float:
+    """Fixup, section 3: L^(-1 / (2m - 2)) scales the weights of L branches of m layers."""
+    layers_in_branch = len(block.layers)
+    if layers_in_branch == 1:
+        return 1.0
+    return float(sum(stage_sizes) ** (-1 / (2 * layers_in_branch - 2)))
+
+
 class Stage(nn.Module):
     """Blocks of one width; the first one carries the stride.
 

@@ -6,9 +6,11 @@ Source: he2015 is arXiv 1512.03385.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Num
 
 from resnet_jax.errors import InputError, choose
 from resnet_jax.models import layers
@@ -28,10 +30,18 @@ class StemDesign:
       convolutions: (kernel size, stride, output channels as a share of the stem's width) of each;
         sizes and strides hold in every dimension, or are one for each.
       pool: a key of `STEM_POOLS`, each with stride 2.
+      embedding: channels of a learnt vector for each whole number of the input, which the first
+        convolution takes; 0: the input is numbers already.
     """
 
     convolutions: tuple[tuple[Size, Size, float], ...]
     pool: str = 'none'
+    embedding: int = 0
+
+    @property
+    def input_dtype(self) -> Any:
+        """Of what it takes: [N, L] whole numbers for an embedding, else images or series."""
+        return jnp.int32 if self.embedding else jnp.float32
 
     @property
     def strides(self) -> tuple[Size, ...]:
@@ -46,7 +56,8 @@ class StemDesign:
     @property
     def dimensions(self) -> int | None:
         """The number of spatial dimensions that it is made for; None: any."""
-        sizes = [
+        sizes = [1] if self.embedding else []
+        sizes += [
             len(size) for c in self.convolutions for size in c[:2] if not isinstance(size, int)
         ]
         return sizes[0] if sizes else None
@@ -74,6 +85,7 @@ STEMS = {
     # arXiv 1711.11248, table 1, and its (2+1)-D form as torchvision has it, with 45 of 64 channels.
     'video': StemDesign((((3, 7, 7), (1, 2, 2), 1.0),)),
     'video_space_time': StemDesign((((1, 7, 7), (1, 2, 2), 45 / 64), ((3, 1, 1), 1, 1.0))),
+    'embedding': StemDesign(((3, 1, 1.0),), embedding=16),  # arXiv 1606.01781, section 3
 }
 
 
@@ -100,6 +112,8 @@ def check_stem(stem: str, width: int, dimensions: int) -> None:
 class Stem(nn.Module):
     """The first convolutions, and for ImageNet a pool. Parameter paths: `conv1`, `norm1`, ...
 
+    Those of an embedding stand in `embedding`.
+
     Attributes:
       design: of the stem.
       block: the design of the network's blocks, for its activation.
@@ -107,6 +121,8 @@ class Stem(nn.Module):
       ops: kinds of the operations that follow the last convolution.
       inner_ops: kinds of those that follow the others.
       conv, norm: make a convolution and a norm.
+      vocabulary: how many whole numbers an embedding knows, from 0.
+      dtype: of the computation.
     """
 
     design: StemDesign
@@ -116,10 +132,17 @@ class Stem(nn.Module):
     inner_ops: tuple[str, ...]
     conv: MakeConv
     norm: MakeNorm
+    vocabulary: int = 256
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'n *space c'], train: bool) -> Float[Array, 'n *out width']:
-        """The stem's features of images."""
+    def __call__(self, x: Num[Array, 'n *space c'], train: bool) -> Num[Array, 'n *out width']:
+        """The stem's features of images, [N, space ..., C], or of whole numbers, [N, L]."""
+        if self.design.embedding:
+            embed = nn.Embed(
+                *(self.vocabulary, self.design.embedding), dtype=self.dtype, name='embedding'
+            )
+            x = embed(x)
         convs = [
             {'features': int(self.width * share), 'kernel_size': kernel_size, 'strides': stride}
             for kernel_size, stride, share in self.design.convolutions

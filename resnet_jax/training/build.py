@@ -191,7 +191,7 @@ def _groups(
     frozen, factors = train.freeze or train.freeze_batch_norm, rates.rates or rates.layer_decay != 1
     if not (frozen or factors or rates.decay_towards == 'start'):
         return EVERYTHING
-    images = jnp.zeros((1, *preprocessing.input_shape))
+    images = jnp.zeros((1, *preprocessing.model_shape), model.input_dtype)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     if inputs is None:
         return read_groups(config, variables, 1.0)
@@ -205,7 +205,7 @@ def _create_state(
     preprocessing: Preprocessing,
     seed: Any,
 ) -> TrainState:
-    shape = preprocessing.input_shape
+    shape = preprocessing.model_shape
     lowest = config.checkpoint.best == LOWEST_LOSS
     return step.create_state(model, optimizer, shape, seed, optim.averages(config.optim), lowest)
 

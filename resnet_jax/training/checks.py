@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax import data
+from resnet_jax.data.preprocessing import LENGTH
 from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import registry
@@ -21,7 +22,7 @@ from resnet_jax.training.checkpoint import BEST_MODES, LOWEST_LOSS
 from resnet_jax.training.compilation import MATMUL_PRECISIONS, check_dtype
 from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.inputs import train_image_size
-from resnet_jax.training.start import build_model, model_dimensions
+from resnet_jax.training.start import build_model, model_dimensions, takes_texts
 from resnet_jax.training.tasks import TASKS
 
 NORMALIZATIONS = ('channel', 'pixel', 'series')
@@ -36,6 +37,8 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
     'data.frames': Range(1, 4096, whole=True),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
+    'data.length': LENGTH,
+    'data.sample_rate': Range(1, 2**24, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),
     'data.validation': _FRACTION,
@@ -117,11 +120,10 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
     check_choices(config)
     check_trackers(config.log.trackers)
-    size = train_image_size(config)
-    dimensions, frames = model_dimensions(config.model), config.data.frames or 0
-    about = size, config.data.channels, dimensions, frames
-    _check_dimensions(config, dimensions)
-    data.check_transforms(config.augment.transforms, *about)
+    size, frames = train_image_size(config), config.data.frames or 0
+    _check_dimensions(config, model_dimensions(config.model))
+    of_pixels = not config.data.spectrogram
+    data.check_transforms(config.augment.transforms, _model_shape(config), of_pixels=of_pixels)
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
@@ -144,9 +146,32 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def _model_shape(config: ConfigDict) -> tuple[int, ...]:
+    """Of the model's input, but for the length of series and texts, which the data say."""
+    settings, size = config.data, train_image_size(config)
+    if settings.spectrogram:
+        about = settings.spectrogram, settings.sample_rate, settings.length
+        if None in about:
+            raise InputError(
+                'config field data.spectrogram needs data.sample_rate and data.length, which are '
+                'not set'
+            )
+        return *data.spectrogram_shape(*about), 1
+    if takes_texts(config.model):
+        return (size,)
+    dimensions = model_dimensions(config.model)
+    frames = (settings.frames,) if dimensions == 3 else ()
+    return *frames, *(size,) * (dimensions - len(frames)), settings.channels
+
+
 def _check_dimensions(config: ConfigDict, dimensions: int) -> None:
     """Refuses a model of other dimensions than the data."""
     frames = config.data.frames
+    if config.data.spectrogram and dimensions != 2:
+        raise InputError(
+            'config field model.dimensions must be 2 for data.spectrogram, whose pictures are of '
+            f'time and frequency, got {dimensions}'
+        )
     if frames is None and dimensions == 3:
         raise InputError(
             f'{config.model.name} takes videos or volumes: set config field data.frames to their '
@@ -252,8 +277,9 @@ def _check_together(config: ConfigDict) -> None:
 def _check_series(config: ConfigDict) -> None:
     """Refuses what images alone take where the model takes series, and the other way round."""
     dimensions, settings = model_dimensions(config.model), config.data
-    if settings.normalize != 'channel' and (settings.normalize == 'series') != (dimensions == 1):
-        other = 'channel or series' if dimensions == 1 else 'channel or pixel'
+    of_series = dimensions == 1 or bool(settings.spectrogram)
+    if settings.normalize != 'channel' and (settings.normalize == 'series') != of_series:
+        other = 'channel or series' if of_series else 'channel or pixel'
         raise InputError(
             f'config field data.normalize takes {other} for a model of {dimensions} dimensions, '
             f'got {settings.normalize}'

@@ -74,6 +74,7 @@ NEEDS: dict[str, _Needs] = {
         'model.kernels larger than 1',
         lambda fields: max(fields['model.kernels']) > 1 or bool(fields['model.stage_designs']),
     ),
+    'model.vocabulary': _one_of('model.stem', 'embedding'),
     'model.norm_groups': _one_of('model.norm', 'group'),
     'model.ghost_batch': _one_of('model.norm', 'batch'),
     'model.bn_momentum': _one_of('model.norm', 'batch'),
@@ -92,7 +93,10 @@ NEEDS: dict[str, _Needs] = {
     },
     **{
         f'data.{field}': _of_kind(field)
-        for field in ('labels', 'image_key', 'label_key', 'label_names')
+        for field in (
+            *('labels', 'image_key', 'label_key', 'label_names'),
+            *('length', 'sample_rate', 'spectrogram'),
+        )
     },
     'data.slice_order': (
         f'a slice, such as train[:75%], of {_of_kind("slice_order")[0]}',

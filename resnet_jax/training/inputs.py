@@ -13,9 +13,10 @@ from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.errors import InputError
 from resnet_jax.training import processes
-from resnet_jax.training.start import model_dimensions
+from resnet_jax.training.start import model_dimensions, takes_texts
 
 Batch = dict[str, np.ndarray]
+KEYS = ('image_key', 'label_key', 'label_names', 'length', 'sample_rate')  # of `data.Details`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
 def source_details(config: ConfigDict) -> dict[str, Any]:
     """What a config says of its data set besides name and split, as `data.open_source` takes it."""
     settings = config.data
-    same = ('labels', 'slice_order', 'image_key', 'label_key', 'label_names')
+    same = ('labels', 'slice_order', *KEYS)
     return {'data_dir': settings.dir, **{field: settings[field] for field in same}}
 
 
@@ -238,6 +239,9 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
         dimensions=len(train.space) or 2,
         standardize=settings.normalize == 'series',
         frames=settings.frames or 0,
+        vocabulary=train.vocabulary,
+        sample_rate=settings.sample_rate or 0,
+        spectrogram=settings.spectrogram or '',
     )
 
 
@@ -247,6 +251,18 @@ def _check_dimensions(config: ConfigDict, train: Source) -> None:
     Images for a model of videos are refused where the first is prepared.
     """
     wanted = model_dimensions(config.model)
+    if bool(train.vocabulary) != takes_texts(config.model):
+        advice = (
+            'choose a model of texts, such as vdcnn9, or set model.stem=embedding'
+            if train.vocabulary
+            else 'choose data of texts, text:PATH, or another model.stem'
+        )
+        raise InputError(
+            f'{train.name} holds {train.noun}, and {config.model.name} here takes '
+            f'{"whole numbers" if takes_texts(config.model) else "no texts"}; {advice}'
+        )
+    if config.data.spectrogram:
+        return  # a picture, of whose dimensions `checks` has seen to
     if bool(train.space) != (wanted == 1):
         advice = (
             'choose a model of series, such as tsc_resnet, or set model.dimensions=1'
@@ -281,7 +297,7 @@ def is_resident(config: ConfigDict, train: Source) -> bool:
 def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Preprocessing:
     """Fills in mean and deviation: as configured, else measured on the training set."""
     settings = config.data
-    if draft.standardize:
+    if draft.standardize or draft.vocabulary:
         return draft
     per_pixel = settings.normalize == 'pixel'
     fitted: dict[str, Any] = {'mean': settings.mean, 'std': settings.std}
@@ -291,7 +307,8 @@ def _fit(draft: Preprocessing, config: ConfigDict, arrays: Batch | None) -> Prep
             'data.normalize=channel'
         )
     if arrays is not None and draft.dimensions == 1:
-        mean, std = data.fit_series(arrays['image'])
+        seen = draft.normalize if draft.spectrogram else None
+        mean, std = data.fit_series(arrays['image'], seen)
         given = {name: value for name, value in fitted.items() if value is not None}
         return dataclasses.replace(draft, **{'mean': mean, 'std': std, **given})
     if arrays is not None and settings.mean is None:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from resnet_jax import models, text
 from resnet_jax.interop import files, hub, weights
 from resnet_jax.models import registry
+from resnet_jax.models.stem import STEMS
 from resnet_jax.training import processes
 from resnet_jax.training.step import TrainState
 
@@ -37,6 +38,13 @@ def model_dimensions(settings: ConfigDict) -> int:
     if settings.dimensions is not None:
         return int(settings.dimensions)
     return int(registry.model_row(settings.name).settings.get('dimensions', 2))
+
+
+def takes_texts(settings: ConfigDict) -> bool:
+    """Whether the model that config.model describes takes whole numbers [N, L]."""
+    row = registry.model_row(settings.name).settings
+    stem = STEMS.get(settings.stem or row.get('stem', 'imagenet'))
+    return stem is not None and bool(stem.embedding)
 
 
 def start(

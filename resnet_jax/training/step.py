@@ -59,8 +59,8 @@ def create_state(
     ema: bool,
     lowest: bool = False,
 ) -> TrainState:
-    """A freshly initialised state for images of this shape, [H, W, C] or [L, C]."""
-    images = jnp.zeros((1, *image_shape))
+    """A freshly initialised state for images of this shape: [H, W, C], [L, C] or [L] of texts."""
+    images = jnp.zeros((1, *image_shape), getattr(model, 'input_dtype', jnp.float32))
     variables = model.init(named_key(seed, 'params'), images, train=False)
     params, batch_stats = variables['params'], variables.get('batch_stats', {})
     kept: dict[str, Any] | None = None

@@ -38,7 +38,7 @@ class Subject(NamedTuple):
         from resnet_jax.analysis.parts import chain
 
         preprocessing = self.trained.preprocessing
-        return chain(self.trained.model, preprocessing.input_shape[:-1], preprocessing.channels)
+        return chain(self.trained.model, preprocessing.model_space, preprocessing.channels)
 
     @property
     def title(self) -> str:

@@ -49,7 +49,7 @@ def compress(options: argparse.Namespace, subject: 'Subject') -> Compressed:
             check_number(f'--{name}', value, Range(0, 1, open='low'))
     model, pre = subject.trained.model.unrolled(), subject.trained.preprocessing
     variables = unstack_blocks(subject.trained.variables)
-    shape = pre.input_shape
+    shape = pre.model_shape
     layers = factorize.layers_of(model, shape)
     values = factorize.spectra(variables, layers)
     if options.budget is None:

@@ -140,7 +140,7 @@ def _blocks(options: argparse.Namespace, subject: 'Subject') -> Compressed:
     from resnet_jax.compress import prune
 
     trained, pre = subject.trained, subject.trained.preprocessing
-    parts = chain(trained.model, pre.input_shape[:-1], pre.channels)
+    parts = chain(trained.model, pre.model_space, pre.channels)
     chosen: dict[str, float] = {}
     names = prune.choose_blocks(
         trained.model,

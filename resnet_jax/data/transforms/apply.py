@@ -73,16 +73,15 @@ def with_settings(
 
 
 def check_transforms(
-    texts: Sequence[str], image_size: int, channels: int = 3, dimensions: int = 2, frames: int = 0
+    texts: Sequence[str], shape: tuple[int, ...], *, of_pixels: bool = True
 ) -> None:
     """Checks a list of transforms: each by itself, and their order.
 
     Args:
       texts: as of `read_transforms`.
-      image_size: side of the model's input, pixels.
-      channels: of the model's input.
-      dimensions: of it: 2 for images, 1 for series, 3 for videos and volumes.
-      frames: of the videos that it takes.
+      shape: of the model's input: [H, W, C] of images, [L, C] of series, [T, H, W, C] of videos and
+        volumes, [L] of texts.
+      of_pixels: whether images are made of pixels; False for spectrograms.
 
     Raises:
       InputError: on a text that `read_transforms` refuses, a repeated name, a transform after one
@@ -105,17 +104,22 @@ def check_transforms(
             f'transform {levels["views"]!r} does not go with {levels["batch"]!r}, after which a '
             'crop may show another class than its target says; leave one of them out'
         )
+    dimensions = len(shape) - 1
     for one in chosen:
         if dimensions not in one.transform.dimensions:
-            kinds = {1: 'series', 2: 'images', 3: 'videos or volumes'}
+            kinds = {0: 'texts', 1: 'series', 2: 'images', 3: 'videos or volumes'}
             taken = ' or '.join(kinds[n] for n in one.transform.dimensions)
             raise InputError(
                 f'transform {one.name!r} takes {taken}, and the model {kinds[dimensions]}; leave '
                 'it out'
             )
+        if not of_pixels and one.transform.domain != 'normalised':
+            raise InputError(
+                f'transform {one.name!r} takes pictures, and the model spectrograms; leave it out'
+            )
         if dimensions > 1:
-            _check_images(one, image_size, channels)
-        _check_frames(one, frames)
+            _check_images(one, shape[-2], shape[-1])
+        _check_frames(one, shape[0] if dimensions == 3 else 0)
 
 
 def _misplaced(before: Chosen, after: Chosen) -> str:

@@ -118,3 +118,35 @@ def random_erasing(
     box &= fits & jax.random.bernoulli(keys[0], probability)
     noise = jax.random.normal(keys[1], image.shape, image.dtype)
     return jnp.where(box[:, :, None], jnp.zeros_like(image) if fill == 'zero' else noise, image)
+
+
+def spec_augment(
+    key: Key[Array, ''],
+    image: Float[Array, 'frames bands c'],
+    times: int,
+    time_share: float,
+    frequencies: int,
+    frequency_share: float,
+) -> Float[Array, 'frames bands c']:
+    """Erases stretches of time, and bands of frequencies, of a spectrogram.
+
+    The warping of time of arXiv 1904.08779 is left out, as in most of its successors.
+
+    Args:
+      key: of this example.
+      image: the spectrogram; what is erased becomes 0, its mean.
+      times: number of stretches of time.
+      time_share: the longest one over the whole.
+      frequencies: number of ranges of frequency.
+      frequency_share: the widest one over the whole.
+    """
+    kept = jnp.ones(image.shape[:2], bool)
+    for axis, count, share in ((0, times, time_share), (1, frequencies, frequency_share)):
+        size = image.shape[axis]
+        wide, place = jax.random.uniform(jax.random.fold_in(key, axis), (2, count))
+        widths = jnp.floor(wide * (share * size + 1))
+        firsts = jnp.floor(place * (size - widths + 1))
+        steps = jnp.arange(size)[:, None]
+        inside = ((steps >= firsts) & (steps < firsts + widths)).any(axis=1)
+        kept &= ~jnp.expand_dims(inside, 1 - axis)
+    return jnp.where(kept[..., None], image, 0)

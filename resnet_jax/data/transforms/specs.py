@@ -128,31 +128,32 @@ class Chosen:
         return f'{self.name}({", ".join(found)})' if found else self.name
 
 
-def read_transform(text: str, table: Mapping[str, Transform]) -> Chosen:
+def read_transform(text: str, table: Mapping[str, Transform], what: str = 'transform') -> Chosen:
     """Reads a text such as `pad_crop(pad=2)`.
 
     Args:
       text: as a config holds it.
       table: name -> transform.
+      what: one of the table is called, for errors.
 
     Raises:
       InputError: if it cannot be read, for an unknown transform or parameter (with the nearest
         names), and for a value that the parameter does not take.
     """
-    name, given = _parsed(text)
-    check_choice('transform', name, table)
+    name, given = _parsed(text, what)
+    check_choice(what, name, table)
     transform, settings = table[name], {}
     for key in given:
         if not transform.parameters:
-            raise InputError(f'transform {name!r} has no parameters, got {shown(key)}')
-        check_choice(f'parameter of the transform {name!r}:', key, transform.parameters)
+            raise InputError(f'{what} {name!r} has no parameters, got {shown(key)}')
+        check_choice(f'parameter of the {what} {name!r}:', key, transform.parameters)
     for key, parameter in transform.parameters.items():
         value = given.get(key, parameter.default)
-        settings[key] = parameter.read(f'transform {name}: {key}', value)
+        settings[key] = parameter.read(f'{what} {name}: {key}', value)
     return Chosen(name, transform, settings)
 
 
-def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+def _parsed(text: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and the values by their keys."""
     try:
         with warnings.catch_warnings():
@@ -163,14 +164,14 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             keys = [keyword.arg for keyword in node.keywords]
             if node.args or None in keys:
-                raise InputError(f'transform {shown(text)} has values without a key; {_HOW}')
+                raise InputError(f'{what} {shown(text)} has values without a key; {_HOW}')
             values = map(_value, (keyword.value for keyword in node.keywords))
             return node.func.id, dict(zip(map(str, keys), values, strict=True))
     except InputError:
         raise
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
-    raise InputError(f'transform {shown(text)} cannot be read; {_HOW}')
+    raise InputError(f'{what} {shown(text)} cannot be read; {_HOW}')
 
 
 def _value(node: ast.expr) -> Any:

@@ -246,6 +246,18 @@ TRANSFORMS: dict[str, Transform] = {
         source='Le Guennec et al. 2016',
         dimensions=(1,),
     ),
+    'spec_augment': Transform(
+        *('device', 'example', 41),
+        regions.spec_augment,
+        {
+            'times': Parameter(2, Range(0, 100, whole=True), 'stretches of time'),
+            'time_share': Parameter(0.2, _PROBABILITY, 'longest of them, over the whole'),
+            'frequencies': Parameter(2, Range(0, 100, whole=True), 'ranges of frequency'),
+            'frequency_share': Parameter(0.2, _PROBABILITY, 'widest of them, over the whole'),
+        },
+        domain='normalised',
+        source='arXiv 1904.08779, section 2',
+    ),
     'multi_crop': Transform(
         *('device', 'views', 22),
         geometry.multi_crop,

@@ -85,7 +85,7 @@ def make_model(program: Program) -> Any:
     )
     add_network(graph, program.model, params, x)
     batch = program.batch or 'N'
-    kind = TensorProto.UINT8 if program.takes_pixels else TensorProto.FLOAT
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(program.input_dtype))
     made = helper.make_graph(
         graph.nodes,
         'resnet',

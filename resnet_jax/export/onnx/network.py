@@ -35,6 +35,8 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
     stem, stages = model.body()
     convs = [{'strides': stride} for _, stride, _ in stem.design.convolutions]
     part = Part(graph, model, params.get('stem', {}), 'stem', convs)
+    if stem.design.embedding:
+        x = _embedded(graph, part.params['embedding']['embedding'], x)
     x = operations.apply(stem.operations(), x, part)
     x = row('stem pool', stem.design.pool, operations.STEM_POOLS)(x, graph, 'stem/pool')
     for i, stage in enumerate(stages, 1):
@@ -45,6 +47,14 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
     for prefix, tail, convs in model.tail():
         x = operations.apply(tail, x, Part(graph, model, params, '', convs, prefix=prefix))
     return _add_head(graph, params, x)
+
+
+def _embedded(graph: Graph, vectors: np.ndarray, x: Tensor) -> Tensor:
+    """The vectors [N, C, L] of whole numbers [N, L]."""
+    table = graph.constant('stem.embedding', vectors)
+    found = graph.node('Gather', [table, x.name], 'stem/embedding', axis=0)
+    name = graph.node('Transpose', [found], 'stem/embedding_first', perm=[0, 2, 1])
+    return Tensor(name, vectors.shape[-1], x.size)
 
 
 def _add_head(graph: Graph, params: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -197,6 +207,8 @@ def add_input(
     """
     dims = model.dimensions
     x = Tensor(INPUT, channels, size)
+    if np.issubdtype(model.input_dtype, np.integer):
+        return x  # of an embedding, [N, L]
     if channels_last:
         axes = [0, dims + 1, *range(1, dims + 1)]
         x = x._replace(name=graph.node('Transpose', [x.name], 'channels_first', perm=axes))
