@@ -45,6 +45,19 @@ def series_net(classes):
     return total + before * classes + classes
 
 
+def text_net(stages, classes):
+    """vdcnn (arXiv 1606.01781), section 3: 256 vectors of 16, and pairs of convolutions of 3."""
+    before = 64
+    total = 256 * 16 + 3 * 16 * before + 2 * before
+    for stage, blocks in enumerate(stages):
+        c = 64 * 2**stage
+        for _ in range(blocks):
+            total += 3 * before * c + 3 * c * c + 4 * c
+            total += before * c + 2 * c if before != c else 0
+            before = c
+    return total + before * classes + classes
+
+
 def squeeze_excitations(stages, channels):
     """senet, section 4: two layers with bias in each block, C to C / 16 and back; at least 8."""
     return sum(
@@ -294,6 +307,11 @@ EXPECTED = {
     'cifar_resnext29_8x64d': (cifar_resnext(8), 'resnext, table 7: 34.4M'),
     'cifar_resnext29_16x64d': (cifar_resnext(16), 'resnext, table 7: 68.1M'),
     'tsc_resnet': (series_net(2), 'closed form, tsc section 2.3; hfawaz/dl-4-tsc resnet.py'),
+    # Pairs of the 2, 4, 10 or 16 convolutions and so on of vdcnn's table 2.
+    'vdcnn9': (text_net((1, 1, 1, 1), 4), 'closed form, vdcnn table 2'),
+    'vdcnn17': (text_net((2, 2, 2, 2), 4), 'closed form, vdcnn table 2'),
+    'vdcnn29': (text_net((5, 5, 2, 2), 4), 'closed form, vdcnn table 2'),
+    'vdcnn49': (text_net((8, 8, 5, 3), 4), 'closed form, vdcnn table 2'),
     **{
         f'cifar_se_resnet{6 * n + 2}': (
             cifar(n) + squeeze_excitations((n,) * 3, (16, 32, 64)),

@@ -432,6 +432,8 @@ def test_needs_name_fields_that_change_a_run():
         {'data.name': 'folder:x', 'data.train_split': 'train[:75%]', 'data.validation': 0.1},
         {'data.name': 'npz:x.npz'},
         {'model.name': 'mobilenet_v2'},
+        {'model.name': 'vdcnn9', 'data.name': 'text:x'},
+        {'data.name': 'audio:x'},
         {'model.kernels': (1, 1)},
         {'model.inner_ratio': 2.0},
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},

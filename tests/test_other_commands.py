@@ -1,14 +1,22 @@
 """Every command on a run that takes no images: it works, or is refused in one line with code 2."""
 
 import pytest
+from small_sets import RATE, texts, tones
 
 from resnet_jax.cli import main
 
+THIN = {'model.width': 4, 'model.stem_width': 4, 'train.batch_size': 8, 'train.epochs': None}
 RUNS = {
     'videos': ('moving_digits', 'moving_digits', {'model.width': 4, 'model.stem_width': 4}),
     'series': ('series:ItalyPowerDemand', 'aeon:ItalyPowerDemand', {'model.stage_widths': '4,8,8'}),
+    'texts': ('text_bytes:{here}/texts', 'text:{here}/texts', {**THIN, 'data.length': 64}),
+    'sounds': (
+        *('audio:{here}/sounds', 'audio:{here}/sounds'),
+        {**THIN, 'data.length': 2000, 'data.sample_rate': RATE},
+    ),
 }
 LIMIT = ('--limit', '16')
+SMALL = '--config.train.batch_size=8'
 WORK = {
     'eval': ('eval', *LIMIT),
     **{
@@ -54,6 +62,12 @@ def run(request, tmp_path_factory):
     if request.param == 'series':
         pytest.importorskip('aeon')
     folder = tmp_path_factory.mktemp(request.param)
+    if request.param == 'texts':
+        texts(folder)
+    if request.param == 'sounds':
+        pytest.importorskip('soundfile')
+        tones(folder / 'sounds')
+    config, data = (name.format(here=folder) for name in (config, data))
     fields = {**fields, 'train.steps': 2, 'train.eval_every': 0}
     given = [f'--config.{name}={value}' for name, value in fields.items()]
     assert main(['train', '--config', config, *given, '--workdir', str(folder / 'run')]) == 0
@@ -78,7 +92,11 @@ def test_commands_that_work(run, name, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['check', 'bench'])
 def test_data_commands(run, kind, monkeypatch):
-    more = {'check': ('--data', '{data}'), 'bench': ('--config', '{config}', '--seconds', '0.2')}
+    cut = {'text': ('--length', '64'), 'audio': ('--length', '2000', '--sample-rate', str(RATE))}
+    more = {
+        'check': ('--data', '{data}', *cut.get(run[2].partition(':')[0], ())),
+        'bench': ('--config', '{config}', SMALL, '--seconds', '0.2'),
+    }
     assert outcome(run, ('data', kind, *more[kind]), monkeypatch) == 0
 
 
@@ -95,11 +113,12 @@ def test_onnx(run, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', REFUSED)
 def test_commands_that_are_refused(run, name, monkeypatch, capsys):
+    if name == 'picture' and run[2].startswith('text:'):
+        pytest.skip('a file is a text whatever its name says')
     capsys.readouterr()
     assert outcome(run, REFUSED[name], monkeypatch) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith('resnet-jax: ')]
     assert line
-    assert (
-        outcome(run, ('data', 'show', '--config', '{config}', '--out', 's.png'), monkeypatch) == 2
-    )
+    arguments = ('data', 'show', '--config', '{config}', SMALL, '--out', 's.png')
+    assert outcome(run, arguments, monkeypatch) == 2
     assert 'images only' in capsys.readouterr().err

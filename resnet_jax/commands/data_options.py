@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from resnet_jax.data import Source
 
 
-SPECS = 'digits, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE or hf:NAME'
-DETAILS = ('labels', 'image_key', 'label_key', 'label_names')  # attributes of `data.Details`
+SPECS = 'digits, tfds:NAME, folder:PATH, tar:PATTERN, npz:FILE, hf:NAME, text:PATH or audio:PATH'
+# Attributes of `data.Details`.
+DETAILS = ('labels', 'image_key', 'label_key', 'label_names', 'length', 'sample_rate')
 
 
 class ChosenData(NamedTuple):
@@ -69,6 +70,18 @@ def add_details(data: 'argparse._ArgumentGroup') -> None:
         metavar='FILE',
         help='of tar:PATTERN, npz:FILE and hf:NAME: the names of the classes, one a line',
     )
+    data.add_argument(
+        '--length',
+        type=int,
+        metavar='N',
+        help="of text:PATH and audio:PATH: bytes or samples of each file; default: the run's",
+    )
+    data.add_argument(
+        '--sample-rate',
+        type=int,
+        metavar='HZ',
+        help="of audio:PATH: samples a second; default: the run's",
+    )
 
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
@@ -121,6 +134,9 @@ def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
             raise InputError(
                 f'--{field.replace("_", "-")} has no effect on {spec}; it goes with {kinds}'
             )
+    for field in ('length', 'sample_rate'):
+        if getattr(options, field) is not None:
+            check_number(f'--{field.replace("_", "-")}', getattr(options, field), data.LENGTH)
     return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 

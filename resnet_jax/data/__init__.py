@@ -29,6 +29,7 @@ from resnet_jax.data.loader import (
 )
 from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.data.preprocessing import (
+    LENGTH,
     MOST_CHANNELS,
     Preprocessing,
     fit_mean,
@@ -60,6 +61,7 @@ from resnet_jax.text import printable
 __all__ = [
     'BAD_IMAGES',
     'KINDS',
+    'LENGTH',
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',

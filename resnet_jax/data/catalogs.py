@@ -290,7 +290,10 @@ def audio_catalog(path: str, details: Details) -> Catalog:
 
 def _needed(spec: str, field: str, value: int | None, example: str) -> int:
     if value is None:
-        raise InputError(f'{spec} needs config field data.{field}, such as {example}')
+        raise InputError(
+            f'{spec} needs data.{field}, in commands without a config '
+            f'--{field.replace("_", "-")}, such as {example}'
+        )
     return value
 
 

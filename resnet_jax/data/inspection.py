@@ -152,6 +152,9 @@ def _seen(
     """The size, the digest and whether the image is of one colour."""
     image = record[0]
     name = image if isinstance(image, str) else f'{where} of {source.name}'
+    if source.decode is not None:  # a text or sound, without height and width
+        read = np.ascontiguousarray(source.decode(name))
+        return (0, 0), hashlib.blake2b(read.data, digest_size=_DIGEST).digest(), False
     if not isinstance(image, np.ndarray):
         data = image if isinstance(image, bytes) else read_file(image, name)
         if not full:

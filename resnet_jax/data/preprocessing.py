@@ -180,9 +180,9 @@ class Preprocessing:
 
     def _checked(self, series: np.ndarray) -> Shaped[np.ndarray, 'length *rest c']:
         if series.shape != self.input_shape:
-            shape = ' and '.join(map(str, series.shape))
+            channels = f' and {series.shape[1]} channels' if series.ndim > 1 else ''
             raise InputError(
-                f'a series of {shape} steps and channels, where the model takes '
+                f'a series of {series.shape[0]} steps{channels}, where the model takes '
                 f'{self.image_size} and {self.channels}'
             )
         if not np.isfinite(series).all():
@@ -216,7 +216,10 @@ class Preprocessing:
             series = series - jnp.mean(series, axis=space, keepdims=True)
             std = jnp.std(series, axis=space, keepdims=True)
             series = series / jnp.where(std == 0, 1, std)
-        return (series - np.asarray(self.mean, np.float32)) * (1 / np.asarray(self.std, np.float32))
+        ones = (1,) * (series.ndim - 1)
+        mean = np.asarray(self.mean, np.float32).reshape(*ones, -1)
+        scale = 1 / np.asarray(self.std, np.float32).reshape(*ones, -1)
+        return (series - mean) * scale
 
     def to_json(self) -> str:
         """Writes one JSON object, which `from_json` reads back exactly."""

@@ -43,7 +43,7 @@ def log_mel(
     frames = 1 + (waveforms.shape[1] - width) // step
     starts = step * np.arange(frames)[:, None] + np.arange(width)[None]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width)
-    pieces = waveforms[:, starts] * jnp.asarray(hann / hann.sum(), jnp.float32)
+    pieces = waveforms[:, starts] * jnp.asarray(hann / hann.sum(), jnp.float32)[None, None]
     energy = jnp.square(jnp.abs(jnp.fft.rfft(pieces, fft)))
     return jnp.log(energy @ mel_bands(sample_rate, fft, bands, lowest) + floor)
 

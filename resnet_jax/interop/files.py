@@ -88,7 +88,8 @@ def read_tensors(path: Path) -> Tensors:
 
 def is_compressed(folder: Path) -> bool:
     """Whether a folder holds a model that `resnet-jax compress` wrote, and no run."""
-    return (folder / WEIGHTS_FILE).is_file() and not (folder / 'checkpoints').is_dir()
+    # os.path says no of a name that no file can have, where a path raises an error.
+    return os.path.isfile(folder / WEIGHTS_FILE) and not os.path.isdir(folder / 'checkpoints')
 
 
 def _format_of(path: Path) -> Format:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.errors import InputError
+from resnet_jax.models import ResNet
 from resnet_jax.training import processes
 from resnet_jax.training.start import model_dimensions, takes_texts
 
@@ -260,6 +261,12 @@ def _check_dimensions(config: ConfigDict, train: Source) -> None:
         raise InputError(
             f'{train.name} holds {train.noun}, and {config.model.name} here takes '
             f'{"whole numbers" if takes_texts(config.model) else "no texts"}; {advice}'
+        )
+    known = config.model.vocabulary or ResNet.vocabulary
+    if train.vocabulary > known:
+        raise InputError(
+            f'config field model.vocabulary must be at least {train.vocabulary}, the numbers of '
+            f'{train.name}, got {known}'
         )
     if config.data.spectrogram:
         return  # a picture, of whose dimensions `checks` has seen to

@@ -68,17 +68,23 @@ def train_step_bytes(model: models.ResNet, image_shape: tuple[int, ...], batch_s
 
     Args:
       model: the module.
-      image_shape: [H, W, C], or [L, C] of a series.
+      image_shape: [H, W, C], [L, C] of a series, or [L] of a text.
       batch_size: examples.
 
     Raises:
       RunError: if this platform does not say.
     """
     optimizer = optax.sgd(0.1, momentum=0.9)
+
+    def prepare(images: jax.Array, targets: Any, step: Any, positions: Any) -> tuple[Any, Any]:
+        if jnp.issubdtype(model.input_dtype, jnp.integer):
+            return images.astype(model.input_dtype), targets
+        return images.astype(jnp.float32) / 255, targets
+
     train_step = step.make_train_step(
         model,
         optimizer,
-        lambda images, targets, step, positions: (images.astype(jnp.float32) / 255, targets),
+        prepare,
         TASKS['classification'],
         seed=0,
         loss=optax.softmax_cross_entropy_with_integer_labels,

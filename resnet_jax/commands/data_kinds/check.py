@@ -246,7 +246,7 @@ def _cards(found: 'Sequence[Inspection]', case: 'Case') -> 'list[Card]':
         name = names[label] if 0 <= label < len(names) else f'label {label}'
         lines = [('', case.text), ('', name), ('note', _stored_as(each, index))]
         try:
-            image = each.source[index]['image']
+            image = None if each.source.decode else each.source[index]['image']
         except InputError:
             image = None
         cards.append(Card(image, lines))

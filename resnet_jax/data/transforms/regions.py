@@ -144,9 +144,9 @@ def spec_augment(
     for axis, count, share in ((0, times, time_share), (1, frequencies, frequency_share)):
         size = image.shape[axis]
         wide, place = jax.random.uniform(jax.random.fold_in(key, axis), (2, count))
-        widths = jnp.floor(wide * (share * size + 1))
-        firsts = jnp.floor(place * (size - widths + 1))
-        steps = jnp.arange(size)[:, None]
+        widths = jnp.floor(wide * (share * size + 1))[None]
+        firsts = jnp.floor(place[None] * (size - widths + 1))
+        steps = jnp.arange(size, dtype=jnp.float32)[:, None]
         inside = ((steps >= firsts) & (steps < firsts + widths)).any(axis=1)
         kept &= ~jnp.expand_dims(inside, 1 - axis)
     return jnp.where(kept[..., None], image, 0)
