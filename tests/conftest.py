@@ -30,8 +30,15 @@ DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
 
 # Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
 NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
-NOTEBOOK_OF_ONNX = '05_smaller_and_elsewhere.ipynb'
-SLOW_NOTEBOOKS = (*NOTEBOOKS_OF_REAL_DATA, '03_preact_vs_original.ipynb', NOTEBOOK_OF_ONNX)
+# Notebook -> the module that it needs, and the extra that brings it.
+NOTEBOOKS_WITH_EXTRAS = {
+    '05_smaller_and_elsewhere.ipynb': ('onnxruntime', 'onnx'),
+    '06_beyond_pictures.ipynb': ('aeon', 'series'),
+}
+SLOW_NOTEBOOKS = (
+    *(*NOTEBOOKS_OF_REAL_DATA, *NOTEBOOKS_WITH_EXTRAS),
+    '03_preact_vs_original.ipynb',
+)
 # Long files come first, so that two workers end together.
 LONG = (
     *('test_placement.py', '01_quickstart.ipynb', 'test_search.py', 'test_seeds.py'),
@@ -46,8 +53,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if item.path.name in NOTEBOOKS_OF_REAL_DATA and not DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f'no real data at {DATA}'))
-        if item.path.name == NOTEBOOK_OF_ONNX and not importlib.util.find_spec('onnxruntime'):
-            item.add_marker(pytest.mark.skip(reason='needs the extra onnx'))
+        module, extra = NOTEBOOKS_WITH_EXTRAS.get(item.path.name, ('', ''))
+        if module and not importlib.util.find_spec(module):
+            item.add_marker(pytest.mark.skip(reason=f'needs the extra {extra}'))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ in the repository). The masks are those of arXiv 1904.08779. One-cycle SGD, no p
     resnet-jax train --config audio --workdir runs/syllables
     resnet-jax train --config audio:PATH --workdir runs/mine
 
-Hardware: any. Result: 97.44 % of 351 held-out sounds after 1,393 steps (seed 0), in ten minutes on two
-CPU cores that other work shared.
+Hardware: any. Result: 97.44 % of 351 held-out sounds after 1,393 steps (seed 0), in ten minutes on
+two CPU cores that other work shared.
 """
 
 import default

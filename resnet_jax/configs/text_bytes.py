@@ -9,8 +9,8 @@ paper's recipe.
     resnet-jax train --config text_bytes --workdir runs/languages
     resnet-jax train --config text_bytes:PATH --workdir runs/mine
 
-Hardware: any. Result: 95.27 % of 2,747 held-out texts of 14 languages after 684 steps (seed 0), in 80
-seconds on two CPU cores that other work shared.
+Hardware: any. Result: 95.27 % of 2,747 held-out texts of 14 languages after 684 steps (seed 0), in
+80 seconds on two CPU cores that other work shared.
 """
 
 import default
