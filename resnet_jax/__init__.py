@@ -2,15 +2,22 @@
 
 from typing import TYPE_CHECKING, Any
 
+from resnet_jax.dense import create_backbone, create_model, list_models
 from resnet_jax.interop import load_weights
-from resnet_jax.models import create_model, list_models
 
 if TYPE_CHECKING:
     from resnet_jax.inference.published import from_pretrained
 
 __version__ = '0.1.0'
 
-__all__ = ['__version__', 'create_model', 'from_pretrained', 'list_models', 'load_weights']
+__all__ = [
+    '__version__',
+    'create_backbone',
+    'create_model',
+    'from_pretrained',
+    'list_models',
+    'load_weights',
+]
 
 
 def __getattr__(name: str) -> Any:

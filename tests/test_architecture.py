@@ -19,6 +19,7 @@ LAYERS = (
     ('errors.py', 'text.py'),
     ('json_files.py', 'figures.py', 'statistics.py'),
     ('models',),
+    ('dense',),
     ('data', 'interop', 'records'),
     ('training',),
     ('inference',),
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     name: {part for layer in LAYERS[:i] for part in layer}
     for i, layer in enumerate(LAYERS)
     for name in layer
-} | {'__init__.py': {'models', 'data', 'interop', 'training', 'inference', 'errors.py'}}
+} | {'__init__.py': {'models', 'dense', 'data', 'interop', 'training', 'inference', 'errors.py'}}
 MODELS_THIRD_PARTIES = {'jax', 'flax', 'numpy', 'jaxtyping'}
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 

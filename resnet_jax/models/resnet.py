@@ -167,7 +167,8 @@ class ResNet(nn.Module):
         return STEMS[self.stem].input_dtype
 
     @property
-    def _output_dtype(self) -> Any:
+    def output_dtype(self) -> Any:
+        """Of the logits."""
         return jnp.float64 if self.dtype == jnp.float64 else jnp.float32
 
     @nn.nowrap
@@ -256,7 +257,7 @@ class ResNet(nn.Module):
     def _run(
         self, x: Array, train: bool, with_head: bool = True, from_images: bool = True
     ) -> dict[str, Array]:
-        conv, norm = self._makers()
+        conv, norm = self.makers()
         features = {}
         if from_images:
             check_images(x, self.dimensions, self.variables.get('params', {}), self.input_dtype)
@@ -279,7 +280,7 @@ class ResNet(nn.Module):
 
     def pool(self, x: Float[Array, 'n *space c']) -> Float[Array, 'n c']:
         """The mean over space; a method of its own, so that an analysis can intercept it."""
-        return jnp.mean(x.astype(self._output_dtype), axis=tuple(range(1, x.ndim - 1)))
+        return jnp.mean(x.astype(self.output_dtype), axis=tuple(range(1, x.ndim - 1)))
 
     @nn.nowrap
     def tail(self) -> list[tuple[str, Operations, list[dict[str, Any]]]]:
@@ -299,7 +300,7 @@ class ResNet(nn.Module):
     @nn.nowrap
     def body(self) -> tuple[Stem, list[Stage]]:
         """The stem and the stages, new modules: unbound outside of a call of this one."""
-        conv, norm = self._makers()
+        conv, norm = self.makers()
         layers = self.single_layers()
         before, _, _ = spell_out(self.block, self.fixup)
         after_conv = ('bias', 'act') if self.fixup else ('norm', 'act')
@@ -333,7 +334,8 @@ class ResNet(nn.Module):
         ]
         return stem, stages
 
-    def _makers(self) -> tuple[MakeConv, MakeNorm]:
+    @nn.nowrap
+    def makers(self) -> tuple[MakeConv, MakeNorm]:
         """The functions that make this network's convolutions and norms."""
         conv = functools.partial(
             convolution,
@@ -370,4 +372,4 @@ class ResNet(nn.Module):
             init['dot_general'] = quantized_dot(bits)
             if self.activation_bits:
                 x = QuantizedInput(self.activation_bits, name=f'head{INPUT}')(x)
-        return nn.Dense(self.num_classes, dtype=self._output_dtype, name='head', **init)(x)
+        return nn.Dense(self.num_classes, dtype=self.output_dtype, name='head', **init)(x)
