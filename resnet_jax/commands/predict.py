@@ -101,7 +101,7 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
     from resnet_jax.inference.class_matching import class_finder
     from resnet_jax.records.writers import signs_of_life
 
-    _check_sheet(options, trained.preprocessing.dimensions)
+    _check_sheet(options, trained.preprocessing.noun)
     if options.sheet:
         plots.check_writable(options.sheet, '--sheet')
     elif options.labels:
@@ -153,10 +153,9 @@ def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:
         raise RunError(f'{len(skipped)} of {len(files)} images could not be read')
 
 
-def _check_sheet(options: argparse.Namespace, dimensions: int) -> None:
-    if options.sheet and dimensions != 2:
-        kind = 'series' if dimensions == 1 else 'videos'
-        raise InputError(f'--sheet draws images, and this model takes {kind}; leave it out')
+def _check_sheet(options: argparse.Namespace, noun: str) -> None:
+    if options.sheet and noun != 'images':
+        raise InputError(f'--sheet draws images, and this model takes {noun}; leave it out')
 
 
 def _temperature(options: argparse.Namespace, trained: 'TrainedModel') -> float:

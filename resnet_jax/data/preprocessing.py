@@ -118,6 +118,13 @@ class Preprocessing:
         return *spectrogram_shape(self.spectrogram, self.sample_rate, self.image_size), 1
 
     @property
+    def noun(self) -> str:
+        """What it prepares, in words."""
+        if self.dimensions > 1:
+            return 'videos or volumes' if self.frames else 'images'
+        return 'texts' if self.vocabulary else 'sounds' if self.sample_rate else 'series'
+
+    @property
     def model_space(self) -> tuple[int, ...]:
         """The spatial sizes of `model_shape`."""
         return self.model_shape if self.vocabulary else self.model_shape[:-1]

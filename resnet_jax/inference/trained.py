@@ -165,8 +165,8 @@ def evaluate_trained(
 def _as_read(preprocessing: Preprocessing, tta: str | None) -> Preprocessing:
     """The preprocessing that gives the pixels which the views of an image are cut from."""
     if tta is not None and preprocessing.dimensions != 2:
-        kind = 'series' if preprocessing.dimensions == 1 else 'videos'
-        raise InputError(f'--tta {tta} makes views of images, and this model takes {kind}')
+        noun = preprocessing.noun
+        raise InputError(f'--tta {tta} makes views of images, and this model takes {noun}')
     if tta not in ('ten_crop', 'whole'):
         return preprocessing
     if preprocessing.resize in (None, preprocessing.image_size):

@@ -323,7 +323,7 @@ def differences(
     """
     a, b = flatten(json.loads(old.to_json())), flatten(json.loads(new.to_json()))
     kinds = {str(fields.get('data.name')).partition(':')[0] for fields in (a, b)}
-    if len(kinds) == 1 and kinds <= {'folder', 'tar', 'npz'}:
+    if len(kinds) == 1 and kinds <= {'folder', 'tar', 'npz', 'text', 'audio'}:
         a['data.name'] = b['data.name']
         for field in ('data.labels', 'data.label_names'):
             a[field] = b[field] = None

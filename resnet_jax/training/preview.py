@@ -52,8 +52,8 @@ def preview(config: ConfigDict, count: int) -> Preview:
     """
     inputs = open_inputs(config)
     if inputs.preprocessing.dimensions != 2:
-        kind = 'series' if inputs.train.space else 'videos or volumes'
-        raise InputError(f'{config.data.name} holds {kind}, and pictures are drawn of images only')
+        noun = inputs.preprocessing.noun
+        raise InputError(f'{config.data.name} holds {noun}, and pictures are drawn of images only')
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     batches = inputs.train_batches(0, 1)
     batch = next(batches)

@@ -80,10 +80,10 @@ def open_subject(options: argparse.Namespace) -> Subject:
 
     chosen = data_options.choose_data(options)
     trained = model_options.load_model(options)
-    dimensions = trained.preprocessing.dimensions
-    if dimensions != 2 and options.kind in _OF_IMAGES:
-        kind = 'series' if dimensions == 1 else 'videos or volumes'
-        raise InputError(f'analyze {options.kind} changes images, and this model takes {kind}')
+    preprocessing = trained.preprocessing
+    if preprocessing.dimensions != 2 and options.kind in _OF_IMAGES:
+        noun = preprocessing.noun
+        raise InputError(f'analyze {options.kind} changes images, and this model takes {noun}')
     source = chosen.source
     classes, how = match_classes(trained.preprocessing.class_names, source.class_names)
     for remark in (*source.notes, *([how] if how else [])):
