@@ -125,7 +125,7 @@ def torch_net(name: str, classes: int) -> Any:
     torch.set_num_threads(harness.cpus())  # which torch_models has set to one
     try:
         from torchvision import models
-    except ImportError:
+    except (ImportError, RuntimeError):  # absent, or built for another PyTorch than there is
         models = None
     if hasattr(models, name):
         return getattr(models, name)(num_classes=classes)

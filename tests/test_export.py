@@ -311,7 +311,7 @@ def test_images_of_another_size(tmp_path):
     path = tmp_path / 'net.onnx'
     write_exported(make_program(trained), 'onnx', path, pixels)
     net_of_file = load_exported(path).model
-    with pytest.raises(InputError, match='takes images of 9 pixels, not 10x9'):
+    with pytest.raises(InputError, match='takes images of 9x9, not 10x9'):
         net_of_file.apply({}, np.zeros((2, 10, 9, 3), np.float32), train=False)
     with pytest.raises(RunError, match=r'net\.onnx cannot be run: '):
         net_of_file.apply({}, np.zeros((2, 9, 9, 4), np.float32), train=False)

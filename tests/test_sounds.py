@@ -85,7 +85,7 @@ def test_a_folder_of_sounds(sounds):
     assert source[1]['image'].shape == (2000, 1)
     assert data.fingerprint(source)['classes']['low']['images'] == 8
     for field, given in (('sample_rate', {'length': 8}), ('length', {'sample_rate': 8})):
-        with pytest.raises(InputError, match=rf'needs data\.{field} .* such as'):
+        with pytest.raises(InputError, match=rf'needs data\.{field}.* such as'):
             data.open_source(f'audio:{sounds}', 'train', **given)
 
 

@@ -185,7 +185,7 @@ def test_a_folder_of_texts(tmp_path):
         (tmp_path / 'texts' / 'train' / 'bird' / '0.txt').read_text()
     )
     assert data.fingerprint(source)['classes']['cow']['images'] == 8
-    with pytest.raises(InputError, match=r'needs data\.length .* such as 1024: how many'):
+    with pytest.raises(InputError, match=r'needs data\.length.* such as 1024: how many'):
         data.open_source(name, 'train')
     with pytest.raises(InputError, match=r'no text in it\); texts belong in .* train/cat/1\.txt'):
         data.open_source(f'text:{tmp_path / "empty"}', 'train', length=8)

@@ -65,7 +65,10 @@ class Program:
     @property
     def space(self) -> tuple[int, ...]:
         """The size of the images in each dimension."""
-        return self.preprocessing.model_space
+        space = self.preprocessing.model_space
+        # Published weights of videos and volumes come with the preprocessing of images.
+        dimensions: int = self.model.dimensions
+        return space if len(space) == dimensions else space[-1:] * dimensions
 
     @property
     def input_dtype(self) -> Any:
