@@ -119,6 +119,25 @@ def test_several_arms_are_corrected(tmp_path):
     assert similar.corrected == similar.p
 
 
+def test_arms_of_different_data_are_not_compared(tmp_path):
+    """An error of one set of data above that of another says nothing of the arms."""
+    arms = {'one': BASE, 'two': BETTER}
+    own = {'one': {'data.name': 'digits'}, 'two': {'data.name': 'synthetic', 'train.steps': 9}}
+    found = findings.read_findings(write_sweep(tmp_path, dict.fromkeys(arms, BASE) | arms))
+    assert found.comparable and found.others[0].difference is not None
+    write_sweep(tmp_path / 'own', arms)
+    sweep = tmp_path / 'own' / 'sweep.json'
+    sweep.write_text(json.dumps({**json.loads(sweep.read_text()), 'arms': own}))
+    found = findings.read_findings(tmp_path / 'own')
+    (sentence,) = statement(found)
+    assert sentence.startswith('The arms are of different data') and 'better' not in sentence
+    assert found.others[0].difference is None
+    assert 'data.name' not in found.settings  # no one name is that of all
+    written = write_report(tmp_path / 'own')
+    titles = [table.title for table in written.document.tables]
+    assert 'Arms' in titles and not any('Paired' in title for title in titles)
+
+
 # What is written
 
 

@@ -276,6 +276,14 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
     return count(scanned, preprocessing.model_shape)
 
 
+def takes_series(folder: Path) -> bool:
+    """Whether a run's examples are series, texts or sounds; False if its files do not say."""
+    try:
+        return read_preprocessing(folder).dimensions == 1
+    except (InputError, AttributeError, TypeError):
+        return False
+
+
 def training_flops(folder: Path, steps: int) -> float | None:
     """Operations of a run's training so far; None if its files do not say. See `counts_of_run`."""
     counts = counts_of_run(folder, training=True)

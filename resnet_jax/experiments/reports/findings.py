@@ -13,6 +13,7 @@ from resnet_jax.experiments.results import (
     counts_of_run,
     provenance,
     read_member,
+    takes_series,
 )
 from resnet_jax.experiments.sweep import Sweep, read_sweep, units
 from resnet_jax.statistics import (
@@ -110,6 +111,11 @@ class Findings:
     settings: dict[str, Any]
 
     @property
+    def comparable(self) -> bool:
+        """Whether all arms are of the same data; errors on different data are not compared."""
+        return len({fields.get('data.name') for fields in self.sweep.arms.values()}) == 1
+
+    @property
     def baseline(self) -> Arm:
         """The arm that the others are compared with."""
         return next(arm for arm in self.arms if arm.name == self.sweep.baseline)
@@ -131,7 +137,7 @@ class Findings:
 
 
 def read_findings(workdir: Path) -> Findings:
-    """Reads a sweep's workdir and compares its arms.
+    """Reads a sweep's workdir and compares its arms, where they are of the same data.
 
     Raises:
       InputError: if it holds no sweep, or files cannot be understood.
@@ -151,13 +157,23 @@ def read_findings(workdir: Path) -> Findings:
                 multiply_adds=counts and counts.multiply_adds,
             )
         )
-    return Findings(sweep, workdir, tuple(arms), _settings(by_arm))
+    found = Findings(sweep, workdir, tuple(arms), _settings(sweep, by_arm))
+    if found.comparable:
+        return found
+    alone = tuple(dataclasses.replace(arm, difference=None) for arm in arms)
+    return dataclasses.replace(found, arms=alone)
 
 
-def _settings(by_arm: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
-    configs = [run.config for runs in by_arm.values() for run in runs if run.config]
-    first = configs[0] if configs else {}
-    return {field: first[field] for field in _SETTINGS if first.get(field) is not None}
+def _settings(sweep: Sweep, by_arm: Mapping[str, Sequence[RunResult]]) -> dict[str, Any]:
+    """What the first run says of its budget, but for what arms set themselves."""
+    begun = [run for runs in by_arm.values() for run in runs if run.config]
+    if not begun:
+        return {}
+    own = {field for fields in sweep.arms.values() for field in fields}
+    if takes_series(begun[0].folder):
+        own.add('data.image_size')  # of which they have none
+    first = begun[0].config
+    return {f: first[f] for f in _SETTINGS if f not in own and first.get(f) is not None}
 
 
 def curves(arms: Sequence[Arm]) -> list[dict[str, Any]]:

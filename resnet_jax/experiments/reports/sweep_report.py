@@ -133,7 +133,7 @@ def _document(
     arms, base = findings.arms, findings.baseline.name
     own = [
         arms_table(arms, budget=budget(findings)),
-        differences_table(arms, base),
+        *([differences_table(arms, base)] if findings.comparable else []),
         _settings_table(findings),
         _unfinished_table(findings),
     ]
