@@ -122,7 +122,9 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize('name', ['fcn_resnet50', 'deeplabv3_resnet50'])
+@pytest.mark.parametrize(
+    'name', ['fcn_resnet50', pytest.param('deeplabv3_resnet50', marks=pytest.mark.slow)]
+)
 def test_segmentation_is_that_of_torchvision(name):
     import torch
 
@@ -212,7 +214,7 @@ def test_weights_are_written_and_read(name, tmp_path):
 # Backbones
 
 
-@pytest.mark.parametrize('stride', [8, 16])
+@pytest.mark.parametrize('stride', [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_a_dilated_backbone_is_that_of_torchvision(stride):
     import torch
     from torchvision_cpu import import_torchvision, randomized

@@ -1,12 +1,14 @@
 """Texts as bytes: the network, the files, and what a run makes of them."""
 
+import gzip
+import importlib.util
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import tiny
+from running import ROOT, tiny
 from small_sets import WORDS, texts
 
 from resnet_jax import data
@@ -103,7 +105,7 @@ def carried_over(torch, net):
     return {'params': params, 'batch_stats': stats}
 
 
-@pytest.mark.parametrize('length', [37, 8])
+@pytest.mark.parametrize('length', [pytest.param(37, marks=pytest.mark.slow), 8])
 def test_it_is_the_network_of_the_paper(length):
     torch = pytest.importorskip('torch')
     net = twin(torch, (2, 1, 1, 1), 8, 3)
@@ -274,3 +276,51 @@ def test_the_length_of_texts_is_needed_and_goes_with_them_only(tmp_path, capsys)
     assert 'needs data.length' in capsys.readouterr().err
     with pytest.raises(InputError, match=r'data\.length has no effect without data\.name=text'):
         configs.load_config('digits', [('data.length', '40')])
+
+
+# The example's data
+
+
+@pytest.fixture(scope='module')
+def maker():
+    """docs/beyond_images_data.py as a module."""
+    path = ROOT / 'docs' / 'beyond_images_data.py'
+    spec = importlib.util.spec_from_file_location('beyond_images_data', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pieces_of_manual_pages(maker, tmp_path):
+    text = 'Die \\fBKatze\\fP frisst \\-\\-alles\n.br\nund schläft.\n'
+    page = '.TH CAT 1\n.\\" a comment\n' + 60 * text
+    for language in ('de', 'pt_BR'):
+        for name in ('cat.1', 'dog.1', 'ls.1', 'cow.8', 'fox.5'):
+            folder = tmp_path / 'man' / language / f'man{name[-1]}'
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f'{name}.gz').write_bytes(gzip.compress(page.encode()))
+    count = maker.write_texts(tmp_path, tmp_path / 'out')
+    files = sorted(path for path in (tmp_path / 'out').rglob('*.txt'))
+    assert count == len(files) == 2 * 5 * maker.PIECES_PER_PAGE
+    splits = {}
+    for file in files:
+        splits.setdefault(file.name.rpartition('-')[0], set()).add(file.parts[-3])
+    assert all(len(found) == 1 for found in splits.values())  # the same in both languages
+    for file in files:
+        text = file.read_bytes()
+        assert 0 < len(text) <= maker.PIECE
+        assert text.decode().split()[:1] and set(text.decode().split()) <= {
+            *('Die', 'Katze', 'frisst', '--alles', 'und', 'schläft.')
+        }
+
+
+def test_sounds_are_copied_once(maker, tmp_path):
+    for language in ('de', 'en_GB'):
+        for kind, name in (('alpha', 'a'), ('alpha', 'b'), ('syllab', 'a')):
+            folder = tmp_path / 'klettres' / language / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f'{name}.ogg').write_bytes(f'{language}{kind}{name}'.encode())
+    assert maker.write_sounds(tmp_path, tmp_path / 'out') == 6
+    found = sorted(path.read_text() for path in (tmp_path / 'out').rglob('*.ogg'))
+    names = ('alphaa', 'alphab', 'syllaba')
+    assert found == sorted(f'{x}{y}' for x in ('de', 'en_GB') for y in names)
