@@ -29,8 +29,12 @@ def terminal():
 
         def written():
             stderr.flush()
-            assert select.select([ours], [], [], 10)[0], 'nothing was written'
-            return os.read(ours, 65536).decode()
+            found = b''
+            # A terminal passes on what is written to it a part at a time.
+            while select.select([ours], [], [], 0.5 if found else 10)[0]:
+                found += os.read(ours, 65536)
+            assert found, 'nothing was written'
+            return found.decode()
 
         yield stderr, written
     os.close(ours)
