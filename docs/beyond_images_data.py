@@ -28,7 +28,7 @@ PACKAGES = {
 PIECE = 256  # bytes of a text, at most
 PIECES_PER_PAGE = 8
 PAGES = 160  # of a language, at most
-TEST_SHARE = 5  # one of so many
+TEST_SHARE = 5  # one name in five is for testing
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax import create_backbone, create_model, list_models
+from resnet_jax import create_backbone, create_model, list_models, load_weights
 from resnet_jax import models as classifiers
 from resnet_jax.dense import boxes
 from resnet_jax.dense.detector import Level, detect
@@ -117,9 +117,9 @@ def as_torch(images):
 
 
 def close(found, expected):
-    """Equal but for 1e-9 of the largest."""
+    """Equal but for 1e-12 of the largest."""
     expected = np.asarray(expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,10 @@ def test_weights_are_written_and_read(name, tmp_path):
     save_file(named, tmp_path / 'net.safetensors')
     found = dense_weights.load_dense_weights(tmp_path / 'net.safetensors', model)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, found, variables)))
+    same = load_weights(tmp_path / 'net.safetensors', model)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, same, variables)))
+    with pytest.raises(InputError, match='adapt_stem go with classifiers only'):
+        load_weights(tmp_path / 'net.safetensors', model, channels=1, adapt_stem=True)
     del named[next(iter(named))]
     with pytest.raises(InputError, match=r'does not fit this network: .* is missing'):
         dense_weights.variables_from_tensors(named, model)
@@ -297,12 +301,38 @@ def test_frozen_parts_do_not_learn():
     [
         ({'features': ('stage5',)}, "unknown feature 'stage5'"),
         ({'features': ()}, 'features must name some of stem, stage1'),
-        ({'frozen': 6}, 'frozen must be from 0 to 5 parts, got 6'),
+        ({'frozen': 'stem'}, "frozen must be a whole number, got 'stem'"),
+        ({'frozen': 6}, 'frozen must be at most 5, got 6'),
     ],
 )
 def test_backbones_that_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         create_backbone('resnet18', **fields)
+
+
+@pytest.mark.parametrize(
+    ('name', 'fields', 'message'),
+    [
+        (
+            'retinanet_resnet50_fpn',
+            {'features': ('stage4',)},
+            r'features must be three stages, .* 1',
+        ),
+        ('retinanet_resnet50_fpn', {'pyramid_width': 0}, 'pyramid_width must be'),
+        (
+            'fcn_resnet50',
+            {'features': ('stage3',)},
+            'features must have another stage than that of',
+        ),
+        ('fcn_resnet50', {'features': ('stage4',)}, "aux 'stage3' is none of the features stage4"),
+        ('fcn_resnet50', {'head_width': 'wide'}, 'head_width must be a whole number'),
+        ('fcn_resnet50', {'num_classes': 0}, 'num_classes must be at least 1'),
+        ('unet_resnet18', {'placement': 'preact'}, "unknown placement 'preact'"),
+    ],
+)
+def test_networks_that_are_refused(name, fields, message):
+    with pytest.raises(InputError, match=message):
+        shapes(create_model(name, **fields))
 
 
 # Heads

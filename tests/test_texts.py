@@ -127,7 +127,7 @@ def test_it_is_the_network_of_the_paper(length):
             with torch.no_grad():
                 expected = net(torch.tensor(x)).numpy()
             found, _ = model.apply(ours, jnp.asarray(x), train=train, mutable=['batch_stats'])
-            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

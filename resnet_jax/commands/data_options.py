@@ -222,7 +222,14 @@ def _of_run(options: argparse.Namespace) -> ChosenData:
     if options.data is not None:
         # Texts and sounds are cut as those that the model was trained on.
         about = {key: about[key] for key in ('data_dir', 'length', 'sample_rate')}
-    about |= {key: value for key, value in details(options, spec).items() if value is not None}
+    given = {key: value for key, value in details(options, spec).items() if value is not None}
+    for key in ('length', 'sample_rate'):
+        if key in given and about[key] not in (None, given[key]):
+            raise InputError(
+                f'--{key.replace("_", "-")} {given[key]}: the model was trained with {about[key]}; '
+                'leave it out'
+            )
+    about |= given
     source = data.open_source(spec, options.split or config.data.eval_split, **about)
     return ChosenData(source, size, workers)
 

@@ -38,8 +38,8 @@ from resnet_jax.data.preprocessing import (
 )
 from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.resizing import check_sizes
-from resnet_jax.data.sources import Source, hold_out
-from resnet_jax.data.spectrograms import SPECTROGRAMS, read_spectrogram, spectrogram_shape
+from resnet_jax.data.sources import Details, Source, hold_out
+from resnet_jax.data.spectrograms import spectrogram_shape
 from resnet_jax.data.transforms import (
     TRANSFORMS,
     Parameter,
@@ -65,9 +65,9 @@ __all__ = [
     'MOST_CHANNELS',
     'PREPROCESSINGS',
     'SLICE_ORDERS',
-    'SPECTROGRAMS',
     'TRANSFORMS',
     'BadImages',
+    'Details',
     'ImageFile',
     'Parameter',
     'Picture',
@@ -109,7 +109,6 @@ __all__ = [
     'read_ahead',
     'read_example',
     'read_labels',
-    'read_spectrogram',
     'read_transforms',
     'rows',
     'spectrogram_shape',

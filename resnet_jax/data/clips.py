@@ -28,13 +28,14 @@ def read_clip(path: Path, channels: int) -> UInt8[np.ndarray, 't h w channels']:
     Raises:
       InputError: for a file or folder that holds none.
     """
-    if path.is_dir():
+    # os.path says no of a name that no file can have, where a path raises an error.
+    if os.path.isdir(path):
         frames = [decode_image(file.path, channels) for file in find_images([path])]
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise InputError(f'{path}: the frames of a video have one size, here {sorted(sizes)}')
         return np.stack(frames)
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(f'{path}: no such file or folder of frames')
     if path.suffix.lower() != '.npy':
         raise InputError(f'{path}: a video is an .npy file or a folder of frames')

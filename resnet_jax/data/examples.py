@@ -32,7 +32,7 @@ def find_examples(
         kind = TEXTS if preprocessing.vocabulary else SOUNDS
         return find_images(arguments, kind.suffixes, kind.noun)
     if preprocessing.dimensions == 1:
-        return find_images(arguments, SERIES_SUFFIXES, 'series file')
+        return find_images(arguments, SERIES_SUFFIXES, 'series')
     return find_images(arguments)
 
 

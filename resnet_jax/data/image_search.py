@@ -47,11 +47,11 @@ def find_images(
     Raises:
       InputError: if a folder or pattern yields no files, or a folder cannot be read.
     """
-    found = []
+    found, nouns = [], noun if noun.endswith('s') else f'{noun}s'
     for argument in (os.fspath(a) for a in arguments):
         if os.path.isdir(argument):
             paths = [path for path in _files_below(argument) if _has_one(path, suffixes)]
-            nothing = f'no {noun}s in this folder (looked for {", ".join(suffixes)})'
+            nothing = f'no {nouns} in this folder (looked for {", ".join(suffixes)})'
         elif glob.has_magic(argument) and not os.path.lexists(argument):
             suffix = Path(argument).suffix
             any_suffix = bool(suffix) and not glob.has_magic(suffix)

@@ -102,8 +102,9 @@ class Preprocessing:
 
     def _check_texts_and_sounds(self) -> None:
         for field in ('vocabulary', 'sample_rate'):
-            if getattr(self, field) < 0:
-                raise InputError(f'{field} must be at least 0, not {getattr(self, field)}')
+            check_number(field, getattr(self, field), Range(0, 2**31 - 1, whole=True))
+        if not isinstance(self.spectrogram, str):
+            raise InputError(f'spectrogram must be a text, not {self.spectrogram!r}')
         if (self.vocabulary or self.sample_rate) and (self.dimensions, self.channels) != (1, 1):
             raise InputError('texts and sounds have dimensions=1 and channels=1')
         if self.spectrogram and not self.sample_rate:

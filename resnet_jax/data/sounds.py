@@ -2,7 +2,6 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def read_sound(
       InputError: without the extra, and if the file cannot be read or holds no finite sound.
     """
     soundfile, where = _soundfile(), printable(os.fspath(path))
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f'{where}: no such file')
     try:
         with soundfile.SoundFile(os.fspath(path)) as file:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from resnet_jax.errors import InputError, check_choice
+from resnet_jax.errors import InputError, Range, check_choice, check_number
 from resnet_jax.models import ResNet
 from resnet_jax.models.block import Context, Operation, apply_operations, spell_out
 from resnet_jax.models.feature_info import Feature
@@ -38,8 +38,7 @@ class Backbone(nn.Module):
             raise InputError(f'features must name some of {", ".join(known)}')
         for name in self.features:
             check_choice('feature', name, known)
-        if not 0 <= self.frozen <= len(known):
-            raise InputError(f'frozen must be from 0 to {len(known)} parts, got {self.frozen}')
+        check_number('frozen', self.frozen, Range(0, len(known), whole=True))
         super().__post_init__()
 
     @nn.compact

@@ -11,7 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from resnet_jax.dense import boxes
 from resnet_jax.dense.backbone import Backbone
 from resnet_jax.dense.heads import AnchorHead, FeaturePyramid
+from resnet_jax.errors import InputError, Range, check_number
 
+EXTRA_LEVELS = 2  # arXiv 1708.02002, section 4: P6 and P7
 PRIOR = 0.01  # arXiv 1708.02002, section 4.1: that a fresh net gives any class of an anchor
 
 
@@ -51,26 +53,36 @@ class Detector(nn.Module):
     `class_head`, `box_head`.
 
     Attributes:
-      backbone: with the features of three stages.
+      backbone: with the features of three stages, of which the pyramid has a level each, and two
+        more.
       num_classes: logits of each anchor.
-      width: channels of the pyramid.
-      anchors: of each position.
+      pyramid_width: channels of the pyramid.
     """
 
     backbone: Backbone
     num_classes: int
-    width: int = 256
-    anchors: int = 9
+    pyramid_width: int = 256
+
+    def __post_init__(self) -> None:
+        check_number('pyramid_width', self.pyramid_width, Range(1, 2**16, whole=True))
+        count = len(self.backbone.features)
+        if count + EXTRA_LEVELS != len(boxes.SIZES):
+            raise InputError(
+                f'features must be three stages, such as stage2, stage3, stage4, for the '
+                f'{len(boxes.SIZES)} levels of anchors; got {count}'
+            )
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, images: Float[Array, 'n h w c'], train: bool) -> tuple[Level, ...]:
         """The levels of normalised images."""
         features = self.backbone(images, train)
         conv, _ = self.backbone.net.makers()
-        levels = FeaturePyramid(self.width, 2, conv, name='fpn')(features)
+        levels = FeaturePyramid(self.pyramid_width, EXTRA_LEVELS, conv, name='fpn')(features)
         start = -math.log((1 - PRIOR) / PRIOR)
-        classes = AnchorHead(self.num_classes, self.anchors, start, conv, name='class_head')
-        offsets = AnchorHead(4, self.anchors, 0.0, conv, name='box_head')
+        count = len(boxes.SIZES[0]) * len(boxes.RATIOS)
+        classes = AnchorHead(self.num_classes, count, start, conv, name='class_head')
+        offsets = AnchorHead(4, count, 0.0, conv, name='box_head')
         return tuple(Level(*one) for one in zip(classes(levels), offsets(levels), strict=True))
 
 

@@ -10,7 +10,7 @@ from resnet_jax.dense.backbone import FEATURES, Backbone
 from resnet_jax.dense.detector import Detector
 from resnet_jax.dense.segmenter import Segmenter
 from resnet_jax.errors import InputError, check_choice, shown
-from resnet_jax.models import ResNet, registry
+from resnet_jax.models import registry
 from resnet_jax.models.rows import MODELS
 
 
@@ -25,7 +25,6 @@ class DenseRow:
       settings: of `Segmenter` or `Detector`.
       output_stride: of the backbone; 0: no limit.
       num_classes: of the published weights: 21 of Pascal VOC, 91 of COCO's numbers.
-      paper: its source.
     """
 
     task: str
@@ -34,26 +33,23 @@ class DenseRow:
     settings: dict[str, Any]
     output_stride: int
     num_classes: int
-    paper: str
 
 
-def _segmenter(backbone: str, head: str, paper: str) -> DenseRow:
+def _segmenter(backbone: str, head: str) -> DenseRow:
+    # At output stride 8, with the auxiliary head that torchvision's weights have.
     settings = {'head': head, 'aux': 'stage3'}
-    return DenseRow('segmentation', backbone, FEATURES[2:], settings, 8, 21, paper)
+    return DenseRow('segmentation', backbone, FEATURES[2:], settings, 8, 21)
 
 
 DENSE_MODELS: dict[str, DenseRow] = {
-    # torchvision's, output stride 8, with the auxiliary head that its weights have.
-    **{f'fcn_resnet{d}': _segmenter(f'resnet{d}', 'fcn', '1411.4038') for d in (50, 101)},
-    **{f'deeplabv3_resnet{d}': _segmenter(f'resnet{d}', 'aspp', '1706.05587') for d in (50, 101)},
-    'pspnet_resnet50': _segmenter('resnet50', 'psp', '1612.01105'),
-    'unet_resnet18': DenseRow(
-        *('segmentation', 'resnet18', FEATURES, {'head': 'unet'}, 0, 21, '1505.04597')
-    ),
-    # COCO's numbers of classes reach from 0, which is none, to 90.
-    'retinanet_resnet50_fpn': DenseRow(
-        *('detection', 'resnet50', FEATURES[1:], {}, 0, 91, '1708.02002')
-    ),
+    **{f'fcn_resnet{d}': _segmenter(f'resnet{d}', 'fcn') for d in (50, 101)},  # arXiv 1411.4038
+    # arXiv 1706.05587
+    **{f'deeplabv3_resnet{d}': _segmenter(f'resnet{d}', 'aspp') for d in (50, 101)},
+    'pspnet_resnet50': _segmenter('resnet50', 'psp'),  # arXiv 1612.01105
+    # arXiv 1505.04597
+    'unet_resnet18': DenseRow('segmentation', 'resnet18', FEATURES, {'head': 'unet'}, 0, 21),
+    # arXiv 1708.02002. COCO's numbers of classes reach from 0, which is none, to 90.
+    'retinanet_resnet50_fpn': DenseRow('detection', 'resnet50', FEATURES[1:], {}, 0, 91),
 }
 _KINDS: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
 _FIXED = {'parent', 'name', 'backbone', 'num_classes'}
@@ -124,8 +120,3 @@ def list_models(pattern: str = '*') -> list[str]:
     """Lists the registered networks, the dense ones last; `pattern` as of `models.list_models`."""
     dense = [name for name in DENSE_MODELS if fnmatch.fnmatchcase(name, pattern)]
     return [*registry.list_models(pattern), *dense]
-
-
-def is_dense(model: Any) -> bool:
-    """Whether a network is one of these kinds, and no classifier."""
-    return not isinstance(model, ResNet)

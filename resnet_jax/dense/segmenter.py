@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from resnet_jax.dense.backbone import Backbone
 from resnet_jax.dense.heads import HEADS, FCNHead
 from resnet_jax.dense.resizing import resize_bilinear
-from resnet_jax.errors import InputError, choose
+from resnet_jax.errors import InputError, Range, check_number, choose
 
 
 class Segmenter(nn.Module):
@@ -33,9 +33,14 @@ class Segmenter(nn.Module):
 
     def __post_init__(self) -> None:
         choose('head', self.head, HEADS)
+        check_number('head_width', self.head_width, Range(0, 2**16, whole=True))
         if self.aux and self.aux not in self.backbone.features:
             raise InputError(
                 f'aux {self.aux!r} is none of the features {", ".join(self.backbone.features)}'
+            )
+        if self.head != 'unet' and set(self.backbone.features) == {self.aux}:
+            raise InputError(
+                f'features must have another stage than that of aux, {self.aux}, for the main head'
             )
         super().__post_init__()
 

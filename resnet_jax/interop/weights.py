@@ -12,8 +12,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from resnet_jax import text
+from resnet_jax.dense import Detector, Segmenter
 from resnet_jax.errors import InputError, check_choice
 from resnet_jax.interop import layouts, matching
+from resnet_jax.interop.dense_weights import load_dense_weights
 from resnet_jax.interop.files import Tensors, read_tensors, write_tensors
 from resnet_jax.interop.hub import fetch
 from resnet_jax.interop.layouts import OURS
@@ -28,7 +30,7 @@ DTYPES = ('float32', 'float16', 'bfloat16', 'float64')
 
 def load_weights(
     path: str | os.PathLike[str],
-    model: ResNet,
+    model: ResNet | Segmenter | Detector,
     *,
     reset_head: bool = False,
     key: jax.Array | None = None,
@@ -47,7 +49,7 @@ def load_weights(
     Args:
       path: a safetensors, PyTorch (needs PyTorch) or .npz file of any name, the folder of a run or
         checkpoint, `hf:OWNER/REPO[/FILE]` or `torchvision:NAME`.
-      model: from `create_model`.
+      model: from `create_model`; of a dense one see `dense_weights`, which takes `dtype` alone.
       reset_head: load everything but the head, and initialise the head.
       key: for the head; `jax.random.key(0)` by default.
       dtype: of the result; None keeps the file's.
@@ -65,6 +67,13 @@ def load_weights(
       InputError: if the file cannot be read or does not fit; the message lists the tensors that do
         not fit and the registered models that would.
     """
+    if isinstance(model, Segmenter | Detector):
+        if reset_head or weights_key or channels or adapt_stem:
+            raise InputError(
+                'reset_head, weights_key, channels and adapt_stem go with classifiers only; leave '
+                'them out'
+            )
+        return load_dense_weights(fetch(path), model, dtype)
     file = fetch(path)
     tensors = read_tensors(file)
     variables = variables_from_tensors(

@@ -12,7 +12,6 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.data.preprocessing import LENGTH
 from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import registry
@@ -37,7 +36,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
     'data.frames': Range(1, 4096, whole=True),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
-    'data.length': LENGTH,
+    'data.length': data.LENGTH,
     'data.sample_rate': Range(1, 2**24, whole=True),
     'data.mean': Range(),
     'data.std': Range(0, open='low'),

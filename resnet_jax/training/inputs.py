@@ -17,7 +17,6 @@ from resnet_jax.training import processes
 from resnet_jax.training.start import model_dimensions, takes_texts
 
 Batch = dict[str, np.ndarray]
-KEYS = ('image_key', 'label_key', 'label_names', 'length', 'sample_rate')  # of `data.Details`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +146,8 @@ def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = 
     side = image_size or config.data.image_size
     example = side**2 * config.data.channels * (config.data.frames or 1)
     if source.space:
-        example = 4 * math.prod(source.space) * source.channels
+        size = 1 if source.vocabulary else 4  # bytes: of a text's bytes, or float32
+        example = size * math.prod(source.space) * source.channels
     return len(source) * example <= config.data.memory_mib * 2**20
 
 
@@ -167,8 +167,9 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
 def source_details(config: ConfigDict) -> dict[str, Any]:
     """What a config says of its data set besides name and split, as `data.open_source` takes it."""
     settings = config.data
-    same = ('labels', 'slice_order', *KEYS)
-    return {'data_dir': settings.dir, **{field: settings[field] for field in same}}
+    same = {field.name for field in dataclasses.fields(data.Details)} - {'data_dir'}
+    about = {field: settings[field] for field in ('slice_order', *sorted(same))}
+    return {'data_dir': settings.dir, **about}
 
 
 def describe(inputs: Inputs) -> list[str]:

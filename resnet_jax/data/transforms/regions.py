@@ -1,5 +1,7 @@
 """Transforms that erase a region of an image."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -144,7 +146,8 @@ def spec_augment(
     for axis, count, share in ((0, times, time_share), (1, frequencies, frequency_share)):
         size = image.shape[axis]
         wide, place = jax.random.uniform(jax.random.fold_in(key, axis), (2, count))
-        widths = jnp.floor(wide * (share * size + 1))[None]
+        longest = math.floor(share * size)
+        widths = jnp.floor(wide * (longest + 1))[None]
         firsts = jnp.floor(place[None] * (size - widths + 1))
         steps = jnp.arange(size, dtype=jnp.float32)[:, None]
         inside = ((steps >= firsts) & (steps < firsts + widths)).any(axis=1)

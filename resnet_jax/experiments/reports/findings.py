@@ -113,7 +113,9 @@ class Findings:
     @property
     def comparable(self) -> bool:
         """Whether all arms are of the same data; errors on different data are not compared."""
-        return len({fields.get('data.name') for fields in self.sweep.arms.values()}) == 1
+        usual = self.sweep.fields.get('data.name')
+        arms = self.sweep.arms.values()
+        return len({fields.get('data.name', usual) for fields in arms}) == 1
 
     @property
     def baseline(self) -> Arm:

@@ -15,7 +15,7 @@ def statement(findings: Findings) -> list[str]:
 def _verdicts(findings: Findings) -> list[str]:
     base, others = findings.baseline, findings.others
     if not findings.comparable:
-        return ['The arms are of different data: each stands for itself, and none is compared.']
+        return ['The arms are of different data sets, so their errors are not compared.']
     if not others:
         return [f'There is nothing to compare: {base.name} is the only arm.']
     if base.error is None:
