@@ -167,8 +167,10 @@ def test_zero_init_last_makes_the_block_an_identity_that_learns(design, placemen
     else:
         np.testing.assert_array_equal(out, x)
         np.testing.assert_array_equal(evaluated, x)
-    # What the last convolution comes with ends the branch: its norm or itself.
-    *_, kind = PLACEMENTS[placement].split('|')[1].split()
+    # What the last convolution comes with is zero: its norm or itself. Other words that end the
+    # branch have no weights.
+    words = PLACEMENTS[placement].split('|')[1].split()
+    kind = next(word for word in reversed(words) if word in ('conv', 'norm'))
     leaf = gradient[f'{kind}{len(design.kernels)}']['scale' if kind == 'norm' else 'kernel']
     assert jnp.all(leaf != 0), 'the zero weight must receive a gradient'
 
