@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands import data_options, eval_report, model_options
+from resnet_jax.commands import data_options, eval_dense, eval_report, model_options
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.json_files import json_text
 
@@ -52,10 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     eval_report.add_arguments(parser)
     parser.add_argument(
         '--tta',
-        choices=('flip', 'ten_crop', 'whole'),
+        choices=('flip', 'ten_crop', 'whole', 'scales', 'windows'),
         help='test-time augmentation: average the probabilities of an image and its mirror image, '
         'or of ten crops of the resized image (corners, middle, and their mirror images); or show '
-        'the model the whole resized square in place of its crop',
+        'the model the whole resized square in place of its crop; of segmentation flip, scales '
+        '(0.75, 1 and 1.25, each mirrored too) or windows (of half the side, which overlap)',
     )
     parser.add_argument('--json', action='store_true', help='print one JSON object')
 
@@ -73,6 +74,13 @@ def run(options: argparse.Namespace) -> None:
     chosen = data_options.choose_data(options)
     source = chosen.source
     trained = model_options.load_model_or_exported(options)
+    if trained.does.is_dense:
+        return eval_dense.run(options, trained, chosen)
+    if source.is_dense:
+        raise InputError(
+            f'{source.name} has {" and ".join(source.targets)} for each image, and '
+            f'{trained.title} classifies images; choose data with a class for each'
+        )
     model_names = trained.preprocessing.class_names
     matched, how = match_classes(model_names, source.class_names)
     rest = sorted(set(range(len(model_names))) - set(matched))

@@ -95,7 +95,7 @@ def load_model_or_exported(options: argparse.Namespace) -> 'TrainedModel':
       InputError: unless the options give one of the two, which can be read.
     """
     if options.exported is None:
-        return load_model(options)
+        return load_model(options, dense=True)
     from resnet_jax.export.exported import load_exported
 
     given = [name for name in _PUBLISHED_ONLY if getattr(options, name) is not None]
@@ -115,16 +115,30 @@ def _read_names(path: Path) -> list[str]:
         raise InputError(f'cannot read the class names in {path}: {error}') from error
 
 
-def load_model(options: argparse.Namespace, headless: bool = False) -> 'TrainedModel':
+def load_model(
+    options: argparse.Namespace, headless: bool = False, dense: bool = False
+) -> 'TrainedModel':
     """Loads the model that the options select.
 
     Args:
       options: includes those of `add_model_options`.
       headless: whether a file of weights may lack a head, which is then random.
+      dense: whether the command also takes networks for segmentation, detection and depth.
 
     Raises:
-      InputError: unless the options give either a run, or a model and weights.
+      InputError: unless the options give either a run, or a model and weights; and for a model that
+        the command does not take.
     """
+    trained = _load_model(options, headless)
+    if trained.does.is_dense and not dense:
+        raise InputError(
+            f'this command takes networks that classify images, and {trained.title} is one '
+            f'of {trained.does.noun}; use resnet-jax eval, predict or export'
+        )
+    return trained
+
+
+def _load_model(options: argparse.Namespace, headless: bool) -> 'TrainedModel':
     from resnet_jax.inference import published
     from resnet_jax.inference.trained import load_trained
 

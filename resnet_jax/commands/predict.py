@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax import text
-from resnet_jax.commands import model_options
+from resnet_jax.commands import model_options, predict_dense
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.json_files import json_text
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
     from resnet_jax.inference.trained import TrainedModel
 
-TEXT = 'Predict the classes of image files.'
+TEXT = 'Predict the classes of image files, their segments, objects or depth.'
 EPILOG = (
     'Example: resnet-jax predict --workdir runs/digits photos --topk 3. A folder stands for the '
     '.jpg, .png, .webp, .tif, .gif, .bmp and like files in it and its subfolders. Quote patterns: '
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='for --sheet: a CSV of file names and classes',
     )
+    predict_dense.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -90,7 +91,15 @@ def run(options: argparse.Namespace) -> None:
     compilation.keep_compiled()
     trained = model_options.load_model_or_exported(options)
     with compilation.matmul_precision(trained.matmul_precision):
-        _predict(options, trained)
+        if trained.does.is_dense:
+            predict_dense.run(options, trained)
+        elif options.overlays is not None:
+            raise InputError(
+                '--overlays draws segments, boxes and depth, and this model classifies images; '
+                'give --sheet FILE.png'
+            )
+        else:
+            _predict(options, trained)
 
 
 def _predict(options: argparse.Namespace, trained: 'TrainedModel') -> None:

@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
     if distributed and not supervisor.is_supervised():
         supervisor.supervise(options.workdir)
     from resnet_jax.training import compilation, config, loop, processes
+    from resnet_jax.training.tasks import TASKS
 
     compilation.keep_compiled()
     settings = config.load_config(options.config, options.overrides)
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     result = (
         f'{summary["steps"]} steps in {summary["seconds"]:.0f} s'
         f'{"" if speed is None else f", {speed:.0f} images/s"}; {figures["n"]} images evaluated: '
-        f'top1 {100 * figures["top1"]:.2f} %, loss {figures["loss"]:.4f}'
+        f'{TASKS[settings.task].text(figures)}'
     )
     print(text.paragraph(result, text.terminal_width(), '  '))
     print(f'resnet-jax eval --workdir {options.workdir}    # evaluate it again')

@@ -16,6 +16,7 @@ from resnet_jax.inference.trained import TrainedModel, load_trained
 from resnet_jax.interop.files import is_compressed
 from resnet_jax.json_files import json_text
 from resnet_jax.records.writers import write_atomically
+from resnet_jax.training.tasks import score_of
 from resnet_jax.training.workdir import is_run, read_config, read_summary
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _of_runs(candidate: Candidate) -> Entry:
         if summary is None:
             raise InputError(f'the run in {folder} has not ended; run the same command again')
         data = read_config(folder).data
-        errors.append(1 - float(summary['eval']['top1']))
+        errors.append(1 - float(score_of(summary['eval']) or 0.0))
         judged_on.add((data.name, data.eval_split, summary['eval'].get('n')))
     if len(judged_on) > 1:
         raise InputError(f'the runs of {candidate.name} were judged on different images')

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0  # everything random in a run derives from it
-    config.task = 'classification'  # what is learnt: a row of training/tasks.py
+    config.task = 'classification'  # what is learnt: segmentation, detection, depth: docs/dense.md
 
     config.model = ConfigDict()
     config.model.name = 'cifar_resnet20'  # see `resnet-jax models`
@@ -85,6 +85,16 @@ def get_config() -> ConfigDict:
     config.model.layer_bits = placeholder(tuple)  # of single layers: ('stem=0', 'head=8')
     config.model.scan_blocks = placeholder(bool)  # compile equal blocks once, as a loop
     config.model.remat = placeholder(bool)  # less memory: compute blocks again going backward
+
+    # Of dense networks, such as fcn_resnet50 and retinanet_resnet50_fpn: docs/dense.md.
+    config.model.backbone = placeholder(str)  # another network in the place of the row's
+    config.model.features = placeholder(tuple)  # its stages that the head takes
+    config.model.frozen = placeholder(int)  # its first parts that do not learn; 1: the stem
+    config.model.head = placeholder(str)  # fcn, aspp, psp, unet
+    config.model.head_width = placeholder(int)  # channels in it; 0: what its paper has
+    config.model.aux = placeholder(str)  # the stage that a second head takes
+    config.model.pyramid_width = placeholder(int)  # channels of the pyramid of a detector
+    config.model.anchor_scale = placeholder(float)  # factor of its anchors, of 32 to 813 pixels
 
     config.init = ConfigDict()  # where the parameters start, if not at random
     config.init.weights = placeholder(str)  # a file or run; hf:OWNER/REPO, torchvision:NAME
@@ -225,7 +235,9 @@ def get_config() -> ConfigDict:
     config.parallel.shard_optimizer = False  # each device keeps its part of the state (ZeRO-1)
 
     config.loss = ConfigDict()
-    config.loss.name = 'cross_entropy'  # cross_entropy, focal, binary_cross_entropy
+    # cross_entropy, focal, binary_cross_entropy; of segmentation cross_entropy, focal, dice,
+    # cross_entropy_dice; of detection focal; of depth scale_invariant, log_l1
+    config.loss.name = 'cross_entropy'
     # Of an example of each class: ('balanced',) for the inverse of their frequency in the training
     # split, of mean 1, or one number per class in their order. () for none.
     config.loss.class_weights = ()
@@ -234,7 +246,10 @@ def get_config() -> ConfigDict:
     # if unset, the shares are the targets.
     config.loss.target_threshold = placeholder(float)
     config.loss.gamma = 2.0  # of focal: how much easy examples are played down
-    config.loss.alpha = 1.0  # of focal: a factor
+    config.loss.alpha = 1.0  # of focal: a factor; of detection the weight of objects, 0.25
+    config.loss.aux_weight = 0.4  # of the second head of a segmentation network
+    config.loss.box_weight = 1.0  # of detection: of the boxes, beside the classes
+    config.loss.scale_invariance = 0.5  # of scale_invariant: lambda of arXiv 1406.2283
 
     config.distill = ConfigDict()  # learning from the outputs of a teacher: docs/compress.md
     config.distill.teacher = placeholder(str)  # the folder of a run, or a file of weights ...
@@ -258,7 +273,8 @@ def get_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 1000  # steps
     config.checkpoint.keep = 2  # the last so many; the best are kept besides
-    # Which figure makes the best: top1, top5, loss or ece of evaluations; or train_loss: the run
+    # Which figure makes the best: top1, top5, loss or ece of evaluations, and of dense tasks miou,
+    # pixel_accuracy, ap, ap50, ap75, delta1, rmse or abs_rel; or train_loss: the run
     # keeps and evaluates the parameters after the epoch of the lowest mean training loss.
     config.checkpoint.best = 'top1'
     config.checkpoint.keep_best = 1  # how many of them are kept

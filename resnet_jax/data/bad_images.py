@@ -1,9 +1,9 @@
 """Training images that cannot be read: they are counted, and replaced by others."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from resnet_jax.data.pictures import Picture
 from resnet_jax.data.sources import Source
@@ -57,27 +57,27 @@ class BadImages:
 def read_or_replace(
     source: Source,
     picture: Picture,
-    label: int,
-    make: Callable[[Picture], UInt8[np.ndarray, 's s c']],
+    label: Any,
+    make: Callable[[Picture, Any], dict[str, Any]],
     place: tuple[int, int],
-) -> tuple[UInt8[np.ndarray, 's s c'], int, list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """Reads a training image, or another of the source where it cannot be read.
 
     Args:
       source: where the picture is from.
       picture: the image.
-      label: of it.
-      make: reads and prepares it.
+      label: of it, or its targets.
+      make: reads and prepares both.
       place: (seed, position): which others are tried is a function of these alone.
 
     Returns:
-      What `make` gives, its label, and what was wrong, in a list that is empty if nothing was.
+      What `make` gives, and what was wrong, in a list that is empty if nothing was.
 
     Raises:
       InputError: if `REPLACEMENT_TRIES` others cannot be read either.
     """
     try:
-        return make(picture), label, []
+        return make(picture, label), []
     except InputError as error:
         fault = str(error)
     rng = np.random.default_rng([place[0], REPLACEMENT_STREAM, place[1]])
@@ -85,7 +85,7 @@ def read_or_replace(
         other = int(rng.integers(len(source)))
         ((picture, label),) = source.pictures([other], picture.shown)
         try:
-            return make(picture), label, [fault]
+            return make(picture, label), [fault]
         except InputError:
             continue
     raise InputError(f'{fault}; nor can {REPLACEMENT_TRIES} others in its place be read')

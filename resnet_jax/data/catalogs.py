@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnet_jax.data.coco import coco_catalog
+from resnet_jax.data.digits_scenes import digits_scenes_catalog
 from resnet_jax.data.folders import IMAGES, FileKind, read_image_folder
 from resnet_jax.data.hub_sets import hub_catalog
+from resnet_jax.data.masks import masks_catalog, voc_catalog
 from resnet_jax.data.moving_digits import moving_digits_catalog
 from resnet_jax.data.npz_files import npz_catalog
 from resnet_jax.data.series_sets import aeon_catalog
@@ -64,7 +67,17 @@ def open_source(
     read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
-    same = ('version', 'root', 'notes', 'name_of', 'space', 'decode', 'vocabulary', 'noun')
+    same = (
+        'version',
+        'root',
+        'notes',
+        'name_of',
+        'space',
+        'decode',
+        'vocabulary',
+        'noun',
+        'targets',
+    )
     about = {key: getattr(catalog, key) for key in same}
     source = Source(
         *(spec, split, catalog.class_names, catalog.channels, read, parts),
@@ -161,6 +174,11 @@ def _read_images(images: Images, split: str, indices: Sequence[int]) -> list[Rec
 def digits_scans() -> dict[str, np.ndarray]:
     """The images of the data set digits, uint8 [N, 8, 8, 1], by split."""
     return {split: np.asarray(images) for split, (images, _) in _digits_images().items()}
+
+
+def digits_labels() -> dict[str, np.ndarray]:
+    """Their digits, by split."""
+    return {split: labels for split, (_, labels) in _digits_images().items()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -315,6 +333,9 @@ _NAMES = ('label_names', 'slice_order')
 KINDS: dict[str, Kind] = {
     'digits': Kind(lambda _, details: digits_catalog()),
     'moving_digits': Kind(lambda _, details: moving_digits_catalog(digits_scans())),
+    'digits_scenes': Kind(
+        lambda _, details: digits_scenes_catalog(digits_scans(), digits_labels())
+    ),
     'synthetic': Kind(lambda _, details: synthetic_catalog()),
     'tfds:NAME': Kind(tfds_catalog, ('dir', *_KEYS)),
     'folder:PATH': Kind(
@@ -324,6 +345,9 @@ KINDS: dict[str, Kind] = {
     'npz:FILE': Kind(npz_catalog, _NAMES),
     'hf:NAME': Kind(hub_catalog, (*_KEYS, *_NAMES)),
     'aeon:NAME': Kind(aeon_catalog, ('slice_order',)),
+    'masks:PATH': Kind(lambda path, details: masks_catalog(path)),
+    'voc:PATH': Kind(lambda path, details: voc_catalog(path)),
+    'coco:PATH': Kind(lambda path, details: coco_catalog(path)),
     'text:PATH': Kind(text_catalog, ('labels', 'slice_order', 'length')),
     'audio:PATH': Kind(
         audio_catalog, ('labels', 'slice_order', 'length', 'sample_rate', 'spectrogram')

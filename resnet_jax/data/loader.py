@@ -8,10 +8,11 @@ data, and no example is dropped at the end of an epoch.
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32
 from tqdm import tqdm
 
 from resnet_jax.data.bad_images import BadImages, read_or_replace
@@ -19,6 +20,7 @@ from resnet_jax.data.pictures import Picture
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.read_ahead import read_ahead, usable_cores
 from resnet_jax.data.sources import Source
+from resnet_jax.data.targets import empty_targets
 from resnet_jax.data.transforms import Chosen, check_transforms, read_transforms
 from resnet_jax.errors import InputError
 
@@ -121,26 +123,25 @@ def load_arrays(
         image is an error.
 
     Returns:
-      {'image': uint8 [N, S, S, C], 'label': int32 [N]}.
+      {'image': uint8 [N, S, S, C], 'label': int32 [N]}; of dense data its targets in place of the
+      label, see `targets`.
 
     Raises:
       InputError: on an image that cannot be read or a label outside the classes.
     """
-    arrays = _empty_batch(len(source), preprocessing)
+    arrays = _empty_batch(len(source), preprocessing, source)
     source = source.with_bands(preprocessing.channels)
 
-    def prepare(picture: Picture) -> np.ndarray:
-        return preprocessing.prepare(picture.whole())
+    def prepare(picture: Picture, label: Any) -> Batch:
+        return preprocessing.prepare_example(picture.whole(), label)
 
     def fill(start: int) -> tuple[int, list[str]]:
         stop, faults = min(start + READ_TOGETHER, len(source)), []
         for i, (picture, label) in enumerate(source.pictures(range(start, stop)), start):
-            if bad is None:
-                arrays['image'][i], arrays['label'][i] = prepare(picture), label
-                continue
-            found = read_or_replace(source, picture, label, prepare, (0, i))
-            arrays['image'][i], arrays['label'][i] = found[:2]
-            faults += found[2]
+            example, fault = _read(source, picture, label, prepare, (0, i), bad is not None)
+            faults += fault
+            for name, value in example.items():
+                arrays[name][i] = value
         return stop - start, faults
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
@@ -220,7 +221,7 @@ def _without_faults(
     with contextlib.closing(batches):
         for batch, faults in batches:
             if bad is not None:
-                bad.add(faults, len(batch['label']))
+                bad.add(faults, len(batch['image']))
             yield batch
 
 
@@ -253,11 +254,25 @@ def eval_batches(
     return read_ahead(make, 0, -(-len(source) // batch_size), workers)
 
 
-def _empty_batch(size: int, preprocessing: Preprocessing) -> Batch:
+def _empty_batch(size: int, preprocessing: Preprocessing, source: Source) -> Batch:
     return {
         'image': np.zeros((size, *preprocessing.input_shape), preprocessing.dtype),
-        'label': np.zeros(size, np.int32),
+        **empty_targets(source.targets, size, preprocessing.image_size),
     }
+
+
+def _read(
+    source: Source,
+    picture: Picture,
+    label: Any,
+    prepare: Callable[[Picture, Any], Batch],
+    place: tuple[int, int],
+    skip: bool,
+) -> tuple[Batch, list[str]]:
+    """What a batch holds of an example, and what was wrong with it if another takes its place."""
+    if skip:
+        return read_or_replace(source, picture, label, prepare, place)
+    return prepare(picture, label), []
 
 
 def _train_batch(
@@ -274,36 +289,37 @@ def _train_batch(
     """The batch of a step, and what was wrong with images that others have replaced."""
     mine = rows(batch_size, part)
     positions = batch_positions(step, batch_size)[mine]
-    batch = _empty_batch(len(positions), preprocessing)
+    batch = _empty_batch(len(positions), preprocessing, source)
     indices = batch_indices(seed, step, batch_size, len(source), repeats)[mine]
     examples = source.pictures(indices, preprocessing.channels)
     faults: list[str] = []
     for i, (position, (picture, label)) in enumerate(zip(positions, examples, strict=True)):
-        make = functools.partial(_train_image, preprocessing, seed, int(position), host_transforms)
-        if skip:
-            found = read_or_replace(source, picture, label, make, (seed, int(position)))
-            batch['image'][i], batch['label'][i] = found[:2]
-            faults += found[2]
-        else:
-            batch['image'][i], batch['label'][i] = make(picture), label
+        make = functools.partial(
+            _train_example, preprocessing, seed, int(position), host_transforms
+        )
+        example, fault = _read(source, picture, label, make, (seed, int(position)), skip)
+        faults += fault
+        for name, value in example.items():
+            batch[name][i] = value
     return batch, faults
 
 
-def _train_image(
+def _train_example(
     preprocessing: Preprocessing,
     seed: int,
     position: int,
     host_transforms: tuple[Chosen, ...],
     picture: Picture,
-) -> UInt8[np.ndarray, 's s c']:
+    label: Any,
+) -> Batch:
     if not host_transforms:
-        return preprocessing.prepare(picture.whole())
+        return preprocessing.prepare_example(picture.whole(), label)
     image: Picture | np.ndarray = picture
     for one in host_transforms:
         rng = np.random.default_rng([seed, one.transform.stream, position])
         image = one.apply(rng, image, preprocessing.image_size)
     assert isinstance(image, np.ndarray)
-    return image
+    return {'image': image, 'label': label}
 
 
 def eval_batch(
@@ -323,9 +339,9 @@ def eval_batch(
       part: as in `train_batches`.
     """
     here = range(number * batch_size, (number + 1) * batch_size)[rows(batch_size, part)]
-    batch = _empty_batch(len(here), preprocessing)
+    batch = _empty_batch(len(here), preprocessing, source)
     size, here = len(here), here[: max(0, len(source) - here.start)]
-    for i, example in enumerate(source.with_bands(preprocessing.channels).take(here)):
-        batch['image'][i] = preprocessing.prepare(example['image'])
-        batch['label'][i] = example['label']
+    for i, (picture, label) in enumerate(source.with_bands(preprocessing.channels).pictures(here)):
+        for name, value in preprocessing.prepare_example(picture.whole(), label).items():
+            batch[name][i] = value
     return batch | {'mask': np.arange(size) < len(here)}

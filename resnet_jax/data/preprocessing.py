@@ -18,8 +18,10 @@ from resnet_jax.data.resizing import (
     check_sizes,
     convert_channels,
     resize_and_crop,
+    resize_and_pad,
 )
 from resnet_jax.data.spectrograms import read_spectrogram, spectrogram_shape
+from resnet_jax.data.targets import fit_targets, is_dense
 from resnet_jax.errors import InputError, Range, check_choice, check_number
 from resnet_jax.json_files import parse_json
 
@@ -51,6 +53,8 @@ class Preprocessing:
       sample_rate: of sounds, samples a second; 0: it takes none.
       spectrogram: what the model sees of a sound, such as 'log_mel(bands=64)': a picture [frames,
         bands, 1], which mean, std and `standardize` are of; '': the waveform.
+      fit: how an image becomes a square: 'crop', its centre; or 'pad', the whole image, scaled to
+        the top left and grey to its right or below, as dense tasks want it.
     """
 
     image_size: int
@@ -67,6 +71,7 @@ class Preprocessing:
     vocabulary: int = 0
     sample_rate: int = 0
     spectrogram: str = ''
+    fit: str = 'crop'
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
@@ -76,6 +81,9 @@ class Preprocessing:
         else:
             check_sizes(self.image_size, self.resize)
         check_choice('interpolation', self.interpolation, INTERPOLATIONS)
+        check_choice('fit', self.fit, ('crop', 'pad'))
+        if self.fit == 'pad' and (self.dimensions != 2 or self.resize is not None):
+            raise InputError("fit='pad' goes with images only, and without resize")
         with np.errstate(over='ignore'):  # to infinity, which is refused
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if self.frames < 0:
@@ -168,6 +176,18 @@ class Preprocessing:
             return np.stack([self._prepare(image[int(place)]) for place in places])
         return self._prepare(image)
 
+    def prepare_example(self, image: np.ndarray, label: Any) -> dict[str, Any]:
+        """What a batch holds of an example: the prepared image, and its label or targets.
+
+        Raises:
+          InputError: as `prepare`, and for targets that do not fit the image.
+        """
+        prepared = self.prepare(image)
+        if not is_dense(label):
+            return {'image': prepared, 'label': label}
+        size = (image.shape[0], image.shape[1])
+        return {'image': prepared, **fit_targets(label, size, self.image_size)}
+
     def _misfit(self, image: np.ndarray) -> str:
         """Why data of another number of axes are refused."""
         kinds = {
@@ -184,6 +204,8 @@ class Preprocessing:
 
     def _prepare(self, image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 's s channels']:
         image = convert_channels(image, self.channels)
+        if self.fit == 'pad':
+            return resize_and_pad(image, self.image_size, self.interpolation)
         return resize_and_crop(image, self.image_size, self.resize, self.interpolation)
 
     def _checked(self, series: np.ndarray) -> Shaped[np.ndarray, 'length *rest c']:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from resnet_jax.data.targets import fitted_size
 from resnet_jax.errors import InputError, check_choice
 
 try:  # has no wheels for some machines; see `resize_box`
@@ -21,6 +22,7 @@ except ImportError:
 # How images are resampled. Pillow antialiases with both when it shrinks.
 INTERPOLATIONS = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}
 SUPPORTS = {'bilinear': 1, 'bicubic': 2}  # pixels on each side that a result depends on, enlarging
+GREY = 128  # what fills the rest of a square
 LARGEST_SIDE = 4096  # pixels, of a model's input and of the resize before it
 # Largest aspect ratio that is resized whole; a longer image is cut first, to bound the cost.
 LONGEST_ASPECT = 8
@@ -131,6 +133,29 @@ def resize_and_crop(
         image = _by_band(image, lambda band: _pillow_resize(band, shape, box, interpolation))
     top, left = start
     return image[top : top + image_size, left : left + image_size]
+
+
+def resize_and_pad(
+    image: UInt8[np.ndarray, 'h w c'], side: int, interpolation: str = 'bilinear'
+) -> UInt8[np.ndarray, 'side side c']:
+    """Scales the longer side to `side`, the shape kept; grey fills the right or the bottom.
+
+    With antialiasing. An image that has the right size already is returned unchanged.
+
+    Raises:
+      InputError: on a side that `check_sizes` refuses, or an unknown interpolation.
+    """
+    check_choice('interpolation', interpolation, INTERPOLATIONS)
+    check_sizes(side, None)
+    size = (image.shape[0], image.shape[1])
+    height, width = fitted_size(size, side)
+    if (height, width) != size:
+        box = (0.0, 0.0, float(size[1]), float(size[0]))
+        shape = (width, height)
+        image = _by_band(image, lambda band: _pillow_resize(band, shape, box, interpolation))
+    found = np.full((side, side, image.shape[2]), GREY, np.uint8)
+    found[:height, :width] = image
+    return found
 
 
 def check_sizes(image_size: int, resize: int | None) -> None:

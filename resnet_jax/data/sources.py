@@ -3,16 +3,18 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypedDict
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from resnet_jax.data.pictures import Picture
+from resnet_jax.data.targets import check_targets
 from resnet_jax.errors import InputError
 
-# (image: a path, the bytes of a file or uint8 [H, W, C]; label)
-Record = tuple[str | bytes | np.ndarray, int]
+# (image: a path, the bytes of a file or uint8 [H, W, C]; its label, or what a dense task has of it,
+# see `targets`, or a function that reads that)
+Record = tuple[str | bytes | np.ndarray, Any]
 Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
 
 _CHUNK = 4096  # records read at a time
@@ -41,6 +43,7 @@ class Catalog:
       decode: reads a file that is no image, from its path; None: files are images.
       vocabulary: of texts [L]: how many whole numbers there are; 0: the examples are no texts.
       noun: what several examples are called.
+      targets: what each example has besides the image, names of `targets.TARGETS`.
     """
 
     sizes: Mapping[str, int]
@@ -57,6 +60,7 @@ class Catalog:
     decode: Callable[[str], np.ndarray] | None = None
     vocabulary: int = 0
     noun: str = 'images'
+    targets: tuple[str, ...] = ('label',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +85,8 @@ class Details:
     sample_rate: int | None = None
 
 
-class Example(TypedDict):
-    """A labelled image."""
-
-    image: UInt8[np.ndarray, 'h w c']
-    label: int
+# {'image': uint8 [H, W, C], 'label': int}; of a dense task its targets in place of the label.
+Example = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Source:
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
-      version, root, notes, name_of, space, decode, vocabulary, noun: as in `Catalog`.
+      version, root, notes, name_of, space, decode, vocabulary, noun, targets: as in `Catalog`.
       read_labels: `Catalog.labels`.
     """
 
@@ -120,6 +121,12 @@ class Source:
     decode: Callable[[str], np.ndarray] | None = None
     vocabulary: int = 0
     noun: str = 'images'
+    targets: tuple[str, ...] = ('label',)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its examples have masks, boxes or maps of depth in place of a label."""
+        return self.targets != ('label',)
 
     def __len__(self) -> int:
         if self.chosen is not None:
@@ -143,13 +150,14 @@ class Source:
           InputError: on an image that cannot be read or a label outside the classes, naming it.
         """
         return [
-            {'image': picture.whole(), 'label': label} for picture, label in self.pictures(indices)
+            {'image': picture.whole(), **(label if self.is_dense else {'label': label})}
+            for picture, label in self.pictures(indices)
         ]
 
     def pictures(
         self, indices: Iterable[int], shown: int | None = None
-    ) -> list[tuple[Picture, int]]:
-        """Reads examples together, not decoded: each image and its label.
+    ) -> list[tuple[Picture, Any]]:
+        """Reads examples together, not decoded: each image and its label, or its targets.
 
         Args:
           indices: as for `take`.
@@ -161,7 +169,12 @@ class Source:
         return [self._picture(*record, where, shown) for record, where in self.records(indices)]
 
     def labels(self) -> Int[np.ndarray, ' n']:
-        """The label of each example. Images are not decoded, but those of tfds are read."""
+        """The label of each example; 0 where the data has other targets.
+
+        Images are not decoded, but those of tfds are read.
+        """
+        if self.is_dense:
+            return np.zeros(len(self), np.int64)
         if self.read_labels is not None:
             parts = [self.read_labels(split)[start:stop] for split, start, stop in self.parts]
             whole = np.concatenate(parts).astype(np.int64)
@@ -181,6 +194,20 @@ class Source:
         """The source of some of its examples, in this order, under another name of a split."""
         chosen = indices if self.chosen is None else self.chosen[indices]
         return dataclasses.replace(self, chosen=chosen, split=split)
+
+    def with_targets(self, names: Sequence[str]) -> 'Source':
+        """The source with some of its targets alone.
+
+        Raises:
+          InputError: for one that it has not.
+        """
+        lacking = [name for name in names if name not in self.targets]
+        if lacking:
+            raise InputError(
+                f'{self.name} has {" and ".join(self.targets)} for each example, and no '
+                f'{lacking[0]}; choose data that has, or another task'
+            )
+        return dataclasses.replace(self, targets=tuple(names))
 
     def with_bands(self, channels: int) -> 'Source':
         """The source with files read as images of this many bands, unless that is grey or RGB."""
@@ -216,15 +243,19 @@ class Source:
         raise IndexError(index)
 
     def _picture(
-        self, image: str | bytes | np.ndarray, label: int, where: str, shown: int | None
-    ) -> tuple[Picture, int]:
-        if not 0 <= label < len(self.class_names):
+        self, image: str | bytes | np.ndarray, label: Any, where: str, shown: int | None
+    ) -> tuple[Picture, Any]:
+        name = image if isinstance(image, str) else f'{where} of {self.name}'
+        if self.is_dense:
+            every = label() if callable(label) else label
+            label = {target: every[target] for target in self.targets}
+            check_targets(label, len(self.class_names), name)
+        elif not 0 <= label < len(self.class_names):
             raise InputError(
                 f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
                 f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
                 'split'
             )
-        name = image if isinstance(image, str) else f'{where} of {self.name}'
         if self.space or getattr(image, 'ndim', 3) > 3:  # series and videos are prepared whole
             shown = None
         return Picture(image, self.channels, name, shown, self.decode), label

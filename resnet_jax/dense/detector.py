@@ -4,8 +4,10 @@ import math
 from typing import NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from resnet_jax.dense import boxes
@@ -29,6 +31,21 @@ class Level(NamedTuple):
     offsets: Float[Array, 'n h w anchors 4']
 
 
+@flax.struct.dataclass
+class Pyramid:
+    """What a detector says.
+
+    Attributes:
+      levels: the finest first.
+      image_size: height and width of the images, pixels.
+      anchor_scale: of the `Detector`.
+    """
+
+    levels: tuple[Level, ...]
+    image_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+    anchor_scale: float = flax.struct.field(pytree_node=False)
+
+
 class Detections(NamedTuple):
     """The objects of images, best first.
 
@@ -48,23 +65,25 @@ class Detections(NamedTuple):
 class Detector(nn.Module):
     """RetinaNet (arXiv 1708.02002), as torchvision has it.
 
-    `apply(variables, images, train=False)` returns the levels of the pyramid, a tuple of `Level`,
-    the finest first; `detect` makes boxes of them. Parameter paths: `backbone`, `fpn`,
-    `class_head`, `box_head`.
+    `apply(variables, images, train=False)` returns a `Pyramid`; `detect` makes boxes of it.
+    Parameter paths: `backbone`, `fpn`, `class_head`, `box_head`.
 
     Attributes:
       backbone: with the features of three stages, of which the pyramid has a level each, and two
         more.
       num_classes: logits of each anchor.
       pyramid_width: channels of the pyramid.
+      anchor_scale: factor of the anchors' sizes, which are for objects of 32 to 813 pixels.
     """
 
     backbone: Backbone
     num_classes: int
     pyramid_width: int = 256
+    anchor_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_number('pyramid_width', self.pyramid_width, Range(1, 2**16, whole=True))
+        check_number('anchor_scale', self.anchor_scale, Range(0, 1000, open='low'))
         count = len(self.backbone.features)
         if count + EXTRA_LEVELS != len(boxes.SIZES):
             raise InputError(
@@ -74,8 +93,8 @@ class Detector(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array, 'n h w c'], train: bool) -> tuple[Level, ...]:
-        """The levels of normalised images."""
+    def __call__(self, images: Float[Array, 'n h w c'], train: bool) -> Pyramid:
+        """The levels for normalised images."""
         features = self.backbone(images, train)
         conv, _ = self.backbone.net.makers()
         levels = FeaturePyramid(self.pyramid_width, EXTRA_LEVELS, conv, name='fpn')(features)
@@ -83,12 +102,24 @@ class Detector(nn.Module):
         count = len(boxes.SIZES[0]) * len(boxes.RATIOS)
         classes = AnchorHead(self.num_classes, count, start, conv, name='class_head')
         offsets = AnchorHead(4, count, 0.0, conv, name='box_head')
-        return tuple(Level(*one) for one in zip(classes(levels), offsets(levels), strict=True))
+        # In float32, as logits are everywhere: a box in bfloat16 is off by pixels.
+        dtype = self.backbone.net.output_dtype
+        found = tuple(
+            Level(logits.astype(dtype), offset.astype(dtype))
+            for logits, offset in zip(classes(levels), offsets(levels), strict=True)
+        )
+        return Pyramid(found, (images.shape[1], images.shape[2]), self.anchor_scale)
+
+
+def anchors_of(pyramid: Pyramid) -> list[Float[np.ndarray, 'positions anchors 4']]:
+    """The anchors of each level."""
+    grids = [(level.logits.shape[1], level.logits.shape[2]) for level in pyramid.levels]
+    sizes = [[size * pyramid.anchor_scale for size in level] for level in boxes.SIZES]
+    return boxes.anchors(pyramid.image_size, grids, sizes)
 
 
 def detect(
-    levels: tuple[Level, ...],
-    image_size: tuple[int, int],
+    pyramid: Pyramid,
     *,
     score: float = 0.05,
     overlap: float = 0.5,
@@ -98,15 +129,13 @@ def detect(
     """The objects that a detector sees, for `jax.jit`; the defaults are torchvision's.
 
     Args:
-      levels: of a `Detector`.
-      image_size: height and width of the images, pixels.
+      pyramid: of a `Detector`.
       score: least probability.
       overlap: above which, of two boxes of a class, the less probable is left out.
       candidates: the most probable of each level that are looked at.
       count: objects of an image, at most.
     """
-    grids = [(level.logits.shape[1], level.logits.shape[2]) for level in levels]
-    of_levels = boxes.anchors(image_size, grids)
+    of_levels, image_size = anchors_of(pyramid), pyramid.image_size
 
     def one(levels: tuple[Level, ...]) -> tuple[Array, Array, Array, Array]:
         found = []
@@ -123,4 +152,4 @@ def detect(
         chosen, filled = boxes.suppress(shapes, scores, labels, overlap, count)
         return shapes[chosen], scores[chosen], labels[chosen], filled
 
-    return Detections(*jax.vmap(one)(levels))
+    return Detections(*jax.vmap(one)(pyramid.levels))

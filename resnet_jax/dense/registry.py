@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from resnet_jax.dense.backbone import FEATURES, Backbone
 from resnet_jax.dense.detector import Detector
 from resnet_jax.dense.segmenter import Segmenter
-from resnet_jax.errors import InputError, check_choice, shown
-from resnet_jax.models import registry
-from resnet_jax.models.rows import MODELS
+from resnet_jax.errors import InputError, Range, check_choice, shown
+from resnet_jax.models import ResNet, registry
+from resnet_jax.models.rows import MODELS, ModelRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ DENSE_MODELS: dict[str, DenseRow] = {
     # arXiv 1708.02002. COCO's numbers of classes reach from 0, which is none, to 90.
     'retinanet_resnet50_fpn': DenseRow('detection', 'resnet50', FEATURES[1:], {}, 0, 91),
 }
+Network = ResNet | Segmenter | Detector
 _KINDS: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
 _FIXED = {'parent', 'name', 'backbone', 'num_classes'}
 
@@ -91,7 +92,8 @@ def create_model(
       num_classes: number of logits; by default as many as the published weights have.
       dtype: of the computation.
       **overrides: fields of `ResNet`, of its `BlockDesign` and, of a dense network, of `Segmenter`
-        or `Detector`, and `features` and `frozen` of its backbone.
+        or `Detector`; and its `backbone`, the name of another network, and its `features` and
+        `frozen`.
 
     Returns:
       A `ResNet`, `Segmenter` or `Detector`.
@@ -103,17 +105,77 @@ def create_model(
         return registry.create_model(name, num_classes, dtype, **overrides)
     check_choice('model', name, [*MODELS, *DENSE_MODELS])
     row = DENSE_MODELS[name]
-    kind = _KINDS[row.task]
-    own = {field.name for field in dataclasses.fields(kind)} - _FIXED
+    kind, own = _KINDS[row.task], _own_fields(row)
     settings = row.settings | {k: v for k, v in overrides.items() if k in own}
     rest = {k: v for k, v in overrides.items() if k not in own}
     rest.setdefault('output_stride', row.output_stride)
     features = tuple(rest.pop('features', row.features))
-    backbone = create_backbone(row.backbone, features, dtype=dtype, **rest)
+    body = rest.pop('backbone', row.backbone)
+    backbone = create_backbone(body, features, dtype=dtype, **rest)
     classes = row.num_classes if num_classes is None else num_classes
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise InputError(f'num_classes must be at least 1, got {shown(classes)}')
     return kind(backbone=backbone, num_classes=classes, **settings)
+
+
+def _own_fields(row: DenseRow) -> set[str]:
+    """What a row's network has besides its backbone."""
+    return {field.name for field in dataclasses.fields(_KINDS[row.task])} - _FIXED
+
+
+def dense_fields(name: str) -> set[str]:
+    """The overrides that a dense network takes and `ResNet` does not; none of another name."""
+    if name not in DENSE_MODELS:
+        return set()
+    return _own_fields(DENSE_MODELS[name]) | {'backbone', 'features', 'frozen'}
+
+
+ALL_DENSE_FIELDS = {field for name in DENSE_MODELS for field in dense_fields(name)}
+
+
+def task_of(name: str) -> str:
+    """What a network does: 'classification', 'segmentation' or 'detection'."""
+    return DENSE_MODELS[name].task if name in DENSE_MODELS else 'classification'
+
+
+def models_of(task: str) -> list[str]:
+    """The networks that do it, the smallest first among the dense ones."""
+    if task == 'classification':
+        return list(MODELS)
+    return [name for name, row in DENSE_MODELS.items() if row.task == task][::-1]
+
+
+# The numbers that fields of dense networks take.
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(('head_width', 'frozen'), Range(0, 2**16, whole=True)),
+    'pyramid_width': Range(1, 2**16, whole=True),
+    'anchor_scale': Range(0, 1000, open='low'),
+}
+
+
+def row_of(name: str, backbone: str | None = None) -> ModelRow:
+    """The row of a network, of a dense one that of its backbone, or of another in its place.
+
+    Raises:
+      InputError: for an unknown name, suggesting the nearest.
+    """
+    if name in DENSE_MODELS:
+        return registry.model_row(backbone or DENSE_MODELS[name].backbone)
+    check_choice('model', name, [*MODELS, *DENSE_MODELS])
+    return MODELS[name]
+
+
+def net_of(model: Network) -> ResNet:
+    """The `ResNet` itself, or that in a dense network."""
+    return model if isinstance(model, ResNet) else model.backbone.net
+
+
+def with_net_fields(model: Network, **fields: Any) -> Network:
+    """The same network with other fields of its `ResNet`."""
+    if isinstance(model, ResNet):
+        return model.clone(**fields)
+    net = model.backbone.net.clone(**fields)
+    return model.clone(backbone=model.backbone.clone(net=net))
 
 
 def list_models(pattern: str = '*') -> list[str]:

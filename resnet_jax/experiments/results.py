@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnet_jax.dense import net_of, with_net_fields
 from resnet_jax.errors import Diverged, InputError, Unreadable
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD, Counts, count
@@ -17,6 +18,7 @@ from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.config import flatten
 from resnet_jax.training.inputs import train_image_size
 from resnet_jax.training.start import build_model
+from resnet_jax.training.tasks import TASKS, error_kind, score_of
 from resnet_jax.training.workdir import is_run, read_config, read_preprocessing, read_summary
 
 FAILED_FILE = 'failed.json'
@@ -41,7 +43,8 @@ class FinalFigures:
     """What a run that ended achieved, from its summary.json.
 
     Attributes:
-      error: top-1 error on the evaluation split after the last step, in %.
+      error: top-1 error on the evaluation split after the last step, in %, or what the score of
+        another task lacks of 100.
       images: number of evaluated images.
       steps: number of training steps.
       parameters: number of parameters of the model.
@@ -108,6 +111,11 @@ class RunResult:
         return 'unfinished' if self.folder.is_dir() else 'not begun'
 
     @property
+    def error_kind(self) -> str:
+        """What kind of error it has, in words, such as 'top-1'."""
+        return error_kind(self.config.get('task'))
+
+    @property
     def last_step(self) -> int:
         """The last step with figures; 0 without any."""
         return max((line['step'] for line in self.metrics), default=0)
@@ -123,13 +131,15 @@ class RunResult:
 
         Args:
           split: one of `SPLITS`.
-          figure: 'error' (top-1, in %), or a key of metrics.jsonl such as 'loss'.
+          figure: 'error' (in %, see `FinalFigures`), or a key of metrics.jsonl such as 'loss'.
 
         Returns:
           (step, value) of each line that has the figure and a finite value of it.
         """
-        key = 'top1' if figure == 'error' else figure
-        points = [(line['step'], line.get(key)) for line in self.lines(split)]
+        points = [
+            (line['step'], score_of(line) if figure == 'error' else line.get(figure))
+            for line in self.lines(split)
+        ]
         found = [(step, value) for step, value in points if isinstance(value, int | float)]
         return [(step, 100 * (1 - v)) for step, v in found] if figure == 'error' else found
 
@@ -185,11 +195,11 @@ def _read_final(folder: Path) -> FinalFigures | None:
         if summary is None:
             return None
         evaluation = summary['eval']
-        top1 = float(evaluation['top1'])
-        if not 0 <= top1 <= 1:
-            raise ValueError(f'eval.top1 is {top1}')
+        score = score_of(evaluation)
+        if score is None or not 0 <= float(score) <= 1:
+            raise ValueError(f'the score of its evaluation is {score}')
         return FinalFigures(
-            error=100 * (1 - top1),
+            error=100 * (1 - float(score)),
             images=evaluation.get('n'),
             steps=int(summary['steps']),
             parameters=int(summary['parameters']),
@@ -265,14 +275,15 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
     """
     try:
         config, preprocessing = read_config(folder), read_preprocessing(folder)
-        model = build_model(config.model, len(preprocessing.class_names))
+        outputs = TASKS[config.task].outputs(len(preprocessing.class_names))
+        model = build_model(config.model, outputs)
     except (InputError, AttributeError, TypeError):
         return None
     if training and preprocessing.dimensions == 2:
         preprocessing = dataclasses.replace(
             preprocessing, image_size=train_image_size(config), resize=None
         )
-    scanned = model.clone(scan_blocks=model.scannable, remat=False)
+    scanned = with_net_fields(model, scan_blocks=net_of(model).scannable, remat=False)
     return count(scanned, preprocessing.model_shape)
 
 

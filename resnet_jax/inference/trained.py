@@ -24,6 +24,7 @@ from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate, make_eval_step
 from resnet_jax.training.start import build_model
 from resnet_jax.training.step import eval_variables
+from resnet_jax.training.tasks import TASKS, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,12 @@ class TrainedModel:
       title: the source of the model, for people to read.
       matmul_precision: as in training, see `compilation.matmul_precision`; None: JAX's default.
       has_head: whether the head's weights are loaded; otherwise they are random.
+      task: what it does, a key of `TASKS`.
       traceable: whether JAX can compile the model; otherwise `model.apply` runs by itself, on the
         host, as that of an exported file does.
     """
 
-    model: models.ResNet
+    model: Any
     variables: dict[str, Any]
     preprocessing: Preprocessing
     origin: dict[str, Any]
@@ -50,6 +52,12 @@ class TrainedModel:
     matmul_precision: str | None = None
     has_head: bool = True
     traceable: bool = True
+    task: str = 'classification'
+
+    @property
+    def does(self) -> Task:
+        """The row of its task."""
+        return TASKS[self.task]
 
     def weights_digest(self) -> str:
         """A hash of the values of the variables."""
@@ -75,7 +83,8 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
     try:
         check_choices(config)
-        model = build_model(config.model, len(preprocessing.class_names))
+        outputs = TASKS[config.task].outputs(len(preprocessing.class_names))
+        model = build_model(config.model, outputs)
         template = build.state_template(config, model, preprocessing)
     except InputError as error:  # a field that says nothing; or a model of another version
         raise unreadable(folder / 'config.json', error, LOST) from error
@@ -91,6 +100,7 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
         {'workdir': str(folder), 'step': step},
         f'{config.model.name}, step {step}',
         config.train.matmul_precision,
+        task=config.task,
     )
 
 
@@ -129,7 +139,7 @@ def evaluate_trained(
       classes: the model's classes that count, those of the labels first; None: all, and the labels
         are the model's.
       observe: called with each batch and the logits of the classes that count.
-      tta: a key of `evaluate.VIEWS`, several views of each image; None: one.
+      tta: of the task's `views`, several views of each image; None: one.
 
     Returns:
       As `evaluate.evaluate`: the figures, and the sums that they come from.
@@ -141,6 +151,7 @@ def evaluate_trained(
     step = make_eval_step(
         trained.model,
         trained.preprocessing,
+        task=trained.does,
         classes=classes,
         with_outputs=observe is not None,
         tta=tta,
@@ -159,6 +170,7 @@ def evaluate_trained(
             observed,
             trained.variables,
             data.eval_batches(source, _as_read(trained.preprocessing, tta), batch_size, workers),
+            trained.does,
         )
 
 

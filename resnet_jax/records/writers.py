@@ -242,10 +242,14 @@ class Console:
         """Called when a run has finished and its summary is written."""
 
     def figures(
-        self, step: int, figures: Mapping[str, float], images_left: int, name: str = ''
+        self,
+        step: int,
+        shown: str,
+        figures: Mapping[str, float],
+        images_left: int,
+        name: str = '',
     ) -> None:
-        """Shows the training figures of a run at a step; the speed where it is known."""
-        shown = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        """Shows the training figures of a run at a step, in words; the speed where it is known."""
         left = ''
         if speed := figures.get('images_per_second'):
             shown += f'  {speed:.0f} images/s'

@@ -13,8 +13,9 @@ import optax
 from jaxtyping import Array, PyTree
 from ml_collections import ConfigDict
 
-from resnet_jax import data, models
+from resnet_jax import data
 from resnet_jax.data import Preprocessing
+from resnet_jax.dense import Network, net_of, with_net_fields
 from resnet_jax.errors import InputError
 from resnet_jax.training import distillation, optim, pruning, signal, step
 from resnet_jax.training.checkpoint import LOWEST_LOSS
@@ -141,7 +142,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     inputs = inputs or open_inputs(config)
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     placement = make_placement(config.parallel, config.train.batch_size, config.optim.accumulate)
-    classes = len(preprocessing.class_names)
+    classes = task.outputs(len(preprocessing.class_names))
     if config.checkpoint.best == 'top5' and classes <= 5:
         raise InputError(
             f'config field checkpoint.best top5 is always 1 of {classes} classes; set top1'
@@ -182,7 +183,7 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
 
 def _groups(
     config: ConfigDict,
-    model: models.ResNet,
+    model: Network,
     preprocessing: Preprocessing,
     inputs: Inputs | None = None,
 ) -> Groups:
@@ -191,7 +192,7 @@ def _groups(
     frozen, factors = train.freeze or train.freeze_batch_norm, rates.rates or rates.layer_decay != 1
     if not (frozen or factors or rates.decay_towards == 'start'):
         return EVERYTHING
-    images = jnp.zeros((1, *preprocessing.model_shape), model.input_dtype)
+    images = jnp.zeros((1, *preprocessing.model_shape), net_of(model).input_dtype)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     if inputs is None:
         return read_groups(config, variables, 1.0)
@@ -200,7 +201,7 @@ def _groups(
 
 def _create_state(
     config: ConfigDict,
-    model: models.ResNet,
+    model: Network,
     optimizer: optax.GradientTransformation,
     preprocessing: Preprocessing,
     seed: Any,
@@ -214,7 +215,7 @@ def _make_steps(
     config: ConfigDict,
     inputs: Inputs,
     placement: Placement,
-    model: models.ResNet,
+    model: Network,
     optimizer: optax.GradientTransformation,
     groups: Groups,
     teacher: distillation.Teacher | None,
@@ -231,7 +232,7 @@ def _make_steps(
             taught = teacher.teach(arrays, prepare, task, loss)
             arrays, prepare, task, loss, method = taught
         one = step.make_train_step(
-            model.clone(**norm_fields),
+            with_net_fields(model, **norm_fields),
             optimizer,
             prepare,
             task,
@@ -261,7 +262,7 @@ def _make_signal(
     config: ConfigDict,
     inputs: Inputs,
     placement: Placement,
-    model: models.ResNet,
+    model: Network,
     groups: Groups,
 ) -> Callable[..., dict[str, float]] | None:
     """What measures the signal, on the examples that a step gives the model at a time."""
@@ -276,7 +277,7 @@ def _make_signal(
     # It sees the whole batch in every mode, as under jit.
     seen = dataclasses.replace(placement, mode='jit')
     measure = signal.make_signal(
-        model.clone(**seen.norm_fields(config.train.batch_size // pieces)),
+        net_of(model).clone(**seen.norm_fields(config.train.batch_size // pieces)),
         task.loss(config.loss, inputs.class_weights()),
         groups,
     )
@@ -297,7 +298,7 @@ def _make_signal(
         variables = {'params': state.params, 'batch_stats': state.batch_stats}
         placed = placement.put_batch(batch)
         found = compiled(seed, variables, state.step - 1, arrays, placed)
-        return signal.in_order(model, found)
+        return signal.in_order(net_of(model), found)
 
     return signal_of
 
@@ -343,9 +344,7 @@ def _steps_per_dispatch(config: ConfigDict, inputs: Inputs) -> int:
     return 1 if jax.default_backend() == 'cpu' else 10
 
 
-def state_template(
-    config: ConfigDict, model: models.ResNet, preprocessing: Preprocessing
-) -> TrainState:
+def state_template(config: ConfigDict, model: Network, preprocessing: Preprocessing) -> TrainState:
     """The shapes of a run's training state on one device, without computing it."""
     # The schedule is no part of the state, so any one gives the same structure.
     groups = _groups(config, model, preprocessing)

@@ -13,10 +13,18 @@ from resnet_jax.errors import InputError, RunError, Unreadable, choose, message,
 from resnet_jax.interop.checksums import checksums, differing_parts
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.training.step import TrainState
+from resnet_jax.training.tasks import TASKS
 
 # Whether a larger figure is better.
 LOWEST_LOSS = 'train_loss'  # the lowest mean training loss of an epoch so far
-BEST_MODES = {'top1': 'max', 'top5': 'max', 'loss': 'min', 'ece': 'min', LOWEST_LOSS: 'min'}
+BEST_MODES = {
+    **{
+        name: 'max' if most else 'min'
+        for task in TASKS.values()
+        for name, most in task.best.items()
+    },
+    LOWEST_LOSS: 'min',
+}
 # Advice about a file without which a run cannot continue.
 LOST = 'restore it from a copy, or train again in another --workdir'
 

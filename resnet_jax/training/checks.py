@@ -11,18 +11,18 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from resnet_jax import data
+from resnet_jax import data, dense
 from resnet_jax.data.resizing import LARGEST_SIDE
 from resnet_jax.errors import InputError, Range, check_choice, check_number, shown
 from resnet_jax.models import registry
 from resnet_jax.records.trackers import check_trackers
-from resnet_jax.training import distillation, optim, placement, pruning
-from resnet_jax.training.checkpoint import BEST_MODES, LOWEST_LOSS
+from resnet_jax.training import detection, distillation, optim, placement, pruning
+from resnet_jax.training.checkpoint import LOWEST_LOSS
 from resnet_jax.training.compilation import MATMUL_PRECISIONS, check_dtype
 from resnet_jax.training.groups import at_rate, at_step
 from resnet_jax.training.inputs import train_image_size
 from resnet_jax.training.start import build_model, model_dimensions, takes_texts
-from resnet_jax.training.tasks import TASKS
+from resnet_jax.training.tasks import TASKS, Task
 
 NORMALIZATIONS = ('channel', 'pixel', 'series')
 _COUNT, _LENGTH = Range(1, whole=True), Range(0, 2**31 - 1)
@@ -33,6 +33,7 @@ _PIXELS = Range(1, LARGEST_SIDE, whole=True)
 RANGES: dict[str, Range] = {
     'seed': Range(0, 2**32 - 1, whole=True),  # as JAX takes a seed
     **{f'model.{field}': allowed for field, allowed in registry.RANGES.items()},
+    **{f'model.{field}': allowed for field, allowed in dense.RANGES.items()},
     **dict.fromkeys(('data.image_size', 'data.train_image_size', 'data.resize'), _PIXELS),
     'data.frames': Range(1, 4096, whole=True),
     'data.channels': Range(1, data.MOST_CHANNELS, whole=True),
@@ -66,7 +67,10 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(('optim.boundaries', 'optim.warmup'), _LENGTH),
     'parallel.devices': _COUNT,
     **dict.fromkeys(('loss.label_smoothing', 'loss.target_threshold'), _FRACTION),
-    **dict.fromkeys(('loss.gamma', 'loss.alpha'), _ZERO_OR_MORE),
+    **dict.fromkeys(
+        ('loss.gamma', 'loss.alpha', 'loss.aux_weight', 'loss.box_weight'), _ZERO_OR_MORE
+    ),
+    'loss.scale_invariance': Range(0, 1),
     'distill.temperature': Range(0, open='low'),
     'distill.features': _ZERO_OR_MORE,
     'prune.sparsity': _FRACTION,
@@ -90,13 +94,14 @@ CHOICES: dict[str, Callable[[ConfigDict], Any]] = {
     'distill.outputs': lambda config: distillation.OUTPUTS,
     'prune.schedule': lambda config: pruning.SCHEDULES,
     'parallel.mode': lambda config: placement.MODES,
-    'checkpoint.best': lambda config: BEST_MODES,
+    'checkpoint.best': lambda config: [*TASKS[config.task].best, LOWEST_LOSS],
 }
 
 # Fields that hold names; an override may separate them by commas.
 NAME_LISTS = (
     *('log.trackers', 'augment.transforms', 'optim.rates'),
     *('train.freeze', 'train.unfreeze', 'train.freeze_batch_norm'),
+    'model.features',
     *('model.inner_channels', 'model.ranks', 'model.layer_bits', 'model.stage_designs'),
 )
 
@@ -122,7 +127,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     size, frames = train_image_size(config), config.data.frames or 0
     _check_dimensions(config, model_dimensions(config.model))
     of_pixels = not config.data.spectrogram
-    data.check_transforms(config.augment.transforms, _model_shape(config), of_pixels=of_pixels)
+    task = TASKS[config.task]
+    data.check_transforms(
+        config.augment.transforms,
+        _model_shape(config),
+        of_pixels=of_pixels,
+        dense=task.is_dense,
+    )
     data.check_sizes(config.data.image_size, config.data.resize)
     per_pixel = config.data.normalize == 'pixel'
     if per_pixel and (config.data.mean is not None or config.data.std is not None):
@@ -141,8 +152,35 @@ def resolve(config: ConfigDict) -> ConfigDict:
         for weight in config.loss.class_weights:
             check_number('config field loss.class_weights: a weight', weight, Range(0))
     _check_together(config)
+    _check_task(config, task)
     build_model(config.model, 10)
     return config
+
+
+def _check_task(config: ConfigDict, task: Task) -> None:
+    """Refuses a model of another task, and what a dense task does not take."""
+    wanted = dense.task_of(config.model.name)
+    if wanted != task.network:
+        known = dense.models_of(task.network)
+        raise InputError(
+            f'config field task {config.task} takes another model than {config.model.name}, such '
+            f'as {known[0]}; or set task={wanted}'
+        )
+    if not task.is_dense:
+        return
+    settings = {
+        'data.resize': config.data.resize is not None,
+        'data.train_image_size': config.data.train_image_size is not None,
+        'data.normalize=pixel': config.data.normalize == 'pixel',
+        'data.frames': config.data.frames is not None,
+        'distill.teacher': config.distill.teacher is not None,
+        'log.signal_every': bool(config.log.signal_every),
+        'loss.class_weights=balanced': config.loss.class_weights == ('balanced',),
+    }
+    for field in (field for field, given in settings.items() if given):
+        raise InputError(f'config field {field} does not go with task={config.task}; unset it')
+    if config.task == 'detection':
+        detection.check_evaluator()
 
 
 def _model_shape(config: ConfigDict) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from resnet_jax import data
+from resnet_jax import data, dense
+from resnet_jax.dense.registry import DENSE_MODELS, dense_fields
 from resnet_jax.errors import InputError
-from resnet_jax.models import create_model
 
 # `data.dir` is not among them: the command of a table at scale full, which names it, is also run at
 # scale smoke, on synthetic images.
@@ -38,7 +38,22 @@ def _of_kind(field: str) -> _Needs:
     )
 
 
+def _of_dense(field: str) -> _Needs:
+    names = [name for name in DENSE_MODELS if field in dense_fields(name)]
+    return (
+        f'a model.name that takes it, such as {names[-1]}',
+        lambda fields: fields['model.name'] in names,
+    )
+
+
 NEEDS: dict[str, _Needs] = {
+    **{f'model.{field}': _of_dense(field) for field in sorted(dense.ALL_DENSE_FIELDS)},
+    'loss.aux_weight': (
+        'a model.name with a second head, such as fcn_resnet50, or model.aux',
+        lambda fields: bool(fields['model.aux']),
+    ),
+    'loss.box_weight': _one_of('task', 'detection'),
+    'loss.scale_invariance': _one_of('loss.name', 'scale_invariant'),
     **{
         f'model.{field}': _SHORTCUT
         for field in (
@@ -155,7 +170,9 @@ NEEDS: dict[str, _Needs] = {
         'model.norm=batch',
         lambda fields: fields['model.norm'] == 'batch' or fields['parallel.batch_norm'] == 'synced',
     ),
-    'loss.label_smoothing': _one_of('loss.name', 'cross_entropy', 'binary_cross_entropy'),
+    'loss.label_smoothing': _one_of(
+        'loss.name', 'cross_entropy', 'binary_cross_entropy', 'cross_entropy_dice'
+    ),
     'loss.target_threshold': _one_of('loss.name', 'binary_cross_entropy'),
     **{
         f'distill.{field}': _set('distill.teacher', 'DIR')
@@ -204,11 +221,13 @@ def effective_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: if there is no such model.
     """
-    model = create_model(fields['model.name'])
+    model = dense.create_model(fields['model.name'])
+    net = dense.net_of(model)
+    owners = [net, net.block, *([] if model is net else [model, model.backbone])]
     found = dict(fields)
     for field, value in fields.items():
         section, _, name = field.partition('.')
         if section == 'model' and value is None:
-            owner = model if hasattr(model, name) else model.block
-            found[field] = getattr(owner, name, None)
+            values = [getattr(owner, name) for owner in owners if hasattr(owner, name)]
+            found[field] = values[0] if values else None
     return found

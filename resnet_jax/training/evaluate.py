@@ -1,42 +1,18 @@
 """Evaluation: every example once, whatever the batch size."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array
 
 from resnet_jax.data import Preprocessing
+from resnet_jax.errors import choose
 from resnet_jax.training.compilation import jit
 from resnet_jax.training.tasks import TASKS, Task
-
-
-def _flipped(images: Array, size: int) -> list[Array]:
-    return [images, images[:, :, ::-1]]
-
-
-def _ten_crops(images: Array, size: int) -> list[Array]:
-    room = images.shape[1] - size
-    middle = room // 2
-    corners = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
-    crops = [images[:, top : top + size, left : left + size] for top, left in corners]
-    return [view for crop in crops for view in _flipped(crop, size)]
-
-
-def _whole(images: Array, size: int) -> list[Array]:
-    return [images]
-
-
-# Test-time augmentation: (images [N, S, S, C], side of the model's input) -> the views of each
-# image whose probabilities are averaged. 'ten_crop' is that of Krizhevsky et al. 2012, section 4.1:
-# the corners and the middle of the resized square, and their mirror images. 'whole' is that square
-# itself, which the model sees at its size, as he2015, section 3.4, "fully-convolutional".
-VIEWS: Mapping[
-    str, Callable[[Shaped[Array, 'n s s c'], int], list[Shaped[Array, 'n side side c']]]
-] = {'flip': _flipped, 'ten_crop': _ten_crops, 'whole': _whole}
 
 
 def make_eval_step(
@@ -55,9 +31,11 @@ def make_eval_step(
     `batch` holds 'image' (uint8 [N, S, S, C]), the task's targets (of classification 'label', int32
     [N]) and 'mask' (bool [N], False for padding). `level` is XLA's optimisation level.
     `classes` are the outputs that count, in the order of the labels; None: all, in their own order.
-    `with_outputs` gives (sums, outputs). `tta` is a key of `VIEWS`: the outputs are then logarithms
-    of mean probabilities, and the images as large as its views need. `compiled=False` is for a
-    model whose `apply` is no function for JAX to trace; it is not jitted, and has no `sharding`.
+    `with_outputs` gives (sums, outputs). `tta` is a key of `task.views`: the outputs are then
+    logarithms of mean probabilities, and the images as large as its views need. Where the task
+    judges each example by itself, the sums also hold 'rows', see `Task.eval_rows`.
+    `compiled=False` is for a model whose `apply` is no function for JAX to trace; it is not jitted,
+    and has no `sharding`.
     """
 
     def eval_step(variables: Any, batch: dict[str, Array]) -> Any:
@@ -68,10 +46,14 @@ def make_eval_step(
         if tta is None:
             outputs = outputs_of(batch['image'])
         else:
-            views = VIEWS[tta](batch['image'], preprocessing.image_size)
-            each = jnp.stack([jax.nn.log_softmax(outputs_of(view)) for view in views])
-            outputs = jax.nn.logsumexp(each, axis=0) - np.log(len(views)).astype(each.dtype)
+            view = choose(f'--tta of {task.noun}', tta, task.views)
+            outputs = view(outputs_of, batch['image'], preprocessing.image_size)
         sums = task.eval_sums(outputs, task.targets(batch), batch['mask'])
+        if task.eval_rows is not None:
+            sums['rows'] = {
+                'mask': batch['mask'],
+                **task.eval_rows(outputs, task.targets(batch)),
+            }
         return (sums, outputs) if with_outputs else sums
 
     return jit(eval_step, level=level, out_shardings=sharding) if compiled else eval_step
@@ -82,7 +64,7 @@ def evaluate(
     variables: Any,
     batches: Iterable[dict[str, Any]],
     task: Task = TASKS['classification'],
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of merit over all batches, as `evaluate_each` of one model's variables."""
     return evaluate_each(eval_step, [variables], batches, task)[0]
 
@@ -92,7 +74,7 @@ def evaluate_each(
     variables: Sequence[Any],
     batches: Iterable[dict[str, Any]],
     task: Task = TASKS['classification'],
-) -> list[tuple[dict[str, float], dict[str, np.ndarray]]]:
+) -> list[tuple[dict[str, float], dict[str, Any]]]:
     """Figures of merit over all batches, each of which is read once for all variables.
 
     Args:
@@ -107,13 +89,29 @@ def evaluate_each(
       classification also 'confusion', counts [classes, classes]: row the true class, column the
       predicted one.
     """
-    totals = None
+    totals: list[dict[str, Any]] | None = None
+    rows: list[list[dict[str, np.ndarray]]] = [[] for _ in variables]
     for batch in batches:
-        sums = [eval_step(each, batch) for each in variables]
+        sums = [dict(eval_step(each, batch)) for each in variables]
+        for found, one in zip(rows, sums, strict=True):
+            found += [jax.tree.map(np.asarray, one.pop('rows'))] if 'rows' in one else []
         # Added on the host in float64 and integers: exact for any number of examples.
         sums = jax.tree.map(
             lambda x: np.asarray(x, np.int64 if x.dtype == jnp.int32 else np.float64), sums
         )
         totals = sums if totals is None else jax.tree.map(np.add, totals, sums)
     assert totals is not None, 'a source holds at least one example'
-    return [(task.eval_figures(total), total) for total in totals]
+    whole = [_joined(found) for found in rows]
+    return [
+        (task.eval_figures(total, every), {**total, 'rows': every} if every else total)
+        for total, every in zip(totals, whole, strict=True)
+    ]
+
+
+def _joined(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The rows of all examples, without padding."""
+    if not rows:
+        return {}
+    whole = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    here = whole.pop('mask')
+    return {name: values[here] for name, values in whole.items()}

@@ -15,6 +15,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.models import ResNet
 from resnet_jax.training import processes
 from resnet_jax.training.start import model_dimensions, takes_texts
+from resnet_jax.training.tasks import TASKS
 
 Batch = dict[str, np.ndarray]
 
@@ -158,10 +159,15 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
       InputError: for data that does not exist or cannot be read.
     """
     settings, about = config.data, source_details(config)
-    train = data.open_source(settings.name, settings.train_split, **about)
+    takes = TASKS[config.task].takes
+
+    def opened(split: str) -> Source:
+        return data.open_source(settings.name, split, **about).with_targets(takes)
+
+    train = opened(settings.train_split)
     if settings.validation:
         return data.hold_out(train, settings.validation)
-    return train, data.open_source(settings.name, settings.eval_split, **about)
+    return train, opened(settings.eval_split)
 
 
 def source_details(config: ConfigDict) -> dict[str, Any]:
@@ -174,7 +180,7 @@ def source_details(config: ConfigDict) -> dict[str, Any]:
 
 def describe(inputs: Inputs) -> list[str]:
     """Lines about the examples of a run: how many of each class, and what was left out."""
-    resident = None if inputs.arrays is None else inputs.arrays['label']
+    resident = None if inputs.arrays is None else inputs.arrays.get('label')
     counts = _counts_text(inputs.train, resident), _counts_text(inputs.eval, None)
     notes = list(dict.fromkeys((*inputs.train.notes, *inputs.eval.notes)))
     if inputs.bad is not None and inputs.bad.count:
@@ -189,6 +195,8 @@ def replaced_text(count: int, first: str) -> str:
 
 def _counts_text(source: Source, labels: np.ndarray | None) -> str:
     text = f'{len(source):,} {source.noun} of {len(source.class_names)} classes'
+    if source.is_dense:
+        return text
     if labels is None and source.read_labels is None:
         return text  # of tfds, whose labels are known once all its images are read
     counts = np.bincount(
@@ -244,6 +252,7 @@ def unmeasured(config: ConfigDict, train: Source) -> Preprocessing:
         vocabulary=train.vocabulary,
         sample_rate=settings.sample_rate or 0,
         spectrogram=settings.spectrogram or '',
+        fit='pad' if train.is_dense else 'crop',
     )
 
 

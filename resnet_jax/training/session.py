@@ -126,7 +126,8 @@ class Session:
             self.say(f'data: {replaced_text(int(figures["bad_images"]), feed.first_fault)}')
         self._write(done, 'train', figures)
         images_left = (self.run.total_steps - done) * self.run.config.train.batch_size
-        self.console.figures(done, figures, images_left, self._name)
+        text = self.run.task.text(figures)
+        self.console.figures(done, text, figures, images_left, self._name)
         self.restart_clock()
 
     def measure(self, done: int, count: int, state: TrainState, arrays: Any, batches: Any) -> None:
@@ -153,9 +154,9 @@ class Session:
         """Evaluates on the evaluation split and writes the figures.
 
         Of a run with `optim.ema` they are those of the averaged variables, and with checkpoint.best
-        train_loss those of the lowest 'train_loss'; 'raw_loss' and 'raw_top1' are those of the
-        others. Where the evaluation fails, the state is saved first, so that no training step is
-        lost.
+        train_loss those of the lowest 'train_loss'; 'raw_loss' and 'raw_top1', or another score of
+        the task, are those of the others. Where the evaluation fails, the state is saved first, so
+        that no training step is lost.
         """
         try:
             return self._evaluate(done, state)
@@ -180,11 +181,11 @@ class Session:
         figures, other = found[0][0], 'not averaged'
         if (lowest := step.lowest_loss(state)) is not None:
             figures['train_loss'], other = lowest, 'of this step'
-        text = f'loss {figures["loss"]:.4f}  top1 {100 * figures["top1"]:.2f} %'
+        text = run.task.text(figures)
         if state.ema is not None:
-            raw = found[1][0]
-            figures |= {f'raw_{name}': raw[name] for name in ('loss', 'top1')}
-            text += f' ({other}: {raw["loss"]:.4f}, {100 * raw["top1"]:.2f} %)'
+            raw, score = found[1][0], run.task.score
+            figures |= {f'raw_{name}': raw[name] for name in ('loss', score)}
+            text += f' ({other}: {raw["loss"]:.4f}, {100 * raw[score]:.2f} %)'
         self._evaluated[done] = figures[self.checkpoints.best_metric]
         self._write(done, 'eval', figures)
         self.say(f'step {done}  eval: {text}')

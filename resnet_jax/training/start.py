@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from resnet_jax import models, text
+from resnet_jax import dense, models, text
+from resnet_jax.dense.registry import ALL_DENSE_FIELDS, dense_fields, row_of
 from resnet_jax.interop import files, hub, weights
-from resnet_jax.models import registry
 from resnet_jax.models.stem import STEMS
 from resnet_jax.training import processes
 from resnet_jax.training.step import TrainState
@@ -23,26 +23,30 @@ def as_key(seed: int) -> np.uint32:
     return np.uint32(seed % 2**32)
 
 
-def build_model(settings: ConfigDict, num_classes: int) -> models.ResNet:
-    """The model that config.model describes; a field that is not set keeps its row's value."""
+def build_model(settings: ConfigDict, num_classes: int) -> Any:
+    """The model that config.model describes; a field that is not set keeps its row's value.
+
+    Fields of dense networks alone, which others do not have, `effects` sees to.
+    """
+    strange = {'name', 'dtype', *(ALL_DENSE_FIELDS - dense_fields(settings.name))}
     overrides = {
         field: value
         for field, value in settings.items()
-        if field not in ('name', 'dtype') and value is not None
+        if field not in strange and value is not None
     }
-    return models.create_model(settings.name, num_classes, settings.dtype, **overrides)
+    return dense.create_model(settings.name, num_classes, settings.dtype, **overrides)
 
 
 def model_dimensions(settings: ConfigDict) -> int:
     """Spatial dimensions of the model that config.model describes."""
     if settings.dimensions is not None:
         return int(settings.dimensions)
-    return int(registry.model_row(settings.name).settings.get('dimensions', 2))
+    return int(row_of(settings.name, settings.backbone).settings.get('dimensions', 2))
 
 
 def takes_texts(settings: ConfigDict) -> bool:
     """Whether the model that config.model describes takes whole numbers [N, L]."""
-    row = registry.model_row(settings.name).settings
+    row = row_of(settings.name, settings.backbone).settings
     stem = STEMS.get(settings.stem or row.get('stem', 'imagenet'))
     return stem is not None and bool(stem.embedding)
 

@@ -304,7 +304,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     hint = 'it is no summary of a run; remove it and run the same command again'
     summary = read_json(path, hint)
     figures = summary.get('eval')
-    if not isinstance(figures, dict) or not isinstance(figures.get('top1'), int | float):
+    if not isinstance(figures, dict) or not isinstance(figures.get('loss'), int | float):
         raise unreadable(path, 'it has no figures of an evaluation', hint)
     return summary
 

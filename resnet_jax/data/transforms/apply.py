@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, Key, Shaped
 
+from resnet_jax.data.targets import is_dense
 from resnet_jax.data.transforms.specs import Chosen, read_transform
 from resnet_jax.data.transforms.table import TRANSFORMS
 from resnet_jax.errors import InputError
@@ -73,7 +74,11 @@ def with_settings(
 
 
 def check_transforms(
-    texts: Sequence[str], shape: tuple[int, ...], *, of_pixels: bool = True
+    texts: Sequence[str],
+    shape: tuple[int, ...],
+    *,
+    of_pixels: bool = True,
+    dense: bool = False,
 ) -> None:
     """Checks a list of transforms: each by itself, and their order.
 
@@ -82,6 +87,7 @@ def check_transforms(
       shape: of the model's input: [H, W, C] of images, [L, C] of series, [T, H, W, C] of videos and
         volumes, [L] of texts.
       of_pixels: whether images are made of pixels; False for spectrograms.
+      dense: whether the examples have masks, boxes or maps of depth in place of labels.
 
     Raises:
       InputError: on a text that `read_transforms` refuses, a repeated name, a transform after one
@@ -117,9 +123,18 @@ def check_transforms(
             raise InputError(
                 f'transform {one.name!r} takes pictures, and the model spectrograms; leave it out'
             )
+        if dense and one.transform.follow is None:
+            raise InputError(
+                f'transform {one.name!r} does not move masks and boxes with the image; leave it '
+                f'out, or take one that does: {", ".join(_following())}'
+            )
         if dimensions > 1:
             _check_images(one, shape[-2], shape[-1])
         _check_frames(one, shape[0] if dimensions == 3 else 0)
+
+
+def _following() -> list[str]:
+    return [name for name, row in TRANSFORMS.items() if row.follow is not None]
 
 
 def _misplaced(before: Chosen, after: Chosen) -> str:
@@ -205,8 +220,8 @@ def augment(
       texts: as of `read_transforms`; host transforms are skipped. Static.
       key: of the run, a typed key from `jax.random.key`.
       images: what `normalize` takes, uint8 where a transform sees pixels.
-      targets: of the images, changed by batch transforms only. Labels [N] become distributions
-        [N, classes] before the first of these.
+      targets: of the images. Labels [N] become distributions [N, classes] before the first of the
+        batch transforms, which change them; masks, boxes and maps follow their images.
       step: the training step.
       positions: the positions of these examples in the whole batch of the step.
       normalize: makes pixels the model's input. It comes as early as the transforms allow.
@@ -264,7 +279,7 @@ def _apply(
 ) -> tuple[jax.Array, Any]:
     for level, group in itertools.groupby(chosen, key=lambda one: one.transform.level):
         if level == 'example':
-            images = _augment_examples(list(group), keys, images)
+            images, targets = _augment_examples(list(group), keys, images, targets)
             continue
         for one in group:
             stream = np.uint32(BATCH_STREAMS + one.transform.stream)
@@ -274,15 +289,21 @@ def _apply(
     return images, targets
 
 
-def _augment_examples(chosen: Sequence[Chosen], keys: jax.Array, images: jax.Array) -> jax.Array:
-    def augment_one(key: jax.Array, image: jax.Array) -> jax.Array:
+def _augment_examples(
+    chosen: Sequence[Chosen], keys: jax.Array, images: jax.Array, targets: Any
+) -> tuple[jax.Array, Any]:
+    def augment_one(key: jax.Array, image: jax.Array, moved: Any) -> tuple[jax.Array, Any]:
         for one in chosen:
             # Streams 0 and 1 are the two keys of `jax.random.split(key)`, which earlier versions
             # used for crop and flip.
-            image = one.apply(jax.random.fold_in(key, one.transform.stream), image)
-        return image
+            own = jax.random.fold_in(key, one.transform.stream)
+            if moved is not None:
+                moved = one.follow(own, moved, (image.shape[0], image.shape[1]))
+            image = one.apply(own, image)
+        return image, moved
 
     # The vmapped slice was the fastest of seven ways measured with jax 0.10.1 on a 2-core CPU, for
     # crop and flip of float32 [128, 32, 32, 3]: 0.14 ms; one gather 0.23, take_along_axis twice
     # 0.25, lax.map over slices 0.39, one-hot matrix products 0.89, a `where` for each shift 9.95.
-    return jax.vmap(augment_one)(keys, images)
+    images, moved = jax.vmap(augment_one)(keys, images, targets if is_dense(targets) else None)
+    return images, targets if moved is None else moved

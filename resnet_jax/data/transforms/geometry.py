@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped, UInt8
 
 from resnet_jax.data.pictures import Picture, random_resized_crop
 from resnet_jax.data.resizing import resize_and_crop
+from resnet_jax.data.targets import Targets, mirror_targets, move_targets
 from resnet_jax.data.transforms.operations import Image, rotation, warp
 from resnet_jax.data.transforms.regions import random_box
 
@@ -32,8 +33,68 @@ def random_crop(
         return image
     dims = image.ndim - 1
     padded = jnp.pad(image, (*((pad, pad),) * dims, (0, 0)), mode=PAD_MODES[mode])
-    corner = jax.random.randint(key, (dims,), 0, 2 * pad + 1)
+    corner = _crop_corner(key, dims, pad)
     return lax.dynamic_slice(padded, (*corner, jnp.zeros_like(corner[0])), image.shape)
+
+
+def _crop_corner(key: Key[Array, ''], dims: int, pad: int) -> Array:
+    return jax.random.randint(key, (dims,), 0, 2 * pad + 1)
+
+
+def follow_crop(
+    key: Key[Array, ''], targets: Targets, size: tuple[int, int], pad: int, mode: PadMode
+) -> dict[str, Array]:
+    """The targets of what `random_crop` makes of an image; its border is unknown in either mode."""
+    if pad == 0:
+        return dict(targets)
+    return move_targets(targets, size, 1.0, (pad - _crop_corner(key, 2, pad)).astype(jnp.float32))
+
+
+def random_zoom(
+    key: Key[Array, ''], image: Float[Array, 'h w c'], scale: tuple[float, float]
+) -> Float[Array, 'h w c']:
+    """Scales an image by a random factor and shows a random part, or all with zeros around it.
+
+    The scale and crop of segmentation (arXiv 1706.05587, section 4.1) and, with a wider range,
+    detection's jitter of scales (arXiv 2012.07177, section 3).
+
+    Args:
+      key: of this example.
+      image: normalised.
+      scale: smallest and largest factor; their logarithms are uniform.
+    """
+    height, width, _ = image.shape
+    factor, shift = _zoomed(key, (height, width), scale)
+    factors = jnp.stack([factor, factor])
+    return jax.image.scale_and_translate(
+        image, image.shape, (0, 1), factors, shift, 'linear', antialias=True
+    )
+
+
+def _zoomed(
+    key: Key[Array, ''], size: tuple[int, int], scale: tuple[float, float]
+) -> tuple[Array, Array]:
+    """The factor, and the shift [2] in pixels, down and to the right."""
+    of_scale, of_place = jax.random.split(key)
+    logarithms = np.log(np.asarray(scale, np.float32))
+    factor = jnp.exp(jax.random.uniform(of_scale, minval=logarithms[0], maxval=logarithms[1]))
+    room = jnp.asarray(size, jnp.float32) * (1 - factor)  # negative where a part is cut off
+    return factor, jax.random.uniform(of_place, (2,)) * room
+
+
+def follow_zoom(
+    key: Key[Array, ''], targets: Targets, size: tuple[int, int], scale: tuple[float, float]
+) -> dict[str, Array]:
+    """The targets of what `random_zoom` makes of an image."""
+    factor, shift = _zoomed(key, size, scale)
+    return move_targets(targets, size, factor, shift)
+
+
+def follow_flip(
+    key: Key[Array, ''], targets: Targets, size: tuple[int, int], probability: float
+) -> dict[str, Array]:
+    """The targets of what `random_flip` makes of an image."""
+    return mirror_targets(targets, size[1], jax.random.bernoulli(key, probability))
 
 
 def multi_crop(

@@ -85,6 +85,9 @@ class Transform:
       domain: what a device transform sees: 'pixels', uint8 images; 'normalised' ones, in which 0 is
         the mean pixel; or 'any', whichever comes at its place.
       channels: of the images that it takes; None: any.
+      follow: how masks, boxes and maps of depth follow the image: (key, targets, height and width
+        of the image), with the parameters as keywords, -> targets; 'stay' where no pixel moves;
+        None: it takes no data that has them.
       dimensions: of what it takes: 1 series [L, C], 2 images, 3 videos and volumes.
       source: paper and section.
     """
@@ -96,6 +99,7 @@ class Transform:
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     domain: Literal['pixels', 'normalised', 'any'] = 'any'
     channels: tuple[int, ...] | None = None
+    follow: Callable[..., Any] | Literal['stay'] | None = None
     dimensions: tuple[int, ...] = (2,)
     source: str = ''
 
@@ -117,6 +121,12 @@ class Chosen:
     def apply(self, *arguments: Any) -> Any:
         """The row's function with these settings."""
         return self.transform.apply(*arguments, **self.settings)
+
+    def follow(self, key: Any, targets: Any, size: tuple[int, int]) -> Any:
+        """The targets of an image that `apply` has changed with this key."""
+        if callable(self.transform.follow):
+            return self.transform.follow(key, targets, size, **self.settings)
+        return targets
 
     def __str__(self) -> str:
         """The text that chooses it, without the settings that are the default."""

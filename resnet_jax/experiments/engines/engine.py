@@ -21,6 +21,7 @@ from resnet_jax.records.writers import Console, signs_of_life
 from resnet_jax.text import printable
 from resnet_jax.training.optim import rate_note
 from resnet_jax.training.processes import handling
+from resnet_jax.training.tasks import score_of
 from resnet_jax.training.workdir import check_readable, is_ended, is_run
 
 
@@ -28,7 +29,12 @@ class RunsConsole(Console):
     """A console shared by several runs: shows how each ends, and none of the figures on the way."""
 
     def figures(
-        self, step: int, figures: Mapping[str, float], images_left: int, name: str = ''
+        self,
+        step: int,
+        shown: str,
+        figures: Mapping[str, float],
+        images_left: int,
+        name: str = '',
     ) -> None:
         """Shows nothing: the figures are in the run's folder."""
 
@@ -37,7 +43,7 @@ class RunsConsole(Console):
 
     def finished(self, folder: Path, summary: Mapping[str, Any]) -> None:
         """Shows how a run ended."""
-        error = 100 * (1 - summary['eval']['top1'])
+        error = 100 * (1 - (score_of(summary['eval']) or 0.0))
         self.ended(folder, f'{error:.2f} % error, {summary["seconds"]:.0f} s')
 
     def ended(self, folder: Path, result: str) -> None:

@@ -232,7 +232,8 @@ def write_comparison(
     groups = comparison.groups
     runs = [run for group in groups for run in group.runs]
     title = f'Comparison of {len(runs)} runs'
-    drawn = draw_curves(title, [group.name for group in groups], curves(groups))
+    names, kind = [group.name for group in groups], runs[0].error_kind
+    drawn = draw_curves(title, names, curves(groups), kind)
     figures = write_figures({'compare': drawn}, folder)
     document = Document(
         title=title,

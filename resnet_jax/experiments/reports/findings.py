@@ -132,6 +132,11 @@ class Findings:
         """Number of tests made, for which p-values are corrected."""
         return sum(arm.difference is not None and arm.difference.p is not None for arm in self.arms)
 
+    @property
+    def error_kind(self) -> str:
+        """What kind of error the arms have, in words."""
+        return self.runs()[0].error_kind
+
     def runs(self, *states: str) -> list[RunResult]:
         """The runs in these states; all runs if no state is given."""
         every = [run for arm in self.arms for run in arm.runs]

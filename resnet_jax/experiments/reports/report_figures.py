@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 _INCHES = (9.0, 4.2)
 
 
-def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]]) -> 'Figure':
+def draw_curves(
+    title: str, arms: Sequence[str], curves: Sequence[Mapping[str, Any]], kind: str = 'top-1'
+) -> 'Figure':
     """The errors over the steps: a line for each arm, with a band from its best to its worst seed.
 
     Args:
       title: of the figure.
       arms: names, in order.
       curves: as `findings.curves` returns them.
+      kind: of error.
     """
     looks = styles(arms)
     legend_rows = -(-len(arms) // 3)
@@ -37,7 +40,7 @@ def draw_curves(title: str, arms: Sequence[str], curves: Sequence[Mapping[str, A
                 colour = looks[curve['arm']][0]
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
         name = 'training' if split == 'train' else 'test'
-        _label(axes, f'{name} error, top-1 (%)')
+        _label(axes, f'{name} error, {kind} (%)')
         axes.set_title('training, augmented images' if split == 'train' else 'test', fontsize=10)
     _legend(figure, looks, 'line: mean over seeds; band: from the lowest to the highest seed')
     return figure
@@ -177,7 +180,7 @@ def _short(text: str, limit: int = 44) -> str:
     return text if len(text) <= limit else f'{text[: limit - 1]}…'
 
 
-def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
+def draw_final_errors(title: str, arms: Sequence[Arm], kind: str = 'top-1') -> 'Figure':
     """The final errors, an arm below the other: a dot for each seed, the mean and its interval."""
     figure = new_figure((_INCHES[0], 1.6 + 0.42 * len(arms)), title)
     axes = figure.subplots()
@@ -192,7 +195,7 @@ def draw_final_errors(title: str, arms: Sequence[Arm]) -> 'Figure':
     axes.set_ylabel('arm')
     published = any(arm.published is not None for arm in arms)
     axes.set_xlabel(
-        'final test error, top-1 (%)\n'
+        f'final test error, {kind} (%)\n'
         'dots: seeds; diamond and bar: mean and its 95 % interval'
         + ('; cross: published' if published else ''),
         fontsize=9,

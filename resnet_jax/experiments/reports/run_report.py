@@ -34,12 +34,13 @@ from resnet_jax.inference.plots import plot_confusion
 from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.text import NOTHING, Table, number
 from resnet_jax.training.inputs import open_splits
+from resnet_jax.training.tasks import score_of
 from resnet_jax.training.workdir import read_config
 
 # Figure of `RunResult.curve` -> its label, label of its axis, and whether it is in %.
 _FIGURES = {
     'loss': ('loss', 'loss (nats)', False),
-    'error': ('error', 'error, top-1 (%)', True),
+    'error': ('error', 'error, {} (%)', True),
     'learning_rate': ('learning rate', 'learning rate', False),
 }
 _MOST_CLASSES = 30  # of a confusion matrix in a table; of more, the most frequent confusions
@@ -81,7 +82,9 @@ def write_run_report(workdir: Path, now: datetime.datetime | None = None) -> Wri
         'evaluation': evaluation,
     }
     document = _document(run, content)
-    figures = write_figures({'curves': draw_run(document.title, _by_label(curves))}, workdir)
+    figures = write_figures(
+        {'curves': draw_run(document.title, _by_label(curves, run.error_kind))}, workdir
+    )
     if 'confusion' in evaluation:
         path = workdir / 'confusion.png'
         title = f'{document.title}: step {evaluation["step"]}, {evaluation["split"]}'
@@ -93,7 +96,7 @@ def write_run_report(workdir: Path, now: datetime.datetime | None = None) -> Wri
         'report.md': to_markdown(document, shown),
         'report.html': to_html(
             document,
-            _charts(curves, run.seed),
+            _charts(curves, run.seed, run.error_kind),
             ('Figures over the steps', _CURVES_NOTE),
             finals=False,
         ),
@@ -129,7 +132,7 @@ def _evaluate_last(run: RunResult) -> dict[str, Any]:
         'split': split,
         **{name: value if np.isfinite(value) else None for name, value in figures.items()},
         'class_names': list(names),
-        'confusion': sums['confusion'].tolist(),
+        **({'confusion': sums['confusion'].tolist()} if 'confusion' in sums else {}),
     }
 
 
@@ -152,15 +155,17 @@ def _line_name(split: str) -> str:
     return 'training' if split == 'train' else 'evaluation'
 
 
-def _by_label(curves: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_label(curves: Sequence[Mapping[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
     """Label of an axis -> name of a line -> points."""
     return {
-        axis: {_line_name(c['split']): c['points'] for c in curves if c['figure'] == figure}
+        axis.format(kind): {
+            _line_name(c['split']): c['points'] for c in curves if c['figure'] == figure
+        }
         for figure, (_, axis, _) in _FIGURES.items()
     }
 
 
-def _charts(curves: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+def _charts(curves: Sequence[Mapping[str, Any]], seed: int, kind: str) -> dict[str, Any]:
     """What the page's script draws: the lines are training and evaluation."""
     looks = styles(['training', 'evaluation'])
     return {
@@ -180,7 +185,7 @@ def _charts(curves: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
             {
                 'name': figure,
                 'label': label,
-                'axis': axis,
+                'axis': axis.format(kind),
                 'percent': percent,
                 'curves': [i for i, c in enumerate(curves) if c['figure'] == figure],
             }
@@ -196,8 +201,8 @@ def _statement(run: RunResult, evaluation: Mapping[str, Any]) -> list[str]:
     if run.final is not None:
         images = f'the {run.final.images:,} images of ' if run.final.images else ''
         found.append(
-            f'The run has finished: after {run.final.steps:,} steps its top-1 error on {images}'
-            f'{split} is {run.final.error:.2f} %.'
+            f'The run has finished: after {run.final.steps:,} steps its error ({run.error_kind}) '
+            f'on {images}{split} is {run.final.error:.2f} %.'
         )
     else:
         planned = f' (planned: {length})' if (length := _length(run)) else ''
@@ -207,16 +212,17 @@ def _statement(run: RunResult, evaluation: Mapping[str, Any]) -> list[str]:
         found.append(f'The run has not finished{at}.')
         if errors:
             found.append(
-                f'At its last evaluation, after {errors[-1][0]:,} steps, the top-1 error on '
-                f'{split} was {errors[-1][1]:.2f} %.'
+                f'At its last evaluation, after {errors[-1][0]:,} steps, the error '
+                f'({run.error_kind}) on {split} was {errors[-1][1]:.2f} %.'
             )
     best = min(errors, key=lambda point: point[1], default=None)
     if best and best[1] < errors[-1][1]:
         found.append(f'Its best evaluation was after {best[0]:,} steps: {best[1]:.2f} %.')
-    if 'step' in evaluation and run.final is None and evaluation['top1'] is not None:
+    score = score_of(evaluation)
+    if 'step' in evaluation and run.final is None and score is not None:
         found.append(
-            f'Its last checkpoint, of step {evaluation["step"]:,}, has a top-1 error of '
-            f'{100 * (1 - evaluation["top1"]):.2f} % on {split}.'
+            f'Its last checkpoint, of step {evaluation["step"]:,}, has an error '
+            f'({run.error_kind}) of {100 * (1 - score):.2f} % on {split}.'
         )
     if 'missing' in evaluation:
         found.append(f'There is no confusion matrix: {evaluation["missing"]}.')
@@ -264,17 +270,21 @@ def _summary_table(run: RunResult) -> Table:
         ('multiply-adds of one image', NOTHING if adds is None else f'{adds / 1e6:,.1f} M'),
         ('steps', f'{steps:,}'),
         ('operations of training', NOTHING if flops is None else f'{flops / 1e15:,.3g} PFLOP'),
-        *(_final_rows(final) if final else [('planned length', _length(run) or NOTHING)]),
+        *(
+            _final_rows(final, run.error_kind)
+            if final
+            else [('planned length', _length(run) or NOTHING)]
+        ),
     ]
     return Table('Summary', ('figure', 'value'), tuple(rows))
 
 
-def _final_rows(final: FinalFigures) -> list[tuple[str, str]]:
+def _final_rows(final: FinalFigures, kind: str) -> list[tuple[str, str]]:
     """What only a run that has ended can tell."""
     compiling = number(final.first_step_seconds, ',.1f')
     memory = {name: value for name, value in final.memory.items() if value}
     return [
-        ('top-1 error', f'{final.error:.2f} %'),
+        (f'error ({kind})', f'{final.error:.2f} %'),
         ('loss', f'{number(final.loss, ".4f")} nats'),
         ('wall time without the first step', f'{final.training_seconds:,.1f} s'),
         ('first step of the last process, with compilation', f'{compiling} s'),

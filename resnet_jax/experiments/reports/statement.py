@@ -174,11 +174,12 @@ def _arm_notes(arms: Sequence[Arm]) -> list[str]:
     images = sorted({final.images for final in finals if final.images})
     on = f' of {" or ".join(f"{n:,}" for n in images)} images' if images else ''
     devices = ', '.join(sorted({final.device for final in finals}))
+    kinds = ' or '.join(dict.fromkeys(run.error_kind for arm in arms for run in arm.runs))
     notes = [
-        f'Error: top-1, on the evaluation split{on}, after the last step. sd: over seeds (n - 1). '
-        "Interval: of the mean, Student's t over seeds, clipped to 0 and 100 %. Multiply-adds: of "
-        f"one image's forward pass. images/s and training s: medians over seeds, on "
-        f'{devices or "no device yet"}.',
+        f'Error: {kinds}, on the evaluation split{on}, after the last step. sd: over seeds '
+        "(n - 1). Interval: of the mean, Student's t over seeds, clipped to 0 and 100 %. "
+        "Multiply-adds: of one image's forward pass. images/s and training s: medians over seeds, "
+        f'on {devices or "no device yet"}.',
         'training s: wall time of a run, evaluation and saving included; the first step of its '
         'last process, most of which is compilation, is left out.',
     ]

@@ -44,11 +44,11 @@ _RUN = (
 )
 # Charts of which the page shows one at a time.
 _PANELS = (
-    {'name': 'test', 'label': 'test error', 'axis': 'test error, top-1 (%)', 'percent': True},
+    {'name': 'test', 'label': 'test error', 'axis': 'test error, {} (%)', 'percent': True},
     {
         'name': 'train',
         'label': 'training error',
-        'axis': 'training error, top-1 (%)',
+        'axis': 'training error, {} (%)',
         'percent': True,
     },
 )
@@ -87,18 +87,18 @@ def write_report(
     findings = read_findings(workdir)
     if not partial:
         _check_reportable(findings)
-    drawn = curves(findings.arms)
+    drawn, kind = curves(findings.arms), findings.error_kind
     content = {**findings_json(findings, statement(findings), timestamp(now)), **(found or {})}
     document = _document(findings, content, tables, lists)
     title, names = document.title, [arm.name for arm in findings.arms]
     figures = write_figures(
         {
-            'curves': draw_curves(title, names, drawn),
-            'final_error': draw_final_errors(title, findings.arms),
+            'curves': draw_curves(title, names, drawn, kind),
+            'final_error': draw_final_errors(title, findings.arms, kind),
         },
         workdir,
     )
-    charts = {'arms': _chart_arms(findings.arms), 'curves': drawn, 'panels': _panels(drawn)}
+    charts = {'arms': _chart_arms(findings.arms), 'curves': drawn, 'panels': _panels(drawn, kind)}
     texts = {
         'report.md': to_markdown(document, [f for f in figures if f.suffix == '.png']),
         'report.html': to_html(document, charts, ('Errors over the steps', _CURVES_NOTE)),
@@ -237,9 +237,13 @@ def _chart_arms(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     ]
 
 
-def _panels(drawn: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _panels(drawn: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [
-        {**panel, 'curves': [i for i, c in enumerate(drawn) if c['split'] == panel['name']]}
+        {
+            **panel,
+            'axis': str(panel['axis']).format(kind),
+            'curves': [i for i, c in enumerate(drawn) if c['split'] == panel['name']],
+        }
         for panel in _PANELS
     ]
 

@@ -5,7 +5,7 @@ Every trial has the same seed, so that trials differ only in the searched fields
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from resnet_jax.experiments.sweep import (
 )
 from resnet_jax.training import config_files
 from resnet_jax.training.effects import lacking, refuse_without_effect
+from resnet_jax.training.tasks import score_of
 
 _REQUIRED = ('title', 'base', 'space')  # of what get_search() returns
 
@@ -28,7 +29,10 @@ _REQUIRED = ('title', 'base', 'space')  # of what get_search() returns
 SAMPLERS = ('tpe', 'random', 'qmc')
 PRUNERS = ('none', 'median', 'halving', 'hyperband')
 # What the search minimises, from the figures of an evaluation.
-METRICS = {'error': lambda figures: 1 - figures['top1'], 'loss': lambda figures: figures['loss']}
+METRICS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    'error': lambda figures: 1 - (score_of(figures) or 0.0),
+    'loss': lambda figures: figures['loss'],
+}
 
 
 @dataclasses.dataclass(frozen=True)

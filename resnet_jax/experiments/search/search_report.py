@@ -199,7 +199,7 @@ def _advice(search: Search, workdir: Path, best: Trial, count: int, width: int |
 
 
 _PANEL_INCHES = (4.6, 4.4)
-_LABELS = {'error': 'top-1 error (%)', 'loss': 'loss (nats)'}
+_LABELS = {'error': 'error, {} (%)', 'loss': 'loss (nats)'}
 # State -> marker, and whether it is filled. A failed trial has no value and is drawn at the top.
 _MARKERS = {'complete': ('o', True), 'pruned': ('v', False), 'failed': ('x', True)}
 
@@ -222,14 +222,15 @@ def write_figure(search: Search, trials: Sequence[Trial], path: Path) -> None:
     figure = new_figure((width * columns + 0.8, height * rows), search.title)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     colours = ScalarMappable(Normalize(0, max(len(trials) - 1, 1)), 'viridis')
-    split = search.config(trials[0].values).data.eval_split
+    split, kind = search.config(trials[0].values).data.eval_split, trials[0].run.error_kind
     for axes, field in zip(panels, search.space, strict=False):
         _marks(axes, search, field, trials, colours)
         _ring(axes, search, field, trials)
         axes.set_xlabel(field)
         axes.grid(alpha=0.3)
     for axes in panels[:: len(panels) // rows]:
-        axes.set_ylabel(f'{_LABELS[search.metric]}, last evaluation on {split}')
+        label = _LABELS[search.metric].format(kind)
+        axes.set_ylabel(f'{label}, last evaluation on {split}')
     for axes in panels[len(search.space) :]:
         axes.set_visible(False)
     seen = [y for trial in trials if (y := _height(search, trial)) is not None]

@@ -20,6 +20,7 @@ import numpy as np
 from resnet_jax.errors import InputError, RunError, first_line
 from resnet_jax.experiments.results import RunResult, read_member
 from resnet_jax.experiments.search.search import METRICS, Range, Search
+from resnet_jax.training.tasks import score_of
 
 JOURNAL = 'trials.journal'
 _NAME = 'search'
@@ -290,9 +291,10 @@ class Trial:
 
     @property
     def error(self) -> float | None:
-        """Top-1 error of the last evaluation, as a fraction of 1; None without any."""
-        top1 = self._last('top1')
-        return None if top1 is None else 1 - top1
+        """The error of the last evaluation, as a fraction of 1; None without any."""
+        lines = self.run.lines('test')
+        score = score_of(lines[-1]) if lines else None
+        return None if score is None else 1 - score
 
     @property
     def loss(self) -> float | None:

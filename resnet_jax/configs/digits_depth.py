@@ -1,0 +1,22 @@
+"""The distance of every pixel of made scenes of digits: a small U-Net.
+
+The scenes of `digits_segmentation`, in which a nearer digit is larger and hides what is behind it.
+AdamW with one cycle, no paper's recipe.
+
+    resnet-jax train --config digits_depth --workdir runs/depth
+    resnet-jax eval --workdir runs/depth
+
+Hardware: any. Result: not yet run.
+"""
+
+import digits_segmentation
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config."""
+    config = digits_segmentation.get_config()
+    config.task = 'depth'
+    config.loss.name = 'scale_invariant'
+    config.checkpoint.best = 'delta1'
+    return config

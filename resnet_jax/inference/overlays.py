@@ -1,0 +1,136 @@
+"""Pictures of dense predictions: segments and boxes over their image, depth beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from resnet_jax.data.targets import IGNORED
+from resnet_jax.errors import InputError
+from resnet_jax.figures import figure_text, new_figure
+from resnet_jax.inference.dense import DensePrediction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INCHES = 4.2  # height of a picture
+_SHARE = 0.6  # of the colour of a class, over the image
+_MOST_NAMES = 20  # of classes in a legend
+_DPI = 110
+
+
+def class_colours(count: int) -> UInt8[np.ndarray, 'count 3']:
+    """A colour for each class: Pascal VOC's, in which every bit of the number moves the colour."""
+    found = np.zeros((count, 3), np.uint8)
+    for number in range(count):
+        for bit in range(8):
+            for channel in range(3):
+                found[number, channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
+    return found
+
+
+def coloured(
+    pixels: UInt8[np.ndarray, 'h w c'], classes: UInt8[np.ndarray, 'h w'], count: int
+) -> UInt8[np.ndarray, 'h w 3']:
+    """An image with the colour of its class over each pixel, but for class 0 and ignored ones."""
+    colours = class_colours(max(count, 1))
+    known = (classes != IGNORED) & (classes > 0)
+    over = colours[np.where(known, classes, 0)]
+    image = np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels[..., :3]
+    mixed = np.where(known[..., None], (1 - _SHARE) * image + _SHARE * over, image)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def draw_prediction(prediction: DensePrediction, names: Sequence[str], title: str) -> 'Figure':
+    """The image, and beside it what was found.
+
+    Args:
+      prediction: of a network.
+      names: of the classes.
+      title: of the figure.
+    """
+    height, width = prediction.pixels.shape[:2]
+    wide = min(max(width / height, 0.4), 2.5) * _INCHES
+    figure = new_figure((2 * wide + 1.6, _INCHES + 0.6), title)
+    image, found = figure.subplots(1, 2)
+    _show(image, prediction.pixels)
+    image.set_title('image', fontsize=9)
+    if prediction.classes is not None:
+        _show(found, coloured(prediction.pixels, prediction.classes, len(names)))
+        _legend(figure, prediction.classes, names)
+        found.set_title('segments', fontsize=9)
+    if prediction.objects is not None:
+        _show(found, prediction.pixels)
+        _boxes(found, prediction, names)
+        found.set_title('objects', fontsize=9)
+    if prediction.depth is not None:
+        drawn = found.imshow(prediction.depth, cmap='viridis_r')
+        found.set_axis_off()
+        figure.colorbar(drawn, ax=found, label='depth (m)', fraction=0.046)
+        found.set_title('depth', fontsize=9)
+    return figure
+
+
+def _show(axes: 'Axes', pixels: np.ndarray) -> None:
+    grey: dict[str, Any] = {'cmap': 'grey', 'vmin': 0, 'vmax': 255}
+    if pixels.shape[-1] == 3:
+        axes.imshow(pixels, interpolation='nearest')
+    else:
+        axes.imshow(pixels[..., 0], interpolation='nearest', **grey)
+    axes.set_axis_off()
+
+
+def _legend(figure: 'Figure', classes: np.ndarray, names: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    colours = class_colours(len(names)) / 255
+    there = [int(number) for number in np.unique(classes) if 0 < number < len(names)]
+    patches = [
+        Patch(color=colours[number], label=figure_text(names[number]))
+        for number in there[:_MOST_NAMES]
+    ]
+    if patches:
+        figure.legend(handles=patches, loc='outside right upper', fontsize=8, frameon=False)
+
+
+def _boxes(axes: 'Axes', prediction: DensePrediction, names: Sequence[str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    colours = {
+        name: colour / 255 for name, colour in zip(names, class_colours(len(names)), strict=True)
+    }
+    for one in prediction.objects or ():
+        left, top, right, bottom = one.box
+        colour = colours[one.name]
+        corner = left - 0.5, top - 0.5  # imshow has the centre of the first pixel at 0
+        axes.add_patch(
+            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2)
+        )
+        axes.text(
+            *corner,
+            figure_text(f'{one.name} {100 * one.probability:.0f} %'),
+            fontsize=7,
+            color='white',
+            va='bottom',
+            bbox={'facecolor': colour, 'edgecolor': 'none', 'pad': 1},
+        )
+
+
+def write_overlay(
+    prediction: DensePrediction, names: Sequence[str], folder: Path, number: int
+) -> Path:
+    """Writes the picture of a prediction into a folder, as NUMBER_NAME.png.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    path = folder / f'{number:04d}_{prediction.path.stem[:80]}.png'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw_prediction(prediction, names, prediction.path.name).savefig(path, dpi=_DPI)
+    except OSError as error:
+        raise InputError(f'cannot write {path}: {error.strerror}') from error
+    return path
