@@ -104,6 +104,8 @@ def test_model_fields_are_those_of_the_model():
     model = configs.load_config(str(DEFAULT)).model
     fields = {f.name for cls in (ResNet, BlockDesign) for f in dataclasses.fields(cls) if f.init}
     # The axis belongs to whoever maps the step over devices.
+    dense = {f.name for cls in (Segmenter, Detector) for f in dataclasses.fields(cls) if f.init}
+    fields |= dense | {'features', 'frozen'}  # the latter two of the backbone
     fields -= {'parent', 'name', 'block', 'num_classes', 'dtype', 'bn_axis_name'}
     assert set(model) - {'name', 'dtype'} == fields
     assert all(model[field] is None for field in fields)

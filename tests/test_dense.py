@@ -8,7 +8,7 @@ import pytest
 from resnet_jax import create_backbone, create_model, list_models, load_weights
 from resnet_jax import models as classifiers
 from resnet_jax.dense import boxes
-from resnet_jax.dense.detector import Level, detect
+from resnet_jax.dense.detector import Level, Pyramid, anchors_of, detect
 from resnet_jax.dense.resizing import pool_adaptively, resize_bilinear, resize_nearest
 from resnet_jax.errors import InputError
 from resnet_jax.interop import dense_weights
@@ -163,10 +163,10 @@ def test_detection_is_that_of_torchvision():
                 anchors = net.anchor_generator(ImageList(x, [size]), levels)[0]
             found = apply(variables, images)
             for key, field in (('cls_logits', 'logits'), ('bbox_regression', 'offsets')):
-                parts = [getattr(level, field) for level in found]
+                parts = [getattr(level, field) for level in found.levels]
                 whole = [np.asarray(part).reshape(1, -1, part.shape[-1]) for part in parts]
                 close(np.concatenate(whole, 1), expected[key])
-            ours = boxes.anchors(size, [level.logits.shape[1:3] for level in found])
+            ours = anchors_of(found)
             np.testing.assert_array_equal(np.concatenate([a.reshape(-1, 4) for a in ours]), anchors)
 
 
@@ -428,7 +428,8 @@ def test_detections_of_levels():
         logits=levels[1].logits.at[0, 3, 3, 0, 2].set(1.0),
         offsets=levels[1].offsets.at[0, 3, 3, 0].set(jnp.asarray([0.1, 0, 0, 0])),
     )
-    found = jax.jit(lambda levels: detect(levels, (64, 64), count=5))(tuple(levels))
+    pyramid = Pyramid(tuple(levels), (64, 64), 1.0)
+    found = jax.jit(lambda pyramid: detect(pyramid, count=5))(pyramid)
     assert found.found.tolist() == [[True, True, False, False, False]]
     assert found.labels[0, :2].tolist() == [1, 2]
     np.testing.assert_allclose(found.scores[0, :2], 1 / (1 + np.exp([-3, -1])), rtol=1e-5)

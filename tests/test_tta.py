@@ -14,7 +14,8 @@ from resnet_jax.data import Preprocessing, open_source
 from resnet_jax.errors import InputError
 from resnet_jax.inference.trained import evaluate_trained, load_trained
 from resnet_jax.training import loop
-from resnet_jax.training.evaluate import VIEWS, make_eval_step
+from resnet_jax.training.evaluate import make_eval_step
+from resnet_jax.training.views import VIEWS
 
 SIDE = 8
 PREPROCESSING = Preprocessing(SIDE, 3, 12, (0.5,) * 3, (0.25,) * 3, tuple('abcd'))

@@ -15,8 +15,9 @@ from PIL import Image
 from resnet_jax.data.images import IMAGE_SUFFIXES
 from resnet_jax.data.sources import Catalog, Read, Record
 from resnet_jax.data.targets import IGNORED
-from resnet_jax.errors import InputError, message, shown
-from resnet_jax.json_files import read_json
+from resnet_jax.errors import InputError, first_line, shown
+from resnet_jax.json_files import read_json, unreadable
+from resnet_jax.text import printable
 
 # github.com/pascalvoc: VOC2012 development kit, section 4; 255 is the border.
 VOC_CLASSES = (
@@ -77,31 +78,52 @@ def voc_catalog(path: str) -> Catalog:
                 str(root / 'JPEGImages' / f'{_plain(name, file)}.jpg'),
                 str(root / 'SegmentationClass' / f'{name}.png'),
             )
-            for name in file.read_text(encoding='utf-8').split()
+            for name in _words(file)
         ]
         for one in (one for pair in found for one in pair):
             if not os.path.isfile(one):
-                raise InputError(f'{one} does not exist, and {file.name} names it')
+                raise InputError(
+                    f'{printable(one)} does not exist, and {file} names it; add it, or take its '
+                    'name out'
+                )
         if found:
             pairs[file.stem] = found
     return _catalog(pairs, VOC_CLASSES, None)
 
 
+def _words(file: pathlib.Path) -> list[str]:
+    try:
+        return file.read_text(encoding='utf-8').split()
+    except (OSError, ValueError) as error:
+        raise unreadable(file, error, 'give one name of an image a line') from None
+
+
 def _plain(name: str, file: pathlib.Path) -> str:
     """The name of a file, which must stay inside of its folder."""
     if name in ('.', '..') or '/' in name or '\\' in name:
-        raise InputError(f'{file} holds {shown(name)}, which is no name of an image')
+        raise InputError(
+            f'{file} holds {shown(name)}, which is no name of an image; give names without folders'
+        )
     return name
 
 
 def _pairs(images: pathlib.Path, masks: pathlib.Path) -> list[Pair]:
-    found = []
+    found: list[Pair] = []
+    by_mask: dict[str, pathlib.Path] = {}
     for image in sorted(images.iterdir()):
         if image.name.startswith('.') or image.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         mask = masks / f'{image.stem}.png'
         if not mask.is_file():
-            raise InputError(f'{image} has no mask {mask}; add it, or remove the image')
+            raise InputError(
+                f'{printable(str(image))} has no mask {printable(str(mask))}; add it, or remove '
+                'the image'
+            )
+        if (other := by_mask.setdefault(str(mask), image)) != image:
+            raise InputError(
+                f'{printable(str(image))} has the mask of {printable(other.name)}; remove one of '
+                'the images, or rename it'
+            )
         found.append(Pair(str(image), str(mask)))
     if not found:
         raise InputError(f'{images} holds no images; wanted: {_LAYOUT}')
@@ -133,7 +155,7 @@ def _read_classes(root: pathlib.Path) -> tuple[tuple[str, ...], dict[Colour, int
                 f'{shown(colour)}'
             )
         if colours.setdefault((colour[0], colour[1], colour[2]), number) != number:
-            raise InputError(f'{path} gives {colour} to two classes')
+            raise InputError(f'{path} gives {colour} to two classes; give each its own colour')
     return names, colours
 
 
@@ -150,8 +172,8 @@ def _catalog(
         names,
         3,
         lambda splits: _reader(pairs, colours),
-        version=_digest(pairs),
-        name_of=lambda split, i: pairs[split][i].image,
+        version=_digest(pairs, colours),
+        name_of=functools.partial(_path, pairs),
         targets=('segmentation',),
     )
 
@@ -172,6 +194,10 @@ def _read(
     ]
 
 
+def _path(pairs: Mapping[str, Sequence[Pair]], split: str, index: int) -> str:
+    return pairs[split][index].image
+
+
 def _targets(path: str, colours: Mapping[Colour, int] | None) -> dict[str, np.ndarray]:
     return {'segmentation': read_mask(path, colours)}
 
@@ -189,18 +215,20 @@ def read_mask(path: str, colours: Mapping[Colour, int] | None = None) -> UInt8[n
     try:
         with Image.open(path) as image:
             if colours is not None:
-                pixels = np.asarray(image.convert('RGB'), np.int32)
+                # By way of RGBA, since Pillow warns of palettes with transparency.
+                pixels = np.asarray(image.convert('RGBA'), np.int32)
             elif image.mode in ('L', 'P', '1'):
                 return np.asarray(image).astype(np.uint8)
             else:
                 raise InputError(
-                    f'{path} has colours ({image.mode}), and classes.json gives none; give each '
-                    'class its colour there, or save the mask as grey or with a palette'
+                    f'{printable(path)} has pixels of {image.mode}, which are no numbers of '
+                    'classes; save the mask as grey of 8 bits or with a palette, or give the '
+                    'colours in the classes.json of masks:PATH'
                 )
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f'cannot read the mask {path}: {message(error)}') from None
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _unreadable(path, error) from None
     keys = pixels[..., 0] * 65536 + pixels[..., 1] * 256 + pixels[..., 2]
     found = np.full(keys.shape, IGNORED, np.uint8)
     for (red, green, blue), number in colours.items():
@@ -217,15 +245,24 @@ def _check_sizes(pair: Pair) -> None:
                 turned = path == pair.image and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
                 sizes.append(image.size[::-1] if turned else image.size)
         except Exception as error:
-            raise InputError(f'cannot read {path}: {message(error)}') from None
+            raise _unreadable(path, error) from None
     if sizes[0] != sizes[1]:
         (a, b), (c, d) = sizes
-        raise InputError(f'{pair.mask} has {c}x{d} pixels, and its image {a}x{b}')
+        raise InputError(
+            f'{printable(pair.mask)} has {c}x{d} pixels, and its image, upright, {a}x{b}; give '
+            'both the same size'
+        )
 
 
-def _digest(pairs: Mapping[str, Sequence[Pair]]) -> str:
-    """Of names and sizes of all files, wherever their folder lies."""
-    lines = [
+def _unreadable(path: str, error: Exception) -> InputError:
+    what = printable(getattr(error, 'strerror', None) or first_line(error))
+    return InputError(f'cannot read {printable(path)}: {what}; replace it')
+
+
+def _digest(pairs: Mapping[str, Sequence[Pair]], colours: Mapping[Colour, int] | None) -> str:
+    """Of names and sizes of all files, wherever their folder lies, and of what colours mean."""
+    lines = [json.dumps(list(colours.items()))] if colours is not None else []
+    lines += [
         json.dumps([split, os.path.basename(path), os.stat(path).st_size])
         for split, found in pairs.items()
         for pair in found

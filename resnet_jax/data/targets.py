@@ -134,10 +134,11 @@ def move_targets(
         if name in targets:
             found[name] = _moved_map(targets[name], TARGETS[name].empty, factor, shift)
     if 'boxes' in targets:
-        whole = targets['boxes'] * factor + jnp.stack([shift[1], shift[0]] * 2)
+        whole = targets['boxes'] * factor + jnp.stack([shift[1], shift[0]] * 2)[None]
         ends = jnp.asarray([size[1], size[0]] * 2, whole.dtype)
         cut = jnp.clip(whole, 0, ends[None])
-        seen = _area(cut) >= LEAST_VISIBLE * _area(whole)
+        area = _area(cut)
+        seen = (area > 0) & (area >= LEAST_VISIBLE * _area(whole))
         left = seen & (targets['classes'] != NOTHING)
         found['boxes'] = jnp.where(left[:, None], cut, 0)
         found['classes'] = jnp.where(left, targets['classes'], NOTHING)
@@ -149,7 +150,8 @@ def _moved_map(
 ) -> Shaped[Array, 'h w']:
     places, inside = [], []
     for axis, length in enumerate(values.shape):
-        place = jnp.floor((jnp.arange(length) + 0.5 - shift[axis]) / factor).astype(jnp.int32)
+        middle = jnp.arange(length, dtype=jnp.float32) + 0.5
+        place = jnp.floor((middle - shift[axis]) / factor).astype(jnp.int32)
         inside.append((place >= 0) & (place < length))
         places.append(jnp.clip(place, 0, length - 1))
     moved = values[places[0]][:, places[1]]
@@ -167,19 +169,22 @@ def check_targets(targets: Mapping[str, np.ndarray], classes: int, where: str) -
     Raises:
       InputError: naming the example by `where`.
     """
-    values = targets.get('segmentation', targets.get('classes', np.zeros(0, np.int32)))
-    known = (values < classes) & (values >= 0)
-    if 'segmentation' in targets:
-        known = known | (values == IGNORED)
-    if not known.all():
-        raise InputError(
-            f'{where} has class {int(values[~known].ravel()[0])}, outside its {classes} classes '
-            f'(0 to {classes - 1}{f", or {IGNORED} to ignore" if "mask" in targets else ""}); '
-            'correct it'
-        )
+    for name in ('segmentation', 'classes'):
+        values = targets.get(name, np.zeros(0, np.int32))
+        known, other = (values < classes) & (values >= 0), ''
+        if name == 'segmentation':
+            known, other = known | (values == IGNORED), f', or {IGNORED} to ignore'
+        if not known.all():
+            first = int(values[~known].ravel()[0])
+            raise InputError(
+                f'{where} has class {first}, outside its {classes} classes (0 to '
+                f'{classes - 1}{other}); correct it'
+            )
     boxes = targets.get('boxes')
     if boxes is not None and not (np.isfinite(boxes).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
-        raise InputError(f'{where} has a box without area, or of numbers that are not finite')
+        raise InputError(
+            f'{where} has a box without area, or of numbers that are not finite; correct it'
+        )
 
 
 def is_dense(targets: Any) -> bool:

@@ -79,7 +79,7 @@ def _labels(targets: Targets) -> tuple[Int[Array, 'n h w'], Bool[Array, 'n h w']
 
 def _mean_of(values: Float[Array, 'n h w'], known: Bool[Array, 'n h w']) -> PerExample:
     total = jnp.sum(values, (1, 2), where=known)
-    return total / jnp.maximum(jnp.sum(known, (1, 2)), 1)
+    return total / jnp.maximum(jnp.sum(known, (1, 2), dtype=total.dtype), 1)
 
 
 def dice_loss(logits: Float[Array, 'n h w classes'], targets: Targets) -> PerExample:
@@ -89,12 +89,15 @@ def dice_loss(logits: Float[Array, 'n h w classes'], targets: Targets) -> PerExa
     pixels; 0 of an image without any.
     """
     labels, known = _labels(targets)
-    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * known[..., None]
-    found = jax.nn.softmax(logits) * known[..., None]
+    counted = known[..., None].astype(logits.dtype)
+    truth = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * counted
+    found = jax.nn.softmax(logits) * counted
     both, sizes = jnp.sum(truth * found, (1, 2)), jnp.sum(truth, (1, 2))
-    dice = 2 * both / jnp.maximum(sizes + jnp.sum(found, (1, 2)), jnp.finfo(logits.dtype).tiny)
     there = sizes > 0
-    return jnp.sum(1 - dice, -1, where=there) / jnp.maximum(jnp.sum(there, -1), 1)
+    # Divided by 1 where a class is not there, so that the gradient is finite also of no pixels.
+    dice = 2 * both / jnp.where(there, sizes + jnp.sum(found, (1, 2)), 1)
+    classes = jnp.sum(there, -1, dtype=logits.dtype)
+    return jnp.sum(1 - dice, -1, where=there) / jnp.maximum(classes, 1)
 
 
 def segmentation_sums(
@@ -107,8 +110,8 @@ def segmentation_sums(
     return {
         'n': jnp.sum(counted),
         'loss': jnp.sum(counted * pixel_cross_entropy(logits, targets)),
-        'pixels': jnp.sum(counted * jnp.sum(known, (1, 2))),
-        'right': jnp.sum(counted * jnp.sum(right, (1, 2))),
+        'pixels': jnp.sum(counted * jnp.sum(known, (1, 2), dtype=jnp.float32)),
+        'right': jnp.sum(counted * jnp.sum(right, (1, 2), dtype=jnp.float32)),
     }
 
 

@@ -55,9 +55,10 @@ def detection_losses(
         matched, counts = match(anchors, truth, classes)
         found = matched >= 0
         chosen = jnp.maximum(matched, 0)
-        wanted = jax.nn.one_hot(classes[chosen], logits.shape[-1]) * found[:, None]
+        # Of an anchor without an object no class at all.
+        wanted = jax.nn.one_hot(jnp.where(found, classes[chosen], NOTHING), logits.shape[-1])
         focal = optax.sigmoid_focal_loss(logits, wanted, alpha=alpha, gamma=gamma)
-        number = jnp.maximum(jnp.sum(found), 1)
+        number = jnp.maximum(jnp.sum(found, dtype=logits.dtype), 1)
         of_classes = jnp.sum(focal, where=counts[:, None]) / number
         # Of an anchor without an object its own box, whose logarithm is finite.
         of_object = jnp.where(found[:, None], truth[chosen], anchors)
@@ -73,13 +74,13 @@ def match(
     """Which object each anchor is for, -1 for none, and whether it counts.
 
     Each object also has the anchors that overlap it most, however little that is, as torchvision's
-    Matcher with allow_low_quality_matches.
+    Matcher with allow_low_quality_matches; but none where no anchor overlaps it at all.
     """
     there = classes != NOTHING
     overlaps = jnp.where(there[:, None], box_coding.overlaps(truth, anchors), -1.0)
     best, owner = jnp.max(overlaps, 0), jnp.argmax(overlaps, 0)
     largest = jnp.max(overlaps, 1, keepdims=True)
-    closest = jnp.any((overlaps == largest) & there[:, None], 0)
+    closest = jnp.any((overlaps == largest) & (overlaps > 0), 0)
     found = (best >= OBJECT) | closest
     return jnp.where(found, owner, -1), found | (best < NO_OBJECT)
 
