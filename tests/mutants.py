@@ -36,7 +36,7 @@ GROUPS = {
             for name in ('apply', 'colour', 'geometry', 'mixing', 'operations', 'policies')
         ]
         + ['data/transforms/regions.py'],
-        ['augment', 'mixing', 'distributions', 'operations'],
+        ['augment', 'mixing', 'distributions', 'operations', 'multi_crop'],
     ),
 }
 # Others make code that means nothing, or change annotations, `X | None` among them.
@@ -52,7 +52,7 @@ OPERATORS = re.compile(
 def prepare(group, number, seed, folder):
     """Copies the checkout and chooses the changes; returns the session's file."""
     files, tests = GROUPS[group]
-    for name in ('resnet_jax', 'tests', 'configs', 'pyproject.toml'):
+    for name in ('resnet_jax', 'tests', 'configs', 'docs', 'pyproject.toml'):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, folder / name)
@@ -113,6 +113,8 @@ def main():
     for group in options.groups:
         with tempfile.TemporaryDirectory() as folder:
             session = prepare(group, options.number, options.seed, pathlib.Path(folder))
+            # Tests that fail in the copy anyway would seem to notice every change.
+            ray(folder, 'baseline', 'session.toml')
             ray(folder, 'exec', 'session.toml', session.name)
             report(session)
 
