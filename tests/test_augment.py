@@ -295,6 +295,7 @@ def test_transforms_that_fit_are_accepted():
     check_transforms((), (8, 8, 3))
     check_transforms(('flip',), (8, 8, 13))
     check_transforms(('pad_crop(pad=7, mode=reflect)',), (8, 8, 3))
+    check_transforms(('random_scale_crop(sides=(8, 8))',), (8, 8, 3))
     for dimensions in (1, 2):
         fitting = [name for name, row in TRANSFORMS.items() if dimensions in row.dimensions]
         mixing = [name for name in fitting if TRANSFORMS[name].level == 'batch']

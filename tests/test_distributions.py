@@ -186,6 +186,19 @@ def test_erased_boxes_have_the_stated_areas_and_shapes():
     assert stats.kstest(noise, 'norm').pvalue > FALSE_ALARM
 
 
+def test_erased_boxes_lie_anywhere_inside():
+    """Also of an image that is not square: where they are whole, every place is as likely."""
+    ones = jnp.ones((12, 20, 1))
+    erase = {'probability': 1.0, 'area': (0.1, 0.2), 'ratio': (0.5, 2.0), 'fill': 'zero'}
+    run = jax.jit(jax.vmap(lambda key: random_erasing(key, ones, **erase)))
+    boxes = np.asarray(run(keys(5000)))[..., 0] == 0
+    within = np.random.default_rng(0).uniform(size=5000)
+    for length, lines in ((12, boxes.any(axis=2)), (20, boxes.any(axis=1))):
+        first, side = lines.argmax(axis=1), lines.sum(axis=1)
+        place = (first + within) / (length - side + 1)
+        assert stats.kstest(place, 'uniform').pvalue > FALSE_ALARM
+
+
 def test_operations_are_drawn_alike():
     """The 14 of RandAugment, told apart by the images that they make."""
     image = jnp.asarray(np.random.default_rng(0).integers(0, 200, (20, 20, 3)), jnp.uint8)

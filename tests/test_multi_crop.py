@@ -59,9 +59,14 @@ def test_boxes_have_the_stated_distribution():
     ratios = np.log(height / width) / np.log(4 / 3)
     assert stats.kstest(ratios, stats.uniform(-1, 2).cdf).pvalue > 1e-6
     assert stats.kstest(left / (side - width), stats.uniform(0, 1).cdf).pvalue > 1e-6
-    # Wide boxes of a wide ratio: width over height is meant.
-    wide = np.asarray(multi_crop(jax.random.key(0), jnp.ones((9, 9, 1)), 2, 4, SCALE, (2, 3)))
-    assert np.isfinite(wide).all() and wide.shape == (2, 4, 4, 1)
+
+
+def test_a_crops_ratio_is_its_width_over_its_height():
+    """Read off an image that holds its rows and columns: between middles, a quarter of the box."""
+    image = jnp.stack(jnp.meshgrid(jnp.arange(60.0), jnp.arange(60.0), indexing='ij'), axis=-1)
+    crops = np.asarray(multi_crop(jax.random.key(0), image, 50, 4, SCALE, (2, 3)))
+    ratios = (crops[:, 1, 2, 1] - crops[:, 1, 1, 1]) / (crops[:, 2, 1, 0] - crops[:, 1, 1, 0])
+    assert 1.85 < ratios.min() < 2.2 and 2.8 < ratios.max() < 3.2  # sides are whole: to 3 %
 
 
 def test_each_example_has_its_own_crops_whatever_the_batch():

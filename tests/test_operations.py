@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
+from scipy import stats
 
 from resnet_jax.data.transforms import operations, policies
 from resnet_jax.data.transforms.colour import (
@@ -181,6 +182,12 @@ def test_lighting_shifts_every_pixel_alike_along_imagenets_colours():
     assert (np.abs(np.cov(shifts.T) - expected) < 5 * scale).all()
 
 
+def test_imagenets_colours_are_the_published_ones():
+    """Of fb.resnet.torch; the axes are orthonormal, to the four decimals that are published."""
+    np.testing.assert_allclose(EIGENVALUES, [0.2175, 0.0188, 0.0045], rtol=1e-6)
+    np.testing.assert_allclose(EIGENVECTORS.T @ EIGENVECTORS, np.eye(3), atol=1e-4)
+
+
 def test_grey_is_pillows():
     pixels = jnp.asarray(IMAGES['noise'])
     found = np.asarray(grey(jax.random.key(0), pixels, 1.0))
@@ -302,3 +309,36 @@ def test_aug_mix_is_a_mean_of_chains():
     found = np.asarray(run(keys, pixels)).reshape(8, -1)
     assert len(np.unique(found, axis=0)) == 8
     assert (found != np.asarray(pixels).reshape(1, -1)).any(axis=1).all()
+
+
+def test_aug_mix_draws_chains_and_strengths_as_its_paper():
+    """arXiv 1912.02781, algorithm 1, where each operation moves a bright column to the left.
+
+    By 100 pixels times its strength, which is from 0.01 to a tenth of the severity.
+    """
+    image = jnp.zeros((1, 24, 1), jnp.uint8).at[:, -1].set(255)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    run = jax.jit(
+        jax.vmap(lambda key, most: policies.aug_mix(key, image, most, 1.0, 0, 'nearest'), (0, None))
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, 'MIX', {'translate_x': policies.Strength(0.0, 100.0)})
+        # [keys, pixels moved], the share of each.
+        least, more = (
+            np.asarray(run(keys, most), float)[:, 0, ::-1, 0] / 255 for most in (0.1, 0.6)
+        )
+
+    def mean_is(found, expected):
+        error = found.std(axis=0) / np.sqrt(len(found))
+        return np.all(np.abs(found.mean(axis=0) - expected) < 5 * error)
+
+    for found in (least, more):
+        np.testing.assert_allclose(found.sum(axis=1), 1, atol=0.01)  # of roundings to 1 / 255
+        assert stats.kstest(found[:, 0], 'uniform').pvalue > 1e-6  # the image's own, Beta(1, 1)
+    # A pixel each: chains of one, two and three are as likely.
+    assert not least[:, 4:].any()
+    assert mean_is(least[:, 1:4], 1 / 6)
+    # Half of the image moves by two operations, of 3.5 pixels each, on average; none by more than
+    # three of 6.
+    assert more[:, 18].any() and not more[:, 19:].any()
+    assert mean_is(more @ np.arange(24.0), 0.5 * 2 * 3.5)

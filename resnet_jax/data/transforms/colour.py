@@ -11,8 +11,9 @@ from jaxtyping import Array, Key
 from resnet_jax.data.transforms import operations
 from resnet_jax.data.transforms.operations import Image, luma
 
-# Of the RGB values of ImageNet's training images in [0, 1]: deviations along the principal axes,
-# and the axes as columns; computed by Krizhevsky et al., as published with fb.resnet.torch.
+# Of the RGB values of ImageNet's training images in [0, 1]: eigenvalues of their covariance, which
+# are variances along the principal axes, and the axes as columns; as published with
+# fb.resnet.torch.
 EIGENVALUES = np.asarray([0.2175, 0.0188, 0.0045], np.float32)
 EIGENVECTORS = np.asarray(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
