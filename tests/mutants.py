@@ -36,7 +36,7 @@ GROUPS = {
             for name in ('apply', 'colour', 'geometry', 'mixing', 'operations', 'policies')
         ]
         + ['data/transforms/regions.py'],
-        ['augment', 'mixing', 'distributions', 'operations', 'multi_crop'],
+        ['augment', 'mixing', 'distributions', 'operations', 'multi_crop', 'sounds', 'volumes'],
     ),
 }
 # Others make code that means nothing, or change annotations, `X | None` among them.
