@@ -1,6 +1,7 @@
 """Programs for other backends hold nothing of the forms for a CPU, and compute the same."""
 
 import collections
+import re
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +136,20 @@ def test_in_a_scan_batch_norm_keeps_only_its_input():
     with_forms = stacked(MODELS['scanned'])
     with cpu.disabled():
         assert 0 < stacked(MODELS['scanned']) <= with_forms
+
+
+def test_in_a_scan_gradients_are_convolutions_of_images_and_kernels():
+    """In their layouts, the only ones that XLA runs fast there; elsewhere it changes others."""
+    model = ResNet((3,), stem='cifar', stem_width=24, width=24, scan_blocks=True)
+    program = jax.make_jaxpr(training(model))(random_variables(model, IMAGES.shape)).jaxpr
+    scans = [eqn.params['jaxpr'] for eqn in program.eqns if eqn.primitive.name == 'scan']
+    assert len(scans) == 2  # forward and backward
+    for body in scans:
+        inputs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in body.in_avals]
+        text = jax.jit(core.jaxpr_as_fun(body)).lower(*inputs).as_text()
+        assert set(re.findall(r'dim_numbers = (.*?),? window', text)) == {
+            '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'
+        }
 
 
 def test_few_channels_are_evaluated_alike():
