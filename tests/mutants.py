@@ -25,7 +25,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 GROUPS = {
     'models': (
         [f'models/{name}.py' for name in ('block', 'norms', 'layers', 'stages', 'stem', 'resnet')],
-        ['blocks', 'norms', 'designs', 'operations', 'dimensions', 'registry', 'resnet'],
+        [
+            *('blocks', 'norms', 'designs', 'dimensions', 'registry', 'resnet', 'depth'),
+            *('cpu_switch', 'fold', 'prune'),
+        ],
     ),
     'metrics': (['training/metrics.py'], ['metrics', 'distributions']),
     'optim': (['training/optim.py'], ['optim', 'groups', 'rate_range']),
