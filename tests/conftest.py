@@ -1,6 +1,7 @@
 """Fixtures for all tests, and JAX made strict before any test imports it."""
 
 import atexit
+import gc
 import importlib.util
 import json
 import os
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(items):
         module, extra = NOTEBOOKS_WITH_EXTRAS.get(item.path.name, ('', ''))
         if module and not importlib.util.find_spec(module):
             item.add_marker(pytest.mark.skip(reason=f'needs the extra {extra}'))
+
+
+def pytest_collection_finish():
+    """What has been imported stays; looking through it again and again takes minutes in all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import numpy as np
 import optax
 from formulas import EPSILON
 
+from resnet_jax.models import create_model
 from resnet_jax.models.block import ResidualBlock
 from resnet_jax.models.convolution import convolution
 from resnet_jax.models.design import BASIC, BOTTLENECK, BlockDesign
 from resnet_jax.models.norms import make_norm
+from resnet_jax.models.rows import MODELS
 
 LABELS = jnp.array([0, 1, 2, 1])
 # For what runs once or twice on little: compiles in a fraction of the time.
@@ -26,6 +28,15 @@ def make_block(design, width=4, stride=1, first=False, dimensions=2, norm='batch
     settings |= {'groups': 2, 'ghost_batch': 0, 'axis_name': None}
     conv = functools.partial(convolution, dimensions=dimensions)
     return ResidualBlock(design, width, stride, first, conv, make_norm(norm, **settings), **kwargs)
+
+
+def distinct_designs():
+    """The distinct designs of the registered models, at reduced depth, with their first names."""
+    found = {}
+    for name, row in MODELS.items():
+        stages = len(row.settings['stage_sizes'])
+        found.setdefault(create_model(name, stage_sizes=(2,) + (1,) * (stages - 1)), name)
+    return found
 
 
 def randomised(variables, seed=0):

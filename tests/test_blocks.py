@@ -1,6 +1,7 @@
 """A block computes what the papers' figures show, in their order."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,19 @@ def test_an_unknown_operation_is_named(monkeypatch):
         make_block(BASIC).init(jax.random.key(0), jnp.zeros((1, 4, 4, 4)), train=False)
 
 
-@pytest.mark.parametrize('change', [False, True], ids=['shape_kept', 'shape_changed'])
-@pytest.mark.parametrize('shortcut', SHORTCUTS)
-@pytest.mark.parametrize('design', DESIGNS)
-@pytest.mark.parametrize('placement', PLACEMENTS)
+AXES = (PLACEMENTS, DESIGNS, SHORTCUTS, (False, True))
+# One in three; together they hold every pair of values.
+CASES = [
+    pytest.param(*case, marks=[pytest.mark.slow] * (sum(number) % 3 > 0))
+    for number, case in zip(
+        itertools.product(*(range(len(axis)) for axis in AXES)),
+        itertools.product(*AXES),
+        strict=True,
+    )
+]
+
+
+@pytest.mark.parametrize(('placement', 'design', 'shortcut', 'change'), CASES)
 def test_block_is_the_papers_formula(placement, design, shortcut, change):
     design = dataclasses.replace(DESIGNS[design], placement=placement, shortcut=shortcut)
     channels, stride = 4 * design.expansion, 2 if change else 1

@@ -458,7 +458,9 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
     assert not (tmp_path / 'other').exists()
 
 
-@pytest.mark.parametrize('optimiser', ['sgd', 'schedule_free_adamw', 'muon'])
+@pytest.mark.parametrize(
+    'optimiser', ['sgd', 'schedule_free_adamw', pytest.param('muon', marks=pytest.mark.slow)]
+)
 def test_a_stop_asked_for_by_the_caller(tmp_path, optimiser):
     """`on_evaluation` sees each evaluation but the last; False stops the run, which can resume."""
     seen, fields = [], {'optim.name': optimiser}

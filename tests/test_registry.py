@@ -17,6 +17,7 @@ from expected_counts import (
     squeeze_excitations,
     wide,
 )
+from random_models import distinct_designs
 
 from resnet_jax.models import InputError, create_model, list_models
 from resnet_jax.models.counting import count, model_counts
@@ -37,7 +38,20 @@ def test_every_name_has_an_expected_count():
     assert set(EXPECTED) == set(list_models())
 
 
-@pytest.mark.parametrize('name', list_models())
+def test_stored_counts_are_the_expected():
+    for name, (expected, source) in EXPECTED.items():
+        assert COUNTS[name][0] == expected, source
+    for name, billions in MULTIPLY_ADDS.items():
+        assert COUNTS[name][1] / 1e9 == pytest.approx(billions, abs=5e-4)
+
+
+# One of each design; the others differ from it in their depth.
+_QUICK = set(distinct_designs().values())
+
+
+@pytest.mark.parametrize(
+    'name', [pytest.param(n, marks=[pytest.mark.slow] * (n not in _QUICK)) for n in list_models()]
+)
 def test_parameters_and_multiply_adds(name):
     expected, source = EXPECTED[name]
     found = counts(name)

@@ -1,5 +1,7 @@
 """What users of a model rely on, for all kinds of models in the registry."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,13 @@ def tiny(name, **overrides):
     )
 
 
+@functools.cache
+def shapes_of(model):
+    """The shapes of the variables, which are those of images of any size."""
+    images = jax.ShapeDtypeStruct((2, *(9,) * model.dimensions, 3), jnp.float32)
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+
+
 def init(model, shape, seed=0):
     @fast_jit
     def run():
@@ -54,8 +63,7 @@ def features_shapes(model, variables, images):
 @pytest.mark.parametrize('name', KINDS)
 def test_shapes_over_even_and_odd_sizes(name, size):
     model = tiny(name)
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    images, variables = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32), shapes_of(model)
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
     assert (logits.shape, logits.dtype) == ((2, 5), jnp.float32)
 
@@ -138,8 +146,7 @@ def test_features_have_the_shapes_that_the_model_states(name, overrides):
         size = size[: model.dimensions]
         stated = model.feature_info(size)
         images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-        features = features_shapes(model, variables, images)
+        features = features_shapes(model, shapes_of(model), images)
         pooled = features.pop('pooled')
         assert {k: v.shape for k, v in features.items()} == {
             k: (2, *feature.size, feature.channels) for k, feature in stated.items()

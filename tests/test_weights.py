@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from random_models import random_variables
+from random_models import distinct_designs, random_variables
 from running import command, complains, differing, flags, load_state
 
 from resnet_jax import create_model, load_weights
@@ -23,7 +23,6 @@ from resnet_jax.interop.matching import fitting_models, match
 from resnet_jax.interop.publishers import LAYOUTS
 from resnet_jax.interop.weights import tensors_from_variables, variables_from_tensors
 from resnet_jax.models import InputError
-from resnet_jax.models.rows import MODELS
 from resnet_jax.models.stages import stack_blocks
 
 SMALL = {'stage_sizes': (2, 1), 'width': 16, 'stem_width': 8, 'num_classes': 5}
@@ -104,16 +103,10 @@ def test_layouts_without_names_for_a_model_refuse_it(name, overrides, layouts_th
         assert sizes_in(layout, model)
 
 
-def designs():
-    """The distinct designs of the registered models, at reduced depth, with their first names."""
-    found = {}
-    for name, row in MODELS.items():
-        stages = len(row.settings['stage_sizes'])
-        found.setdefault(create_model(name, stage_sizes=(2,) + (1,) * (stages - 1)), name)
-    return found
+DESIGNS = distinct_designs()
 
 
-@pytest.mark.parametrize(('model', 'name'), designs().items(), ids=designs().values())
+@pytest.mark.parametrize(('model', 'name'), DESIGNS.items(), ids=DESIGNS.values())
 def test_every_model_has_a_layout_with_a_name_for_each_tensor(model, name):
     layout = layouts.natural_layout(model)
     # The ports' pre-activation with basic blocks is another function, see raw_first_shortcut.
