@@ -6,10 +6,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Groups of modules, and how many changes of each are tried: tests/mutants.py.
 MUTANTS ?= statistics metrics optim transforms models --number 40
-# Tests spend their time compiling small programs; less optimised code is ready sooner. The slow tests
-# and CI's second leg run the code as users do. XLA refuses flags that it does not know: the second is
-# known to be one of the pinned version's.
-TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 $(if $(CONSTRAINTS),--xla_cpu_use_fusion_emitters=false)
+# Tests spend their time compiling small programs; less optimised code, in one part, is ready sooner.
+# The slow tests and CI's second leg run the code as users do. XLA refuses flags that it does not know:
+# those after the first are known to be the pinned version's.
+PINNED_XLA_FLAGS = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 $(if $(CONSTRAINTS),$(PINNED_XLA_FLAGS))
 
 .PHONY: help demo test test-slow mutants lint format bench clean
 help:

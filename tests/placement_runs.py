@@ -48,10 +48,7 @@ RUNS = {
     'pmap accumulate': {'parallel.mode': 'pmap', 'optim.accumulate': '2', **NO_BATCH_NORM},
 }
 # Those that `make test` has time for.
-QUICK = (
-    *('jit', 'shard_map', 'pmap', 'jit sharded optimizer'),
-    *('shard_map per replica', 'pmap per replica'),
-)
+QUICK = ('jit', 'shard_map', 'pmap', 'jit sharded optimizer', 'shard_map per replica')
 # Those that 2 processes with 2 devices make too.
 IN_PROCESSES = (
     'jit',

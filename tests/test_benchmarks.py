@@ -100,7 +100,7 @@ def test_peers_have_as_many_parameters(name):
     assert count_parameters(shapes_of(programs.linen_functions(peer)[0])) == ours
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50'])
+@pytest.mark.parametrize('name', ['resnet18', pytest.param('resnet50', marks=pytest.mark.slow)])
 @pytest.mark.usefixtures('standard_promotion')
 def test_haiku_has_as_many_parameters(name):
     pytest.importorskip('haiku')

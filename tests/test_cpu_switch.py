@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend import core
+from members import members
 from random_models import (
     LABELS,
     fast_jit,
@@ -74,7 +75,7 @@ def test_a_trace_without_the_forms_holds_nothing_of_them(name):
     assert evaluated['custom rule of the forms']
 
 
-@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+@pytest.mark.parametrize('platform', members(['cpu', 'cuda', 'tpu'], ('cuda',)))
 @pytest.mark.parametrize('name', MODELS)
 def test_an_exported_program_holds_nothing_of_the_forms(name, platform):
     model = MODELS[name]

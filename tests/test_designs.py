@@ -201,10 +201,17 @@ def test_stochastic_depth_drops_the_branch_of_an_example():
     assert_close(evaluated, preact(Formula(variables), np_x))
 
 
-@pytest.mark.parametrize('scan', [False, True], ids=['looped', 'scanned'])
+LINEAR, CONSTANT = ('linear', [0.2, 0.4, 0.6]), ('constant', [0.6, 0.6, 0.6])
+
+
 @pytest.mark.parametrize(
-    ('decay', 'rates'),
-    [('linear', [0.2, 0.4, 0.6]), ('constant', [0.6, 0.6, 0.6])],  # arXiv 1603.09382, section 3
+    ('decay', 'rates', 'scan'),  # arXiv 1603.09382, section 3
+    [
+        pytest.param(*LINEAR, True, id='linear, scanned'),
+        pytest.param(*CONSTANT, False, id='constant, looped'),
+        pytest.param(*LINEAR, False, id='linear, looped', marks=pytest.mark.slow),
+        pytest.param(*CONSTANT, True, id='constant, scanned', marks=pytest.mark.slow),
+    ],
 )
 def test_rates_of_stochastic_depth(decay, rates, scan):
     """Counted: each branch is made constant, so that the sum shows which have survived."""

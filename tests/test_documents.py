@@ -80,8 +80,12 @@ def scripts():
 
 
 SCRIPTS = scripts()
-# The first trains three seeds (tests/test_seeds.py is quicker); the others compile large nets.
-_SLOW_SCRIPTS = ('docs/devices.md', 'docs/weights.md', 'docs/features.md')
+# The first trains three seeds (tests/test_seeds.py is quicker); the next compile large nets; README
+# has a training loop too, and what the others call has quicker tests.
+_SLOW_SCRIPTS = (
+    *('docs/devices.md', 'docs/weights.md', 'docs/features.md'),
+    *('docs/own_training_loop.md', 'docs/beyond_images.md', 'docs/compress.md', 'docs/export.md'),
+)
 
 
 @pytest.mark.parametrize(

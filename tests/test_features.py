@@ -24,7 +24,7 @@ def small(name='cifar_resnet8', **fields):
         ('cifar_resnet8', {'dimensions': 1}),
         ('cifar_resnet8', {'dimensions': 3, 'dropout': 0.5}),
         ('cifar_preact_resnet20', {'stochastic_depth': 0.5}),
-        ('resnet50', {'remat': True}),
+        pytest.param('resnet50', {'remat': True}, marks=pytest.mark.slow),
         ('cifar_resnet8', {'init_scheme': 'fixup', 'norm': 'none'}),
     ],
 )

@@ -39,7 +39,10 @@ def moved(before, after):
     'fields',
     [
         {'optim.name': 'sgd', 'optim.nesterov': True},
-        {'optim.name': 'adamw', 'optim.learning_rate': 0.01, 'parallel.mode': 'shard_map'},
+        pytest.param(
+            {'optim.name': 'adamw', 'optim.learning_rate': 0.01, 'parallel.mode': 'shard_map'},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             {'model.scan_blocks': True, 'model.remat': True, 'optim.accumulate': 2},
             marks=pytest.mark.slow,

@@ -12,6 +12,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import members
 from PIL import Image
 from running import STREAMED, checkpoint_steps, complains, flags, start
 
@@ -113,7 +114,7 @@ def test_load_arrays_gives_the_size_and_channels():
     assert arrays['image'].shape == (5, 12, 12, 3)
 
 
-@pytest.mark.parametrize('workers', [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize('workers', members([0, 1, 2], (1, 2)))
 def test_batches_are_those_of_batch_indices(workers):
     source = open_source('synthetic', 'train[:20]')
     images = np.stack([COLOUR.prepare(source[i]['image']) for i in range(20)])

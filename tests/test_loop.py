@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import members
 from running import STREAMED, checkpoint_steps, differing, load_state, tiny, whole_split
 
 from resnet_jax import data
@@ -288,7 +289,7 @@ def test_ema_is_the_average_of_parameters_and_statistics():
     assert step.eval_variables(plain)['params'] is state.params
 
 
-@pytest.mark.parametrize('streamed', [False, True])
+@pytest.mark.parametrize('streamed', members([False, True], (False,)))
 def test_run_with_ema_evaluates_the_average(tmp_path, streamed):
     fields = {'optim.ema': 0.9, 'train.steps': 6, 'checkpoint.every': 6}
     config = tiny({**fields, **(STREAMED if streamed else {})})
@@ -459,7 +460,7 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'optimiser', ['sgd', 'schedule_free_adamw', pytest.param('muon', marks=pytest.mark.slow)]
+    'optimiser', members(['sgd', 'schedule_free_adamw', 'muon'], ('sgd', 'muon'))
 )
 def test_a_stop_asked_for_by_the_caller(tmp_path, optimiser):
     """`on_evaluation` sees each evaluation but the last; False stops the run, which can resume."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from members import members
 from random_models import fast_jit, random_images, random_variables
 
 from resnet_jax.models import InputError
@@ -44,11 +45,11 @@ def parameters_of(model):
 
 
 _LARGE = [key for key in TABLES if key.endswith('_imagenet')]  # the slow tests build these
+# The nets of another table, but for the size of the head.
+_ALIKE = ('he2016_table3_cifar100', 'wrn_cifar100', 'resnext_cifar100', 'he2015_imagenet_one_crop')
 
 
-@pytest.mark.parametrize(
-    'key', [pytest.param(key, marks=[pytest.mark.slow] * (key in _LARGE)) for key in TABLES]
-)
+@pytest.mark.parametrize('key', members(TABLES, (*_LARGE, *_ALIKE)))
 def test_rows_build_and_have_the_published_parameters(key):
     table = TABLES[key]
     for row in table.rows:

@@ -71,8 +71,7 @@ def whole(tmp_path_factory):
         pytest.skip('needs the extra "search"')
     folder = tmp_path_factory.mktemp('whole')
     file = search_file(folder)
-    done = command('search', '--config', file, '--workdir', folder / 'out')
-    assert done.returncode == 0, done.stderr
+    assert main(['search', '--config', str(file), '--workdir', str(folder / 'out')]) == 0
     return file, folder / 'out'
 
 

@@ -100,8 +100,15 @@ def as_ours(weights):
     return {'params': tree(params), 'batch_stats': tree(stats)}
 
 
-@pytest.mark.parametrize('length', [24, 7])
-@pytest.mark.parametrize('train', [False, True], ids=['evaluation', 'training'])
+@pytest.mark.parametrize(
+    ('train', 'length'),
+    [
+        pytest.param(False, 24, id='evaluation-24'),
+        pytest.param(True, 7, id='training-7'),
+        pytest.param(False, 7, id='evaluation-7', marks=pytest.mark.slow),
+        pytest.param(True, 24, id='training-24', marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_the_network_that_keras_builds(train, length):
     weights = random_weights()
     x = np.random.default_rng(1).standard_normal((5, length, 1))

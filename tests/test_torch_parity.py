@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from members import members
 from random_models import fast_jit
 
 from resnet_jax import create_model
@@ -88,7 +89,14 @@ def test_names_and_shapes_both_ways(name):
         np.testing.assert_array_equal(back[key], array)
 
 
-@pytest.mark.parametrize('name', FAMILIES)
+# Stems, depths and layouts whose difference from another family is one of names or of numbers.
+_ALIKE = (
+    *('cifar_basic', 'cifar_bottleneck', 'cifar_preact', 'hf_bottleneck', 'hf_bottleneck_v1'),
+    *('d_basic', 'preact_basic', 'preact_d', 'preact_d_basic', 'wide', 'aa', 'c', 't'),
+)
+
+
+@pytest.mark.parametrize('name', members(FAMILIES, _ALIKE))
 def test_logits_and_features(name):
     net, tensors = tiny(name)
     images = random_images(FAMILIES[name].odd_sizes)
@@ -151,16 +159,14 @@ REPEATED = ('hf_basic', 'hf_bottleneck', 'cifar_bottleneck', 'c', 'd_basic', 't'
 
 # A group convolution, a wide one, and the other place of the stride are among the logits above, as
 # are pools and the gate that are tested by themselves.
-_SLOW = ('resnext', 'wide', 'hf_bottleneck_v1', 'blur', 'aa', 'eca', 'preact_d')
+_SLOW = (
+    *('resnext', 'wide', 'hf_bottleneck_v1', 'blur', 'aa', 'eca', 'preact_d'),
+    *('basic', 'd', 'cifar_basic', 'cifar_preact', 'preact_basic', 'preact_d_basic'),
+)
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in _SLOW))
-        for name in FAMILIES
-        if name not in REPEATED
-    ],
+    'name', members([name for name in FAMILIES if name not in REPEATED], _SLOW)
 )
 def test_training_step(name):
     """In training: logits, loss, gradients of weights and images, and the new statistics."""
