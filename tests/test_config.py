@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from running import CONFIGS, DIGITS, TINY, tiny
 
 from resnet_jax.data import Preprocessing
+from resnet_jax.dense import Detector, Segmenter
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
@@ -438,6 +439,9 @@ def test_needs_name_fields_that_change_a_run():
         {'data.name': 'audio:x'},
         {'model.kernels': (1, 1)},
         {'model.inner_ratio': 2.0},
+        {'task': 'segmentation', 'model.name': 'fcn_resnet50'},
+        {'task': 'detection', 'model.name': 'retinanet_resnet50_fpn', 'loss.name': 'focal'},
+        {'task': 'depth', 'model.name': 'unet_resnet18', 'loss.name': 'scale_invariant'},
         {'distill.teacher': 'x', 'prune.schedule': 'gradual', 'model.weight_bits': 8},
         {'optim.schedule': 'plateau', 'optim.name': 'adam', 'model.stage_widths': (4, 4, 4)},
     ]

@@ -45,7 +45,7 @@ def test_the_summary_is_that_of_the_run(run):
     summary = json.loads((folder / 'summary.json').read_text())
     rows = dict(report.document.tables[0].rows)
     error = f'{100 * (1 - summary["eval"]["top1"]):.2f} %'
-    assert rows['top-1 error'] == error and error in report.document.statement[0]
+    assert rows['error (top-1)'] == error and error in report.document.statement[0]
     assert rows['parameters'] == f'{summary["parameters"]:,}' and rows['steps'] == '12'
     assert rows['seed'] == '0' and rows['device'] == summary['device']
     assert f'jax {summary["versions"]["jax"]}' in rows['versions']

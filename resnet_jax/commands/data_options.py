@@ -140,20 +140,27 @@ def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
     return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 
-def choose_data(options: argparse.Namespace) -> ChosenData:
+def choose_data(options: argparse.Namespace, dense: bool = False) -> ChosenData:
     """Opens the examples that the options choose.
 
     Args:
       options: includes those of `add_data_options`, and workdir.
+      dense: whether the command also takes data with masks, boxes or maps of depth.
 
     Raises:
-      InputError: for numbers below 1, and data that does not exist or cannot be read.
+      InputError: for numbers below 1, data that does not exist or cannot be read, and data that the
+        command does not take.
     """
     for name in ('batch_size', 'limit'):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f'--{name.replace("_", "-")} must be at least 1, got {value}')
     chosen = _of_run(options) if options.workdir is not None else _of_options(options)
+    if chosen.source.is_dense and not dense:
+        raise InputError(
+            f'{chosen.source.name} has {" and ".join(chosen.source.targets)} for each image, and '
+            'this command takes data with a class for each'
+        )
     if options.limit is None or options.limit >= len(chosen.source):
         return chosen
     import numpy as np

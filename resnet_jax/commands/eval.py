@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
 
     compilation.keep_compiled()
     _check_confusion(options)
-    chosen = data_options.choose_data(options)
+    chosen = data_options.choose_data(options, dense=True)
     source = chosen.source
     trained = model_options.load_model_or_exported(options)
     if trained.does.is_dense:

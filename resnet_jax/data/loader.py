@@ -133,7 +133,7 @@ def load_arrays(
     source = source.with_bands(preprocessing.channels)
 
     def prepare(picture: Picture, label: Any) -> Batch:
-        return preprocessing.prepare_example(picture.whole(), label)
+        return _example(preprocessing, picture, label)
 
     def fill(start: int) -> tuple[int, list[str]]:
         stop, faults = min(start + READ_TOGETHER, len(source)), []
@@ -261,6 +261,17 @@ def _empty_batch(size: int, preprocessing: Preprocessing, source: Source) -> Bat
     }
 
 
+def _example(preprocessing: Preprocessing, picture: Picture, label: Any) -> Batch:
+    """What a batch holds of an example; the errors of targets name their image."""
+    if not callable(label):
+        return preprocessing.prepare_example(picture.whole(), label)
+    image, targets = picture.whole(), label()
+    try:
+        return preprocessing.prepare_example(image, targets)
+    except InputError as error:
+        raise InputError(f'{picture.name}: {error}') from None
+
+
 def _read(
     source: Source,
     picture: Picture,
@@ -313,7 +324,7 @@ def _train_example(
     label: Any,
 ) -> Batch:
     if not host_transforms:
-        return preprocessing.prepare_example(picture.whole(), label)
+        return _example(preprocessing, picture, label)
     image: Picture | np.ndarray = picture
     for one in host_transforms:
         rng = np.random.default_rng([seed, one.transform.stream, position])
@@ -342,6 +353,6 @@ def eval_batch(
     batch = _empty_batch(len(here), preprocessing, source)
     size, here = len(here), here[: max(0, len(source) - here.start)]
     for i, (picture, label) in enumerate(source.with_bands(preprocessing.channels).pictures(here)):
-        for name, value in preprocessing.prepare_example(picture.whole(), label).items():
+        for name, value in _example(preprocessing, picture, label).items():
             batch[name][i] = value
     return batch | {'mask': np.arange(size) < len(here)}

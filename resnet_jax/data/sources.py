@@ -1,6 +1,7 @@
 """Examples with labels in a known order: a split of a data set, or a selection from one."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -150,14 +151,14 @@ class Source:
           InputError: on an image that cannot be read or a label outside the classes, naming it.
         """
         return [
-            {'image': picture.whole(), **(label if self.is_dense else {'label': label})}
+            {'image': picture.whole(), **(label() if self.is_dense else {'label': label})}
             for picture, label in self.pictures(indices)
         ]
 
     def pictures(
         self, indices: Iterable[int], shown: int | None = None
     ) -> list[tuple[Picture, Any]]:
-        """Reads examples together, not decoded: each image and its label, or its targets.
+        """Reads examples together, not decoded: each image, and its label or its targets' reader.
 
         Args:
           indices: as for `take`.
@@ -247,9 +248,7 @@ class Source:
     ) -> tuple[Picture, Any]:
         name = image if isinstance(image, str) else f'{where} of {self.name}'
         if self.is_dense:
-            every = label() if callable(label) else label
-            label = {target: every[target] for target in self.targets}
-            check_targets(label, len(self.class_names), name)
+            label = functools.partial(self._read_targets, label, name)
         elif not 0 <= label < len(self.class_names):
             raise InputError(
                 f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
@@ -259,6 +258,13 @@ class Source:
         if self.space or getattr(image, 'ndim', 3) > 3:  # series and videos are prepared whole
             shown = None
         return Picture(image, self.channels, name, shown, self.decode), label
+
+    def _read_targets(self, record: Any, name: str) -> dict[str, np.ndarray]:
+        """Those of an example that are wanted, checked."""
+        every = record() if callable(record) else record
+        found = {target: every[target] for target in self.targets}
+        check_targets(found, len(self.class_names), name)
+        return found
 
 
 def sliced_in_proportion(source: Source, sizes: Mapping[str, int]) -> Source:

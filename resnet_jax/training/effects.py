@@ -228,6 +228,6 @@ def effective_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     for field, value in fields.items():
         section, _, name = field.partition('.')
         if section == 'model' and value is None:
-            values = [getattr(owner, name) for owner in owners if hasattr(owner, name)]
-            found[field] = values[0] if values else None
+            holders = [owner for owner in owners if name in owner.__dataclass_fields__]
+            found[field] = getattr(holders[0], name) if holders else None
     return found

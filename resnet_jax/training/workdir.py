@@ -22,6 +22,7 @@ from resnet_jax.records.writers import ID_FILE, read_metrics, write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training.checkpoint import LOST
 from resnet_jax.training.memory import device_peak_bytes
+from resnet_jax.training.tasks import score_of
 
 LOCK = '.lock'
 ACCEPT = '--config.data.accept_changes=true'
@@ -304,7 +305,7 @@ def read_summary(workdir: Path) -> dict[str, Any] | None:
     hint = 'it is no summary of a run; remove it and run the same command again'
     summary = read_json(path, hint)
     figures = summary.get('eval')
-    if not isinstance(figures, dict) or not isinstance(figures.get('loss'), int | float):
+    if not isinstance(figures, dict) or not isinstance(score_of(figures), int | float):
         raise unreadable(path, 'it has no figures of an evaluation', hint)
     return summary
 
