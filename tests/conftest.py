@@ -44,6 +44,7 @@ SLOW_NOTEBOOKS = (
 LONG = (
     *('test_placement.py', '01_quickstart.ipynb', 'test_search.py', 'test_seeds.py'),
     *('test_resume.py', 'test_sweep.py', 'test_weights.py', 'test_loader.py'),
+    *('test_torch_parity.py', 'test_resnet.py', 'test_texts.py', 'test_reproduce.py'),
 )
 
 

@@ -118,9 +118,8 @@ def main() -> None:
     folder, kept = pathlib.Path(folder), {}
     what, place = (place[0], []) if len(place) == 1 else ('', place)
     count = 2 if place else DEVICES
-    os.environ['XLA_FLAGS'] = (
-        f'--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0'
-    )
+    flags = f'--xla_force_host_platform_device_count={count} --xla_backend_optimization_level=0'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'
     import jax
 
     from resnet_jax.training import processes

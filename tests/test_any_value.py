@@ -247,7 +247,7 @@ def test_some_values_of_any_argument(command, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = random.Random(0)
     for action in options_of(command):
-        for value in rng.sample(VALUES, 5):
+        for value in rng.sample(VALUES, 3):
             check_argument(capsys, tmp_path, command, action, value)
 
 

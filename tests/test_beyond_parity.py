@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from members import members
 from random_models import fast_jit
 
 from resnet_jax import create_model
@@ -107,7 +108,7 @@ def test_logits_and_features(name):
 
 
 @pytest.mark.parametrize(
-    'name', ['mc3_18', pytest.param('r2plus1d_18', marks=pytest.mark.slow), 'mobilenet_v2']
+    'name', members(['mc3_18', 'r2plus1d_18', 'mobilenet_v2'], ('mc3_18', 'r2plus1d_18'))
 )
 def test_the_gradients_of_a_training_step(name):
     images, labels = random_images(name), torch.tensor([1, 4, 0, 1])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from formulas import EPSILON, FORMULAS, KINDS, Formula, normalise, relu, strides_of
+from members import members
 from random_models import (
     DESIGNS,
     assert_close,
@@ -83,7 +84,7 @@ STEM_AND_TAIL = {
 
 
 @pytest.mark.parametrize('bottleneck', [False, True], ids=['basic', 'bottleneck'])
-@pytest.mark.parametrize('placement', STEM_AND_TAIL)
+@pytest.mark.parametrize('placement', members(STEM_AND_TAIL, ('relu_before_add', 'linear')))
 def test_net_is_the_papers_formula(placement, bottleneck):
     design = BOTTLENECK if bottleneck else BASIC
     design = dataclasses.replace(design, placement=placement)

@@ -39,7 +39,7 @@ DESIGNS = {
 }
 
 
-_SLOW = ('preact_bottleneck', 'grouped_dilated', 'series')
+_SLOW = ('preact_bottleneck', 'grouped_dilated', 'series', 'fixup')
 
 
 @pytest.mark.parametrize(

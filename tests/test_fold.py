@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import members
 from random_models import random_variables
 from small_nets import NETS, logits_of, net
 
@@ -21,7 +22,21 @@ FOLDED = (
 )
 
 
-@pytest.mark.parametrize('name', FOLDED)
+# Exported, all of them are folded and compared: tests/test_export.py.
+_QUICK = (
+    'basic',
+    'bottleneck',
+    'full_preact',
+    'gated',
+    'bit',
+    'eca',
+    'blur',
+    'bn_after_add',
+    'volume',
+)
+
+
+@pytest.mark.parametrize('name', members(FOLDED, set(FOLDED) - set(_QUICK)))
 def test_the_same_function_in_float64(name):
     model, variables, images, expected = net(name)
     with jax.enable_x64(True):

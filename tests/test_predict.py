@@ -9,6 +9,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from members import members
 from PIL import Image, ImageOps
 from running import command, complains, flags
 
@@ -443,7 +444,7 @@ LONG = 'a_very_long_file_name_that_could_not_fit_above_an_image_of_any_size_and_
 MARGIN, NAME, BARS = 16, 21, 14 + 190  # between cells; above an image; beside it
 
 
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('channels', members([1, 3], (3,)))
 @pytest.mark.parametrize(('size', 'side'), [(32, 160), (224, 224), (500, 256)])
 @pytest.mark.parametrize(('count', 'columns'), [(1, 1), (4, 2), (10, 3)])
 def test_sheet_of_any_number_and_size(tmp_path, count, columns, size, side, channels):

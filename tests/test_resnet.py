@@ -143,7 +143,24 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(('name', 'overrides'), VARIANTS, ids=str)
+# Shapes that are those of another variant, by the same code.
+_SAME_SHAPES = (
+    *({'activation': a} for a in ('leaky_relu', 'silu', 'elu', 'relu6')),
+    *({'kernels': k} for k in ([3, 1], [1, 3], [3, 1, 1], [3, 3, 3])),
+    *({'placement': p} for p in ('bn_after_add', 'relu_before_add')),
+    *({'zero_init_head': True}, {'stochastic_depth': 0.5}, {'shortcut': 'conv1x1'}),
+    *({'gate': 'exclusive', 'gate_bias': -6.0}, {'norm': 'layer'}, {'output_stride': 16}),
+)
+
+
+@pytest.mark.parametrize(
+    ('name', 'overrides'),
+    [
+        pytest.param(*variant, marks=[pytest.mark.slow] * (variant[1] in _SAME_SHAPES))
+        for variant in VARIANTS
+    ],
+    ids=str,
+)
 def test_features_have_the_shapes_that_the_model_states(name, overrides):
     overrides = {'norm_groups': 2} | overrides
     model = tiny(name, **overrides)
