@@ -18,6 +18,7 @@ from resnet_jax.training import build, workdir
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.config import load_config
 from resnet_jax.training.inputs import Inputs, open_inputs
+from resnet_jax.training.start import run_model
 from resnet_jax.training.step import TrainState
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -100,7 +101,7 @@ def load_state(folder: pathlib.Path, which: str = 'latest') -> TrainState:
     """The state in a checkpoint of a run."""
     config = workdir.read_config(folder)
     preprocessing = workdir.read_preprocessing(folder)
-    model = build.build_model(config.model, len(preprocessing.class_names))
+    model = run_model(config, len(preprocessing.class_names))
     checkpoints = Checkpoints(folder, config.checkpoint, read_only=True)
     template = build.state_template(config, model, preprocessing)
     state, _ = checkpoints.restore(template, checkpoints.find(which))

@@ -19,7 +19,7 @@ from resnet_jax.commands.analyze import KINDS
 from resnet_jax.commands.compress import KINDS as METHODS
 from resnet_jax.commands.data import KINDS as DATA_KINDS
 from resnet_jax.errors import InputError
-from resnet_jax.training import build, checks, effects, loop
+from resnet_jax.training import build, checks, effects, loop, start
 from resnet_jax.training import config as configs
 
 VALUES = (
@@ -189,7 +189,7 @@ def test_native_values_are_those_of_their_text():
 )
 def test_models_that_are_accepted_have_shapes(fields):
     config = configs.load_config(str(DIGITS), [*TINY.items(), *fields.items()])
-    model = build.build_model(config.model, 10)
+    model = start.build_model(config.model, 10)
     images = jnp.zeros((32, 16, 16, 1))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     logits, _ = jax.eval_shape(

@@ -18,7 +18,7 @@ from resnet_jax.dense import Detector, Segmenter
 from resnet_jax.models import InputError, create_model
 from resnet_jax.models.design import BlockDesign
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.training import build, checks, distillation, effects, loop, optim, pruning
+from resnet_jax.training import checks, distillation, effects, loop, optim, pruning, start
 from resnet_jax.training import config as configs
 from resnet_jax.training.checks import resolve
 from resnet_jax.training.tasks import TASKS
@@ -114,7 +114,7 @@ def test_model_fields_are_those_of_the_model():
 
 def test_model_overrides_reach_the_model():
     config = tiny({'model.placement': 'full_preact', 'model.dropout': 0.25, 'model.stem_width': 7})
-    model = build.build_model(config.model, 3)
+    model = start.build_model(config.model, 3)
     assert (model.stage_sizes, model.width, model.stem_width) == ((1,), 4, 7)
     assert (model.block.placement, model.dropout, model.num_classes) == ('full_preact', 0.25, 3)
     assert model.bn_momentum == create_model('cifar_resnet8').bn_momentum  # not set: the row's
@@ -127,7 +127,7 @@ def test_every_config_loads(path):
     assert (
         configs.flatten(config).keys() == configs.flatten(configs.load_config(str(DEFAULT))).keys()
     )
-    build.build_model(config.model, 10)
+    start.build_model(config.model, 10)
     optim.make_optimizer(
         config.optim,
         optim.make_schedule(config.optim, batch_size=8, total_steps=10**6, steps_per_epoch=100.0),

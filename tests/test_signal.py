@@ -23,7 +23,7 @@ from resnet_jax.inference.features import intermediates
 from resnet_jax.models.block import ResidualBlock
 from resnet_jax.models.stages import stack_blocks
 from resnet_jax.records.writers import read_metrics
-from resnet_jax.training import build, loop
+from resnet_jax.training import build, loop, start
 from resnet_jax.training import signal as training_signal
 from resnet_jax.training.step import named_key
 
@@ -265,7 +265,7 @@ def test_a_run_is_measured_on_the_batch_of_its_step():
     batch = {name: x[0] for name, x in batches.items()}
     after = state.replace(step=jnp.ones((), jnp.int32))
     found = run.signal(run.seed, after, None, batch)
-    model = build.build_model(config.model, 10)
+    model = start.build_model(config.model, 10)
     # Augmented as in that step.
     prepare = build.make_prepare(config, run.inputs.preprocessing, config.seed)
     labels, positions = jnp.asarray(batch['label']), jnp.arange(len(batch['label']))

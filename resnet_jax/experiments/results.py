@@ -17,8 +17,8 @@ from resnet_jax.models.counting import FLOPS_PER_MULTIPLY_ADD, Counts, count
 from resnet_jax.records.writers import read_metrics, write_atomically
 from resnet_jax.training.config import flatten
 from resnet_jax.training.inputs import train_image_size
-from resnet_jax.training.start import build_model
-from resnet_jax.training.tasks import TASKS, error_kind, score_of
+from resnet_jax.training.start import run_model
+from resnet_jax.training.tasks import error_kind, score_of
 from resnet_jax.training.workdir import is_run, read_config, read_preprocessing, read_summary
 
 FAILED_FILE = 'failed.json'
@@ -275,8 +275,7 @@ def counts_of_run(folder: Path, training: bool = False) -> Counts | None:
     """
     try:
         config, preprocessing = read_config(folder), read_preprocessing(folder)
-        outputs = TASKS[config.task].outputs(len(preprocessing.class_names))
-        model = build_model(config.model, outputs)
+        model = run_model(config, len(preprocessing.class_names))
     except (InputError, AttributeError, TypeError):
         return None
     if training and preprocessing.dimensions == 2:

@@ -22,7 +22,7 @@ from resnet_jax.training.checkpoint import LOST, Checkpoints
 from resnet_jax.training.checks import check_choices
 from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.evaluate import evaluate, make_eval_step
-from resnet_jax.training.start import build_model
+from resnet_jax.training.start import run_model
 from resnet_jax.training.step import eval_variables
 from resnet_jax.training.tasks import TASKS, Task
 
@@ -83,8 +83,7 @@ def load_trained(folder: str | os.PathLike[str], checkpoint: str = 'latest') -> 
     config, preprocessing = workdir.read_config(folder), workdir.read_preprocessing(folder)
     try:
         check_choices(config)
-        outputs = TASKS[config.task].outputs(len(preprocessing.class_names))
-        model = build_model(config.model, outputs)
+        model = run_model(config, len(preprocessing.class_names))
         template = build.state_template(config, model, preprocessing)
     except InputError as error:  # a field that says nothing; or a model of another version
         raise unreadable(folder / 'config.json', error, LOST) from error

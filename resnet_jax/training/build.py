@@ -24,7 +24,7 @@ from resnet_jax.training.evaluate import make_eval_step
 from resnet_jax.training.groups import EVERYTHING, Groups, read_groups
 from resnet_jax.training.inputs import Batch, Inputs, open_inputs
 from resnet_jax.training.placement import Placement, make_placement
-from resnet_jax.training.start import as_key, build_model, start
+from resnet_jax.training.start import as_key, run_model, start
 from resnet_jax.training.step import TrainState
 from resnet_jax.training.tasks import TASKS, Task
 
@@ -142,12 +142,12 @@ def build_run(config: ConfigDict, inputs: Inputs | None = None) -> Run:
     inputs = inputs or open_inputs(config)
     preprocessing, task = inputs.preprocessing, TASKS[config.task]
     placement = make_placement(config.parallel, config.train.batch_size, config.optim.accumulate)
-    classes = task.outputs(len(preprocessing.class_names))
+    classes = len(preprocessing.class_names)
     if config.checkpoint.best == 'top5' and classes <= 5:
         raise InputError(
             f'config field checkpoint.best top5 is always 1 of {classes} classes; set top1'
         )
-    model = build_model(config.model, classes)
+    model = run_model(config, classes)
     schedule = optim.make_schedule(
         config.optim,
         batch_size=config.train.batch_size,

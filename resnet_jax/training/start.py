@@ -16,6 +16,7 @@ from resnet_jax.interop import files, hub, weights
 from resnet_jax.models.stem import STEMS
 from resnet_jax.training import processes
 from resnet_jax.training.step import TrainState
+from resnet_jax.training.tasks import TASKS
 
 
 def as_key(seed: int) -> np.uint32:
@@ -35,6 +36,11 @@ def build_model(settings: ConfigDict, num_classes: int) -> Any:
         if field not in strange and value is not None
     }
     return dense.create_model(settings.name, num_classes, settings.dtype, **overrides)
+
+
+def run_model(config: ConfigDict, classes: int) -> Any:
+    """The model of a run on data of so many classes."""
+    return build_model(config.model, TASKS[config.task].outputs(classes))
 
 
 def model_dimensions(settings: ConfigDict) -> int:
