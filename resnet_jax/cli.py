@@ -186,7 +186,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     _check_word(parser, 'command', arguments[:1], COMMANDS)
     if kinds.get(arguments[0] if arguments else ''):
         _check_word(parser, 'kind', arguments[1:2], kinds[arguments[0]])
-    options, rest = parser.parse_known_args(arguments)
+    # Set aside: argparse takes an argument that holds a space for a file, as one of a tuple may.
+    fields = [argument for argument in arguments if argument.startswith(tuple(PREFIXES.values()))]
+    options, rest = parser.parse_known_args([a for a in arguments if a not in fields])
+    rest += fields
     _check_options(options)
     prefix = PREFIXES.get(options.command)
     prefix = PREFIXES.get(f'{options.command} {getattr(options, "kind", "")}', prefix)

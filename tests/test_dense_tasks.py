@@ -194,3 +194,55 @@ def test_any_network_can_be_the_backbone():
         lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
     )
     assert {'stage1_norm', 'final_norm'} <= set(variables['params']['backbone'])
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_data_show_draws_the_targets(task, output, tmp_path):
+    if task == 'detection':
+        pytest.importorskip('faster_coco_eval')
+    small = ('--config.train.batch_size=4', '--config.data.train_split=train[:8]')
+    out = tmp_path / 'examples.png'
+    output('data', 'show', '--config', f'digits_{task}', *small, '--count', '4', '--out', out)
+    with Image.open(out) as picture:
+        assert min(picture.size) > 200
+
+
+def test_data_check_and_prepare_take_labels(capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (('check', '--out', 'x'), ('prepare', '--size', '8', 'x')):
+        words = refusal(capfd, 'data', *command, '--data', 'digits_scenes')
+        assert 'a class for each' in words
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_lists_dense_networks(output, capfd):
+    found = json.loads(output('models', 'fcn_*', '--json'))['models']
+    assert [(row['name'], row['parameters']) for row in found] == [
+        ('fcn_resnet50', 35_322_218),  # torchvision's published counts
+        ('fcn_resnet101', 54_314_346),
+    ]
+    assert 'unet_resnet18' in refusal(capfd, 'models', 'unet_resnet81')
+    assert '--memory' in refusal(capfd, 'models', 'unet_resnet18', '--memory', '2')
+
+
+def test_published_weights_predict(output, capfd, tmp_path):
+    """A file with torchvision's names, of a thin network with Pascal VOC's classes."""
+    from safetensors.numpy import save_file
+
+    from resnet_jax import create_model
+    from resnet_jax.interop import dense_weights
+
+    small = {'width': 4, 'stem_width': 4, 'stage_sizes': (1, 1, 1, 1)}
+    model = create_model('fcn_resnet50', **small)
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+    file = tmp_path / 'fcn.safetensors'
+    save_file(dense_weights.named_tensors(jax.device_get(variables), model), file)
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(tmp_path / 'grey.png')
+    about = ('--model', 'fcn_resnet50', '--weights', file, '--image-size', '32')
+    about += tuple(f'--model.{field}={value}' for field, value in small.items())
+    (found,) = json.loads(output('predict', *about, tmp_path / 'grey.png', '--json'))['predictions']
+    assert {part['class'] for part in found['classes']} <= set(data.masks.VOC_CLASSES)
+    assert 'classes' in refusal(capfd, 'eval', *about, '--data', 'digits_scenes')
+    words = refusal(capfd, 'convert', file, tmp_path / 'x.npz', '--model', 'fcn_resnet50')
+    assert 'load_weights' in words

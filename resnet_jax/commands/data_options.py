@@ -105,11 +105,11 @@ def open_splits(options: argparse.Namespace) -> 'list[Source]':
     about = details(options, options.data)
     if options.split:
         names = list(dict.fromkeys(options.split))
-        return [data.open_source(options.data, split, **about) for split in names]
+        return [_labelled(data.open_source(options.data, split, **about)) for split in names]
     found, faults = [], []
     for split in data.split_sizes(options.data, **about):
         try:
-            found.append(data.open_source(options.data, split, **about))
+            found.append(_labelled(data.open_source(options.data, split, **about)))
         except InputError as error:
             faults.append(error)
     if not found:
@@ -140,6 +140,16 @@ def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
     return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 
+def _labelled(source: 'Source') -> 'Source':
+    """A source whose examples have a class each; others are refused."""
+    if source.is_dense:
+        raise InputError(
+            f'{source.name} has {" and ".join(source.targets)} for each image, and this command '
+            'takes data with a class for each'
+        )
+    return source
+
+
 def choose_data(options: argparse.Namespace, dense: bool = False) -> ChosenData:
     """Opens the examples that the options choose.
 
@@ -156,11 +166,8 @@ def choose_data(options: argparse.Namespace, dense: bool = False) -> ChosenData:
         if value is not None and value < 1:
             raise InputError(f'--{name.replace("_", "-")} must be at least 1, got {value}')
     chosen = _of_run(options) if options.workdir is not None else _of_options(options)
-    if chosen.source.is_dense and not dense:
-        raise InputError(
-            f'{chosen.source.name} has {" and ".join(chosen.source.targets)} for each image, and '
-            'this command takes data with a class for each'
-        )
+    if not dense:
+        _labelled(chosen.source)
     if options.limit is None or options.limit >= len(chosen.source):
         return chosen
     import numpy as np

@@ -41,12 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the counts of each model, and the memory that it needs if asked."""
-    from resnet_jax.models import list_models
-    from resnet_jax.models.rows import MODELS
+    from resnet_jax.dense import list_models
 
     names = list_models(options.pattern)
     if not names:
-        raise unknown_name('model', options.pattern, MODELS)
+        raise unknown_name('model', options.pattern, list_models())
     _check(options)
     found = (_facts(name, i, len(names), options) for i, name in enumerate(names, 1))
     if options.json:
@@ -57,9 +56,20 @@ def run(options: argparse.Namespace) -> None:
 
 def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict[str, Any]:
     """What is listed of a model, as in JSON."""
-    from resnet_jax.models.counting import model_counts
+    from resnet_jax.dense.counts import COUNTS
+    from resnet_jax.dense.registry import DENSE_MODELS
+    from resnet_jax.models.counting import Counts, model_counts
     from resnet_jax.models.registry import model_row
 
+    if name in DENSE_MODELS:
+        if options.memory is not None:
+            raise InputError(
+                f'--memory is for networks that classify images, and {name} is one of '
+                f'{DENSE_MODELS[name].task}; give a GLOB without it'
+            )
+        side, paper = DENSE_MODELS[name].image_size, DENSE_MODELS[name].paper
+        about = {'input': [side, side, 3], 'paper': paper}
+        return {'name': name, **Counts(*COUNTS[name])._asdict(), **about}
     row = model_row(name)
     shape = row.image_shape
     found: dict[str, Any] = {'name': name, **model_counts(name)._asdict()}

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     result = (
         f'{summary["steps"]} steps in {summary["seconds"]:.0f} s'
         f'{"" if speed is None else f", {speed:.0f} images/s"}; {figures["n"]} images evaluated: '
-        f'{TASKS[settings.task].text(figures)}'
+        f'{", ".join(TASKS[settings.task].shares(figures))}, loss {figures["loss"]:.4f}'
     )
     print(text.paragraph(result, text.terminal_width(), '  '))
     print(f'resnet-jax eval --workdir {options.workdir}    # evaluate it again')

@@ -25,6 +25,8 @@ class DenseRow:
       settings: of `Segmenter` or `Detector`.
       output_stride: of the backbone; 0: no limit.
       num_classes: of the published weights: 21 of Pascal VOC, 91 of COCO's numbers.
+      image_size: side of the images that its counts are for, pixels.
+      paper: of it.
     """
 
     task: str
@@ -33,23 +35,30 @@ class DenseRow:
     settings: dict[str, Any]
     output_stride: int
     num_classes: int
+    image_size: int
+    paper: str
 
 
-def _segmenter(backbone: str, head: str) -> DenseRow:
+def _segmenter(backbone: str, head: str, paper: str) -> DenseRow:
     # At output stride 8, with the auxiliary head that torchvision's weights have.
     settings = {'head': head, 'aux': 'stage3'}
-    return DenseRow('segmentation', backbone, FEATURES[2:], settings, 8, 21)
+    return DenseRow('segmentation', backbone, FEATURES[2:], settings, 8, 21, 520, paper)
 
 
 DENSE_MODELS: dict[str, DenseRow] = {
-    **{f'fcn_resnet{d}': _segmenter(f'resnet{d}', 'fcn') for d in (50, 101)},  # arXiv 1411.4038
-    # arXiv 1706.05587
-    **{f'deeplabv3_resnet{d}': _segmenter(f'resnet{d}', 'aspp') for d in (50, 101)},
-    'pspnet_resnet50': _segmenter('resnet50', 'psp'),  # arXiv 1612.01105
-    # arXiv 1505.04597
-    'unet_resnet18': DenseRow('segmentation', 'resnet18', FEATURES, {'head': 'unet'}, 0, 21),
-    # arXiv 1708.02002. COCO's numbers of classes reach from 0, which is none, to 90.
-    'retinanet_resnet50_fpn': DenseRow('detection', 'resnet50', FEATURES[1:], {}, 0, 91),
+    **{f'fcn_resnet{d}': _segmenter(f'resnet{d}', 'fcn', 'arXiv 1411.4038') for d in (50, 101)},
+    **{
+        f'deeplabv3_resnet{d}': _segmenter(f'resnet{d}', 'aspp', 'arXiv 1706.05587')
+        for d in (50, 101)
+    },
+    'pspnet_resnet50': _segmenter('resnet50', 'psp', 'arXiv 1612.01105'),
+    'unet_resnet18': DenseRow(
+        *('segmentation', 'resnet18', FEATURES, {'head': 'unet'}, 0, 21, 256, 'arXiv 1505.04597')
+    ),
+    # COCO's numbers of classes reach from 0, which is none, to 90.
+    'retinanet_resnet50_fpn': DenseRow(
+        *('detection', 'resnet50', FEATURES[1:], {}, 0, 91, 800, 'arXiv 1708.02002')
+    ),
 }
 Network = ResNet | Segmenter | Detector
 _KINDS: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}

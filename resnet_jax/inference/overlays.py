@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import UInt8
 
-from resnet_jax.data.targets import IGNORED
+from resnet_jax.data.target_pictures import class_colours, coloured
 from resnet_jax.errors import InputError
 from resnet_jax.figures import figure_text, new_figure
 from resnet_jax.inference.dense import DensePrediction
@@ -17,31 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INCHES = 4.2  # height of a picture
-_SHARE = 0.6  # of the colour of a class, over the image
 _MOST_NAMES = 20  # of classes in a legend
 _DPI = 110
-
-
-def class_colours(count: int) -> UInt8[np.ndarray, 'count 3']:
-    """A colour for each class: Pascal VOC's, in which every bit of the number moves the colour."""
-    found = np.zeros((count, 3), np.uint8)
-    for number in range(count):
-        for bit in range(8):
-            for channel in range(3):
-                found[number, channel] |= (number >> (3 * bit + channel) & 1) << (7 - bit)
-    return found
-
-
-def coloured(
-    pixels: UInt8[np.ndarray, 'h w c'], classes: UInt8[np.ndarray, 'h w'], count: int
-) -> UInt8[np.ndarray, 'h w 3']:
-    """An image with the colour of its class over each pixel, but for class 0 and ignored ones."""
-    colours = class_colours(max(count, 1))
-    known = (classes != IGNORED) & (classes > 0)
-    over = colours[np.where(known, classes, 0)]
-    image = np.repeat(pixels, 3, -1) if pixels.shape[-1] == 1 else pixels[..., :3]
-    mixed = np.where(known[..., None], (1 - _SHARE) * image + _SHARE * over, image)
-    return np.rint(mixed).astype(np.uint8)
 
 
 def draw_prediction(prediction: DensePrediction, names: Sequence[str], title: str) -> 'Figure':

@@ -11,7 +11,9 @@ from jax.typing import DTypeLike
 
 from resnet_jax import data, models, text
 from resnet_jax.data import Preprocessing
+from resnet_jax.dense.registry import DENSE_MODELS
 from resnet_jax.errors import InputError
+from resnet_jax.inference.published_dense import load_published_dense
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.interop import files, hub
 from resnet_jax.interop.weights import (
@@ -98,6 +100,11 @@ def read_published(
       InputError: if the file cannot be read, does not fit the model, or has another number of
         classes than there are names.
     """
+    if name in DENSE_MODELS:
+        raise InputError(
+            f'{name} is a network of {DENSE_MODELS[name].task}; load its weights with '
+            'resnet_jax.load_weights'
+        )
     row, changes, overrides = model_row(name), dict(changes or {}), dict(overrides or {})
     model = models.create_model(name, **overrides)  # fails on bad fields before fetching anything
     source = hub.completed(source, name)
@@ -198,6 +205,8 @@ def load_published(
     Raises:
       InputError: if the file cannot be read or does not fit the model.
     """
+    if name in DENSE_MODELS:
+        return load_published_dense(name, source, **settings)
     found = read_published(name, source, **settings)
     has_head = found.classes is not None or not headless
     trained = TrainedModel(

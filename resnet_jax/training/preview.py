@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from resnet_jax import data
+from resnet_jax.data.target_pictures import in_words, painted
 from resnet_jax.errors import InputError
 from resnet_jax.training.build import make_prepare
-from resnet_jax.training.inputs import open_inputs
+from resnet_jax.training.inputs import Batch, open_inputs
 from resnet_jax.training.tasks import TASKS
 
 LEAST_SHARE = 0.005  # of a class in a mixed label that is named
@@ -68,14 +69,36 @@ def preview(config: ConfigDict, count: int) -> Preview:
     )
     pixels = 255 * _beside(images, count, preprocessing)
     source = inputs.train.with_bands(preprocessing.channels)
-    names, labels = inputs.train.class_names, batch['label'][:count].tolist()
+    seen = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    stored = [example['image'] for example in source.take(inputs.indices(0)[:count].tolist())]
+    names = inputs.train.class_names
+    if task.is_dense:
+        return _dense(stored, batch, seen, {k: np.asarray(x) for k, x in targets.items()}, names)
+    labels = batch['label'][:count].tolist()
     return Preview(
-        [example['image'] for example in source.take(inputs.indices(0)[:count].tolist())],
+        stored,
         batch['image'][:count],
-        np.clip(np.rint(pixels), 0, 255).astype(np.uint8),
+        seen,
         tuple(names[label] for label in labels),
         tuple(_words(names, target) for target in np.asarray(targets)[:count]),
     )
+
+
+def _dense(
+    stored: Sequence[np.ndarray],
+    batch: Batch,
+    seen: np.ndarray,
+    targets: dict[str, np.ndarray],
+    names: Sequence[str],
+) -> Preview:
+    """Examples of masks, boxes or depth, which are drawn over what the model sees."""
+    count = range(len(seen))
+    read = [{name: batch[name][i] for name in targets} for i in count]
+    after = [{name: values[i] for name, values in targets.items()} for i in count]
+    drawn = [painted(seen[i], after[i], len(names)) for i in count]
+    words = [tuple(dict.fromkeys(in_words(one, names))) for one in after]
+    classes = tuple(', '.join(dict.fromkeys(in_words(one, names))) for one in read)
+    return Preview(stored, batch['image'][: len(seen)], np.stack(drawn), classes, tuple(words))
 
 
 def _beside(images: Any, count: int, preprocessing: data.Preprocessing) -> np.ndarray:

@@ -72,15 +72,17 @@ class Task:
         """Whether it learns something of every place of an image."""
         return self.takes != ('label',)
 
-    def text(self, figures: Mapping[str, Any]) -> str:
-        """The loss and the figures that are shown, for a line of progress."""
-        parts = [f'loss {figures["loss"]:.4f}']
-        parts += [
+    def shares(self, figures: Mapping[str, Any]) -> list[str]:
+        """The figures that are shown, each in words: 'top1 97.22 %'."""
+        return [
             f'{label} {100 * figures[name]:.2f} %'
             for name, label in self.shown.items()
             if name in figures
         ]
-        return '  '.join(parts)
+
+    def text(self, figures: Mapping[str, Any]) -> str:
+        """The loss and the figures that are shown, for a line of progress."""
+        return '  '.join([f'loss {figures["loss"]:.4f}', *self.shares(figures)])
 
     def no_sums(self) -> dict[str, np.ndarray]:
         """`train_sums` of no examples."""

@@ -74,7 +74,7 @@ def _batches(config: ConfigDict, train: Source) -> Generator[Batch]:
 
 
 def _length(batch: Batch) -> int:
-    return len(batch['label'])
+    return len(batch['image'])
 
 
 def _speed(counts: Iterable[int], seconds: float) -> float:

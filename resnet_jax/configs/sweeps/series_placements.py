@@ -5,7 +5,9 @@ recipe at a fifth of its length; the norm on the third shortcut stays.
 
     resnet-jax sweep --config sweeps/series_placements --workdir DIR
 
-The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU. Result: not yet run.
+The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU. Result on ItalyPowerDemand,
+ten seeds: test errors of 3.78 to 3.94 %, no placement can be told from the original one
+(docs/results/series_placements).
 """
 
 from typing import Any
