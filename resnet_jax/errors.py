@@ -178,7 +178,7 @@ def unknown_name(
     near = near or _near_names(str(name), known)
     if near:
         hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
-    elif len(known) <= 16:
+    elif len(known) <= 15:
         hint = 'known: ' + ', '.join(known)
     else:
         hint = f'there are {len(known)}, such as ' + ', '.join(known[:5])

@@ -45,7 +45,8 @@ def test_the_bar_fits_and_keeps_its_speed(terminal, monkeypatch):
     monkeypatch.setattr(sys, 'stderr', file)
     console = Console(0, 64_000)
     console.advance(63_999, 64_000)
-    console.figures(63_999, {'loss': 0.1234, 'top1': 1.0, 'images_per_second': 98765.4}, 128)
+    shown = 'loss 0.1234  top1 100.00 %'
+    console.figures(63_999, shown, {'images_per_second': 98765.4}, 128)
     console.close()
     lines = [line for line in re.split(r'[\r\n]+', written()) if '%|' in line]
     assert lines and max(map(len, lines)) <= 80

@@ -142,6 +142,7 @@ def test_an_interrupted_extraction_goes_on(trained, source, tmp_path, monkeypatc
     assert read_features(out).layers['stage1/block1'].shape == (60, 8, 8, 4)
 
 
+@pytest.mark.filterwarnings('ignore:Error writing persistent compilation cache')
 def test_full_disk(trained, source, tmp_path):
     """One line, with what to do; then the same command gives the whole file."""
     out = tmp_path / 'a.npz'
