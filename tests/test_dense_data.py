@@ -180,6 +180,12 @@ def test_grey_masks_and_palettes_hold_the_numbers_of_classes(masks):
     np.testing.assert_array_equal(test[0]['segmentation'], numbers(9, 6, 3) > 0)
 
 
+def test_a_split_without_masks_is_left_out_with_a_note(masks):
+    save(masks / 'later/images/d.jpg', picture(9, 6, 4))
+    source = open_source(f'masks:{masks}', 'train')
+    assert len(source) == 2 and source.notes == ('later has no folder of masks and is left out',)
+
+
 @pytest.mark.parametrize('kind', ['RGB', 'RGBA', 'P'])
 def test_colours_stand_for_classes_and_others_are_ignored(masks, kind):
     values = numbers(9, 6, 1)
@@ -245,7 +251,7 @@ BAD_MASKS = {
     'no images': (lambda root: shutil.rmtree(root / 'train'), ("unknown split", 'test'), False),
     'no folder of images': (
         lambda root: [shutil.rmtree(root / name) for name in ('train', 'test')],
-        ('has no folder SPLIT/images; wanted:',), False),
+        ('has no folders SPLIT/images and SPLIT/masks; wanted:',), False),
     'an empty folder': (lambda root: [path.unlink() for path in (root / 'train/images').iterdir()],
                         ('train/images holds no images; wanted:',), False),
     'a missing mask': (lambda root: (root / 'train/masks/b.png').unlink(),

@@ -204,7 +204,8 @@ def train_batches(
     """
     _check_batch_size(batch_size, len(source))
     of_pixels = not preprocessing.spectrogram
-    check_transforms(transforms, preprocessing.model_shape, of_pixels=of_pixels)
+    shape = preprocessing.model_shape
+    check_transforms(transforms, shape, of_pixels=of_pixels, dense=source.is_dense)
     source = source.with_bands(preprocessing.channels)
     # Rows, not names: a worker process imports the table anew, without rows added at run time.
     chosen = read_transforms(transforms)

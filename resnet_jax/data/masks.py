@@ -1,5 +1,6 @@
 """Images with a class for every pixel: pairs of files, and Pascal VOC's layout."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -44,7 +45,8 @@ def masks_catalog(path: str) -> Catalog:
     """Images and masks of a folder, laid out as `_LAYOUT` says.
 
     A mask is grey or has a palette, and its values are the numbers of the classes, 255 to ignore a
-    pixel; or it has the colours that classes.json gives, and other colours are ignored.
+    pixel; or it has the colours that classes.json gives, and other colours are ignored. A split
+    without a folder of masks is left out, with a note.
 
     Raises:
       InputError: for another layout, an image without a mask, or bad names or colours.
@@ -52,10 +54,12 @@ def masks_catalog(path: str) -> Catalog:
     root = pathlib.Path(path).expanduser()
     names, colours = _read_classes(root)
     folders = sorted(p.parent for p in root.glob('*/images') if p.is_dir())
-    pairs = {folder.name: _pairs(folder / 'images', folder / 'masks') for folder in folders}
-    if not pairs:
-        raise InputError(f'{root} has no folder SPLIT/images; wanted: {_LAYOUT}')
-    return _catalog(pairs, names, colours)
+    known = [folder for folder in folders if (folder / 'masks').is_dir()]
+    if not known:
+        raise InputError(f'{root} has no folders SPLIT/images and SPLIT/masks; wanted: {_LAYOUT}')
+    pairs = {folder.name: _pairs(folder / 'images', folder / 'masks') for folder in known}
+    notes = [f'{f.name} has no folder of masks and is left out' for f in folders if f not in known]
+    return dataclasses.replace(_catalog(pairs, names, colours), notes=tuple(notes))
 
 
 def voc_catalog(path: str) -> Catalog:
