@@ -153,6 +153,13 @@ def test_swapped_blocks_exchange_their_weights(images):
     assert_close(found, logits_of(model, new, images), 1e-4)
 
 
+def test_blocks_that_are_thinner_inside_are_not_swapped():
+    """As of a network whose channels were pruned."""
+    thin = {'stage_sizes': (3,), 'inner_channels': ('stage1/block2=2',)}
+    _, _, parts = network('cifar_resnet20', **thin)
+    assert lesion.swappable(parts) == (('stage1/block1', 'stage1/block3'),)
+
+
 def test_draws_are_of_blocks_that_fit():
     parts = network('cifar_resnet20', stage_sizes=(4, 3))[2]
     rng = np.random.default_rng(0)

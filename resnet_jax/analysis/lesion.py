@@ -68,7 +68,16 @@ def _alike(a: Part, b: Part) -> bool:
     """Whether two blocks have weights of the same shapes, and the same strides and dilations."""
     assert isinstance(a.module, ResidualBlock) and isinstance(b.module, ResidualBlock)
     same = a.inputs == b.inputs and a.outputs == b.outputs
-    return same and a.module.dilation == b.module.dilation and a.module.stride == b.module.stride
+    if not same or (a.module.dilation, a.module.stride) != (b.module.dilation, b.module.stride):
+        return False
+    # Pruned and factored blocks differ inside.
+    return a.module == b.module or _weight_shapes(a) == _weight_shapes(b)
+
+
+def _weight_shapes(block: Part) -> Any:
+    key, x = jax.random.key(0), jax.ShapeDtypeStruct((1, *block.inputs), jnp.float32)
+    found = jax.eval_shape(lambda x: block.module.init(key, x, train=False), x)
+    return jax.tree.map(lambda leaf: leaf.shape, found)
 
 
 def random_removals(chain: Chain, count: int, draws: int, rng: np.random.Generator) -> list[Lesion]:
