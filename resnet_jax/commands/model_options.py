@@ -133,7 +133,7 @@ def load_model(
     if trained.does.is_dense and not dense:
         raise InputError(
             f'this command takes networks that classify images, and {trained.title} is one '
-            f'of {trained.does.noun}; use resnet-jax eval, predict or export'
+            f'of {trained.does.noun}; use resnet-jax eval or predict'
         )
     return trained
 
