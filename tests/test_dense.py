@@ -8,11 +8,13 @@ import pytest
 from resnet_jax import create_backbone, create_model, list_models, load_weights
 from resnet_jax import models as classifiers
 from resnet_jax.dense import boxes
+from resnet_jax.dense.counts import COUNTS
 from resnet_jax.dense.detector import Level, Pyramid, anchors_of, detect
+from resnet_jax.dense.registry import DENSE_MODELS
 from resnet_jax.dense.resizing import pool_adaptively, resize_bilinear, resize_nearest
 from resnet_jax.errors import InputError
 from resnet_jax.interop import dense_weights
-from resnet_jax.models.counting import count_parameters
+from resnet_jax.models.counting import count, count_parameters
 
 SMALL = {'stage_sizes': (1, 1, 1, 1)}
 SIZES = [(64, 96), (65, 97)]
@@ -410,9 +412,9 @@ def test_suppression_keeps_what_one_after_another_keeps():
     scores, labels = rng.permutation(200).astype(np.float32) / 200, rng.integers(0, 3, 200)
     expected = [i for i in brute_force(candidates, scores, labels, 0.3) if scores[i] > 0]
     run = jax.jit(boxes.suppress, static_argnums=(3, 4))
-    for count in (10, 200):
-        found, filled = run(candidates, scores, jnp.asarray(labels), 0.3, count)
-        assert np.asarray(found)[np.asarray(filled)].tolist() == expected[:count]
+    for most in (10, 200):
+        found, filled = run(candidates, scores, jnp.asarray(labels), 0.3, most)
+        assert np.asarray(found)[np.asarray(filled)].tolist() == expected[:most]
 
 
 def test_detections_of_levels():
@@ -438,3 +440,39 @@ def test_detections_of_levels():
     second = anchors[1][3 * 4 + 3, 0].copy()
     second[[0, 2]] += 0.1 * (second[2] - second[0])
     np.testing.assert_allclose(found.boxes[0, 1], np.clip(second, 0, 64), atol=1e-4)
+
+
+# torchvision 0.28's `_ops` of the weights that it publishes, billions of multiply-adds; they leave
+# out the resizing of the logits, a product of matrices here for the rows and one for the columns.
+PUBLISHED = {
+    'fcn_resnet50': ('FCN_ResNet50_Weights', 2),
+    'fcn_resnet101': ('FCN_ResNet101_Weights', 2),
+    'deeplabv3_resnet50': ('DeepLabV3_ResNet50_Weights', 2),
+    'deeplabv3_resnet101': ('DeepLabV3_ResNet101_Weights', 2),
+    'retinanet_resnet50_fpn': ('RetinaNet_ResNet50_FPN_Weights', 0),
+}
+
+
+@pytest.mark.parametrize('name', DENSE_MODELS)
+def test_stored_counts_are_those_of_a_trace(name):
+    side = DENSE_MODELS[name].image_size
+    assert count(create_model(name), (side, side, 3)) == COUNTS[name]
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_stored_counts_are_those_of_torchvision(name):
+    from torchvision_cpu import import_torchvision
+
+    import_torchvision()
+    from torchvision.models import detection, segmentation
+
+    weights, heads = PUBLISHED[name]
+    kind = detection if hasattr(detection, weights) else segmentation
+    about = getattr(kind, weights).DEFAULT.meta
+    parameters, multiply_adds = COUNTS[name]
+    # The scales and shifts of the batch norms of its detectors' bodies are frozen, so not counted.
+    frozen = 0 if heads else 53_120
+    side, small, classes = 520, 65, 21
+    resizing = heads * classes * (side * small * small + side * side * small)
+    assert parameters - frozen == about['num_params']
+    assert round((multiply_adds - resizing) / 1e9, 2) == round(about['_ops'], 2)

@@ -249,7 +249,7 @@ def random_boxes(rng, count):
 
 
 def objects(counts, places=7, seed=1):
-    """Targets of images with so many objects each; other boxes are leftovers of no class."""
+    """Makes targets with these numbers of objects; the boxes of empty places are random."""
     rng = np.random.default_rng(seed)
     boxes = np.stack([random_boxes(rng, places) for _ in counts])
     classes = rng.integers(0, KINDS, (len(counts), places)).astype(np.int32)

@@ -1,17 +1,21 @@
 """Segmentation, detection and depth from config to prediction, by the commands."""
 
 import json
+import os
+import subprocess
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
+from compressed_folders import random_folder
 from PIL import Image
 from running import differing, load_state
 
 from resnet_jax import data
 from resnet_jax.cli import main
-from resnet_jax.errors import Stopped
+from resnet_jax.errors import InputError, Stopped
 from resnet_jax.training import config as configs
 from resnet_jax.training import loop
 
@@ -176,8 +180,6 @@ def test_test_time_augmentation_of_segmentation(run, output):
     ],
 )
 def test_configs_that_cannot_be_meant(recipe, fields, words, tmp_path):
-    from resnet_jax.errors import InputError
-
     with pytest.raises(InputError) as caught:
         loop.train(config_of(recipe, **fields), tmp_path / 'run')
     assert words in str(caught.value) and '\n' not in str(caught.value)
@@ -246,3 +248,55 @@ def test_published_weights_predict(output, capfd, tmp_path):
     assert 'classes' in refusal(capfd, 'eval', *about, '--data', 'digits_scenes')
     words = refusal(capfd, 'convert', file, tmp_path / 'x.npz', '--model', 'fcn_resnet50')
     assert 'load_weights' in words
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder of images and masks, of which one image for testing is cut off."""
+    rng = np.random.default_rng(0)
+    for split, count in (('train', 4), ('test', 2)):
+        for kind in ('images', 'masks'):
+            (tmp_path / 'pets' / split / kind).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (20, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f'pets/{split}/images/{i}.png')
+            Image.fromarray(pixels[..., 0] % 2).save(tmp_path / f'pets/{split}/masks/{i}.png')
+    (tmp_path / 'pets/classes.json').write_text(json.dumps({'classes': ['floor', 'cat']}))
+    return tmp_path / 'pets'
+
+
+def test_a_bad_image_of_the_evaluation_is_found_before_training(pets, tmp_path):
+    whole = (pets / 'test/images/1.png').read_bytes()
+    (pets / 'test/images/1.png').write_bytes(whole[: len(whole) // 2])
+    own = {'data.name': f'masks:{pets}', 'data.train_split': 'train', 'data.eval_split': 'test'}
+    with pytest.raises(InputError, match=r'1\.png'):
+        loop.train(config_of('segmentation', **own), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_options_of_dense_networks_are_refused_for_classifiers(capfd, tmp_path):
+    folder = random_folder(tmp_path / 'run', {'model.stage_sizes': '(1,)', 'model.width': 4})
+    Image.new('L', (8, 8)).save(tmp_path / 'x.png')
+    where = ('--workdir', folder, tmp_path / 'x.png')
+    assert '--score' in refusal(capfd, 'predict', *where, '--score', '0.2')
+    assert '--overlays' in refusal(capfd, 'predict', *where, '--overlays', tmp_path / 'seen')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['segmentation', 'detection'])
+def test_two_devices_are_one(task, tmp_path):
+    """In every mode; the loss after three steps with a smooth activation."""
+    if task == 'detection':
+        pytest.importorskip('faster_coco_eval')
+    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+    fields = {**TINY, **EXTRA[task], 'train.steps': 3, 'model.activation': 'silu'}
+    losses = {}
+    for mode, devices in (('jit', 1), ('jit', 2), ('shard_map', 2), ('pmap', 2)):
+        folder = tmp_path / f'{mode}{devices}'
+        placed = {**fields, 'parallel.mode': mode, 'parallel.devices': devices}
+        flags = [f'--config.{field}={value}' for field, value in placed.items()]
+        command = ['train', '--config', f'digits_{task}', '--workdir', str(folder), *flags]
+        subprocess.run([sys.executable, '-m', 'resnet_jax', *command], env=environment, check=True)
+        losses[mode, devices] = json.loads((folder / 'summary.json').read_text())['eval']['loss']
+    one = losses.pop(('jit', 1))
+    np.testing.assert_allclose(list(losses.values()), one, rtol=1e-4)

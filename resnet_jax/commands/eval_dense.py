@@ -33,10 +33,13 @@ def run(options: argparse.Namespace, trained: 'TrainedModel', chosen: 'ChosenDat
     """
     from resnet_jax.inference.trained import evaluate_trained
     from resnet_jax.records.writers import signs_of_life
+    from resnet_jax.training import detection
     from resnet_jax.training.dense_metrics import class_ious
 
     task = trained.does
     _check(options, trained)
+    if trained.task == 'detection':
+        detection.check_evaluator()
     source = chosen.source.with_targets(task.takes)
     names = trained.preprocessing.class_names
     if source.class_names != names:

@@ -41,12 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the counts of each model, and the memory that it needs if asked."""
-    from resnet_jax.dense import list_models
+    from resnet_jax.dense import list_models, task_of
 
     names = list_models(options.pattern)
     if not names:
         raise unknown_name('model', options.pattern, list_models())
     _check(options)
+    if options.memory is not None:
+        classifiers = [name for name in names if task_of(name) == 'classification']
+        if not classifiers:
+            raise InputError(
+                f'--memory is for networks that classify images, and {names[0]} is one of '
+                f'{task_of(names[0])}; leave it out'
+            )
+        names = classifiers
     found = (_facts(name, i, len(names), options) for i, name in enumerate(names, 1))
     if options.json:
         print(json_text({'models': list(found)}))
@@ -62,11 +70,6 @@ def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict
     from resnet_jax.models.registry import model_row
 
     if name in DENSE_MODELS:
-        if options.memory is not None:
-            raise InputError(
-                f'--memory is for networks that classify images, and {name} is one of '
-                f'{DENSE_MODELS[name].task}; give a GLOB without it'
-            )
         side, paper = DENSE_MODELS[name].image_size, DENSE_MODELS[name].paper
         about = {'input': [side, side, 3], 'paper': paper}
         return {'name': name, **Counts(*COUNTS[name])._asdict(), **about}

@@ -93,10 +93,11 @@ def run(options: argparse.Namespace) -> None:
     with compilation.matmul_precision(trained.matmul_precision):
         if trained.does.is_dense:
             predict_dense.run(options, trained)
-        elif options.overlays is not None:
+        elif options.overlays is not None or options.score is not None:
+            given = '--score' if options.overlays is None else '--overlays'
             raise InputError(
-                '--overlays draws segments, boxes and depth, and this model classifies images; '
-                'give --sheet FILE.png'
+                f'{given} is for segments, boxes and depth, and this model classifies images; '
+                'leave it out (--sheet FILE.png draws the images)'
             )
         else:
             _predict(options, trained)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from resnet_jax.inference.trained import TrainedModel
 
 
+_SCORE = 0.5
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what these networks take."""
     from pathlib import Path
@@ -27,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--score',
         type=float,
-        default=0.5,
         metavar='P',
-        help='the least probability of an object (default 0.5)',
+        help=f'the least probability of an object (default {_SCORE})',
     )
 
 
@@ -58,7 +60,8 @@ def run(options: argparse.Namespace, trained: 'TrainedModel') -> None:
         tqdm.write(f'skipped {data.printable(str(error))}', file=sys.stderr)
 
     def results() -> Iterator[tuple[dict[str, Any], list[str]]]:
-        found = predict_dense(trained, files, options.score, skip, not options.jsonl)
+        score = _SCORE if options.score is None else options.score
+        found = predict_dense(trained, files, score, skip, not options.jsonl)
         for number, prediction in enumerate(found, 1):
             about = as_json(prediction, names)
             if options.overlays is not None:

@@ -1,8 +1,7 @@
 """Boxes around digits in made scenes: a small RetinaNet.
 
 The scenes of `digits_segmentation`; the objects are 7 to 25 pixels high, so the anchors are those
-of the paper at a quarter of their size, at half of its strides. AdamW with one cycle, no paper's
-recipe.
+of the paper at a quarter of their size. AdamW with one cycle, no paper's recipe.
 
     pip install 'resnet-jax[coco]'
     resnet-jax train --config digits_detection --workdir runs/boxes

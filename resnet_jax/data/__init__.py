@@ -40,6 +40,7 @@ from resnet_jax.data.read_ahead import default_workers, read_ahead, usable_cores
 from resnet_jax.data.resizing import check_sizes
 from resnet_jax.data.sources import Details, Source, hold_out
 from resnet_jax.data.spectrograms import spectrogram_shape
+from resnet_jax.data.targets import empty_targets
 from resnet_jax.data.transforms import (
     TRANSFORMS,
     Parameter,
@@ -83,6 +84,7 @@ __all__ = [
     'check_transforms',
     'decode_image',
     'default_workers',
+    'empty_targets',
     'epoch_order',
     'eval_batch',
     'eval_batches',

@@ -58,6 +58,15 @@ def coco_catalog(path: str) -> Catalog:
     files = sorted((root / 'annotations').glob('instances_*.json'))
     if not files:
         raise InputError(f'{root} has no annotations/instances_*.json; wanted: {_LAYOUT}')
+    states = [file.stat() for file in files]
+    return _catalog(root, tuple(files), tuple((s.st_size, s.st_mtime_ns) for s in states))
+
+
+# Kept for the next split of the same files: COCO's own take half a minute to parse.
+@functools.lru_cache(maxsize=1)
+def _catalog(
+    root: pathlib.Path, files: tuple[pathlib.Path, ...], stamps: tuple[tuple[int, int], ...]
+) -> Catalog:
     contents = {file: read_json(file, f'wanted: {_LAYOUT}') for file in files}
     names: dict[int, str] = {}
     for file, content in contents.items():
@@ -90,6 +99,7 @@ def coco_catalog(path: str) -> Catalog:
         3,
         functools.partial(_open, splits),
         version=digest.hexdigest(),
+        root=str(root),
         notes=tuple(notes),
         name_of=functools.partial(_path, splits),
         targets=('boxes', 'classes'),
@@ -195,13 +205,13 @@ def _path(splits: Mapping[str, Split], split: str, index: int) -> str:
     return splits[split][index].path
 
 
-def _targets(one: Described) -> dict[str, np.ndarray]:
+def _targets(one: Described, picture: Picture) -> dict[str, np.ndarray]:
     """Boxes and classes, of an image of the size that they are for."""
     size = one.size
     if size:
         # A file that cannot be read is told of where it is decoded, and may be replaced.
         with contextlib.suppress(InputError):
-            size = Picture(one.path).size()
+            size = picture.size()
     if size and one.size and size != one.size:
         raise InputError(
             f'{printable(one.path)} has, upright, {size[0]}x{size[1]} pixels, and its annotations '

@@ -3,7 +3,8 @@
 import concurrent.futures
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from resnet_jax.data.images import check_header, decode_image
 from resnet_jax.data.read_ahead import usable_cores
@@ -31,10 +32,15 @@ def check_files(source: Source, channels: int = 3) -> None:
     check: Callable[[str], object] = functools.partial(
         decode_image if len(source) <= DECODED_TO_CHECK else check_header, channels=channels
     )
-    paths = [os.path.join(source.root, file) for file in source.files()]
+    work: tuple[Callable[[Any], object], Iterable[Any]] = (
+        source.decode or check,
+        [os.path.join(source.root, file) for file in source.files()],
+    )
+    if source.is_dense and len(source) <= DECODED_TO_CHECK:
+        work = source.__getitem__, range(len(source))  # with their masks or boxes
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     try:
-        for _ in pool.map(source.decode or check, paths):
+        for _ in pool.map(*work):
             pass
     finally:
         pool.shutdown(cancel_futures=True)

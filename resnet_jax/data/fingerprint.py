@@ -18,10 +18,10 @@ def fingerprint(source: Source) -> dict[str, Any]:
     """Describes the examples of a source, as JSON data.
 
     Of images in files: for each class their number, and a hash of their paths below the source's
-    root and of their sizes, so that a moved folder has the same fingerprint. Of other data: its
-    version, the number of examples and the names of the classes.
+    root and of their sizes, so that a moved folder has the same fingerprint. Of other data,
+    and of masks and boxes: their version, the number of examples and the names of the classes.
     """
-    if not source.root:
+    if not source.root or source.is_dense:
         return {
             'version': source.version,
             'examples': len(source),

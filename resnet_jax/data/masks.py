@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from resnet_jax.data.images import IMAGE_SUFFIXES
+from resnet_jax.data.pictures import Picture
 from resnet_jax.data.sources import Catalog, Read, Record
 from resnet_jax.data.targets import IGNORED
 from resnet_jax.errors import InputError, first_line, shown
@@ -59,7 +60,7 @@ def masks_catalog(path: str) -> Catalog:
         raise InputError(f'{root} has no folders SPLIT/images and SPLIT/masks; wanted: {_LAYOUT}')
     pairs = {folder.name: _pairs(folder / 'images', folder / 'masks') for folder in known}
     notes = [f'{f.name} has no folder of masks and is left out' for f in folders if f not in known]
-    return dataclasses.replace(_catalog(pairs, names, colours), notes=tuple(notes))
+    return dataclasses.replace(_catalog(root, pairs, names, colours), notes=tuple(notes))
 
 
 def voc_catalog(path: str) -> Catalog:
@@ -92,7 +93,7 @@ def voc_catalog(path: str) -> Catalog:
                 )
         if found:
             pairs[file.stem] = found
-    return _catalog(pairs, VOC_CLASSES, None)
+    return _catalog(root, pairs, VOC_CLASSES, None)
 
 
 def _words(file: pathlib.Path) -> list[str]:
@@ -164,6 +165,7 @@ def _read_classes(root: pathlib.Path) -> tuple[tuple[str, ...], dict[Colour, int
 
 
 def _catalog(
+    root: pathlib.Path,
     pairs: Mapping[str, Sequence[Pair]],
     names: tuple[str, ...],
     colours: Mapping[Colour, int] | None,
@@ -177,6 +179,7 @@ def _catalog(
         3,
         lambda splits: _reader(pairs, colours),
         version=_digest(pairs, colours),
+        root=str(root),
         name_of=functools.partial(_path, pairs),
         targets=('segmentation',),
     )
@@ -202,7 +205,9 @@ def _path(pairs: Mapping[str, Sequence[Pair]], split: str, index: int) -> str:
     return pairs[split][index].image
 
 
-def _targets(path: str, colours: Mapping[Colour, int] | None) -> dict[str, np.ndarray]:
+def _targets(
+    path: str, colours: Mapping[Colour, int] | None, picture: Picture
+) -> dict[str, np.ndarray]:
     return {'segmentation': read_mask(path, colours)}
 
 

@@ -153,6 +153,8 @@ def resize_and_pad(
         box = (0.0, 0.0, float(size[1]), float(size[0]))
         shape = (width, height)
         image = _by_band(image, lambda band: _pillow_resize(band, shape, box, interpolation))
+    if height == width:
+        return image
     found = np.full((side, side, image.shape[2]), GREY, np.uint8)
     found[:height, :width] = image
     return found

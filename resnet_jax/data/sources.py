@@ -14,7 +14,7 @@ from resnet_jax.data.targets import check_targets
 from resnet_jax.errors import InputError
 
 # (image: a path, the bytes of a file or uint8 [H, W, C]; its label, or what a dense task has of it,
-# see `targets`, or a function that reads that)
+# see `targets`, or a function of the `Picture` that reads that)
 Record = tuple[str | bytes | np.ndarray, Any]
 Read = Callable[[str, Sequence[int]], list[Record]]  # (whole split, indices in it) -> records
 
@@ -247,9 +247,7 @@ class Source:
         self, image: str | bytes | np.ndarray, label: Any, where: str, shown: int | None
     ) -> tuple[Picture, Any]:
         name = image if isinstance(image, str) else f'{where} of {self.name}'
-        if self.is_dense:
-            label = functools.partial(self._read_targets, label, name)
-        elif not 0 <= label < len(self.class_names):
+        if not self.is_dense and not 0 <= label < len(self.class_names):
             raise InputError(
                 f'{where} of {self.name} has label {label}, outside its {len(self.class_names)} '
                 f'classes (0 to {len(self.class_names) - 1}); correct the label or choose another '
@@ -257,13 +255,16 @@ class Source:
             )
         if self.space or getattr(image, 'ndim', 3) > 3:  # series and videos are prepared whole
             shown = None
-        return Picture(image, self.channels, name, shown, self.decode), label
+        picture = Picture(image, self.channels, name, shown, self.decode)
+        if self.is_dense:
+            return picture, functools.partial(self._read_targets, label, picture)
+        return picture, label
 
-    def _read_targets(self, record: Any, name: str) -> dict[str, np.ndarray]:
+    def _read_targets(self, record: Any, picture: Picture) -> dict[str, np.ndarray]:
         """Those of an example that are wanted, checked."""
-        every = record() if callable(record) else record
+        every = record(picture) if callable(record) else record
         found = {target: every[target] for target in self.targets}
-        check_targets(found, len(self.class_names), name)
+        check_targets(found, len(self.class_names), picture.name)
         return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from resnet_jax.errors import InputError
 
@@ -65,6 +65,11 @@ def fitted_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     return height, width
 
 
+def nearest(old: int, new: int) -> Int[np.ndarray, ' new']:
+    """The nearest of `old` pixels in a row for each of `new` that take their place."""
+    return ((np.arange(new) + 0.5) * old / new).astype(int)
+
+
 def fit_targets(
     targets: Mapping[str, np.ndarray], size: tuple[int, int], side: int
 ) -> dict[str, np.ndarray]:
@@ -87,10 +92,7 @@ def fit_targets(
                     f'its {name} has {values.shape[1]}x{values.shape[0]} pixels and the image '
                     f'{size[1]}x{size[0]}'
                 )
-            rows, columns = (
-                ((np.arange(new) + 0.5) * old / new).astype(int)
-                for old, new in zip(size, inner, strict=True)
-            )
+            rows, columns = (nearest(old, new) for old, new in zip(size, inner, strict=True))
             found[name][: inner[0], : inner[1]] = values[rows][:, columns]
             continue
         if len(values) > MOST_OBJECTS:

@@ -13,9 +13,10 @@ from jaxtyping import Array, Float32, UInt8
 from tqdm import tqdm
 
 from resnet_jax.data import ImageFile, printable, read_example
-from resnet_jax.data.targets import fitted_size
+from resnet_jax.data.targets import fitted_size, nearest
 from resnet_jax.dense.detector import detect
 from resnet_jax.errors import InputError, Range, check_number
+from resnet_jax.inference.predict import decode_ahead
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.training.compilation import jit
 
@@ -94,7 +95,7 @@ def _predictions(
 
     compute = jit(outputs_of)
     size = min(BATCH_SIZE, len(files))
-    read = _read(files, trained, skip)
+    read = decode_ahead(files, lambda file: read_example(file.path, preprocessing), skip)
     with tqdm(total=len(files), unit='image', delay=1, disable=None if progress else True) as bar:
         while batch := list(itertools.islice(read, size)):
             padded = np.zeros((size, *preprocessing.input_shape), np.uint8)
@@ -104,18 +105,6 @@ def _predictions(
             for i, (path, pixels) in enumerate(batch):
                 one = jax.tree.map(lambda x, i=i: x[i], found)
                 yield _at_size(one, path, pixels, trained)
-
-
-def _read(
-    files: Sequence[ImageFile], trained: TrainedModel, skip: Callable[[InputError], None] | None
-) -> Iterator[tuple[Path, np.ndarray]]:
-    for file in files:
-        try:
-            yield file.path, read_example(file.path, trained.preprocessing)
-        except InputError as error:
-            if file.named or skip is None:
-                raise
-            skip(error)
 
 
 def _segments(outputs: Any, score: float) -> dict[str, Array]:
@@ -162,10 +151,7 @@ def _at_size(
         )
         return DensePrediction(path, pixels, objects=objects)
     ((name, values),) = found.items()
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(size, inner, strict=True)
-    )
+    rows, columns = (nearest(old, new) for old, new in zip(inner, size, strict=True))
     return DensePrediction(path, pixels, **{name: values[rows][:, columns]})
 
 

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from resnet_jax.data import (
     ImageFile,
-    Preprocessing,
     printable,
     read_example,
     usable_cores,
@@ -112,7 +111,15 @@ def _predictions(
         return None if (found := find(given)) is None else names[found]
 
     size = min(BATCH_SIZE, len(files))
-    images = _decode_ahead(files, preprocessing, skip)
+
+    def prepare(file: ImageFile) -> np.ndarray:
+        example = read_example(file.path, preprocessing)
+        try:
+            return preprocessing.prepare(example)
+        except InputError as error:
+            raise InputError(f'{printable(str(file.path))}: {error}') from error
+
+    images = decode_ahead(files, prepare, skip)
     with tqdm(total=len(files), unit='image', delay=1, disable=None if progress else True) as bar:
         while batch := list(itertools.islice(images, size)):
             # One shape, so that it compiles once.
@@ -126,27 +133,25 @@ def _predictions(
                 yield Prediction(path, pixels, top, true_class(path))
 
 
-def _decode_ahead(
+def decode_ahead(
     files: Sequence[ImageFile],
-    preprocessing: Preprocessing,
+    read: Callable[[ImageFile], np.ndarray],
     skip: Callable[[InputError], None] | None,
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Decodes and prepares each image in threads, while the device computes."""
+    """Reads files in threads while the device computes: the path of each, and what was read.
 
-    def prepare(file: ImageFile) -> np.ndarray:
-        example = read_example(file.path, preprocessing)
-        try:
-            return preprocessing.prepare(example)
-        except InputError as error:
-            raise InputError(f'{printable(str(file.path))}: {error}') from error
-
+    Args:
+      files: in this order.
+      read: reads one.
+      skip: as for `predict`.
+    """
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     waiting: deque[tuple[ImageFile, concurrent.futures.Future[np.ndarray]]] = deque()
     remaining = iter(files)
     try:
         while True:
             for file in itertools.islice(remaining, PREFETCH - len(waiting)):
-                waiting.append((file, pool.submit(prepare, file)))
+                waiting.append((file, pool.submit(read, file)))
             if not waiting:
                 return
             file, image = waiting.popleft()

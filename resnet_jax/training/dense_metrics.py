@@ -139,10 +139,12 @@ def segmentation_figures(sums: Mapping[str, Any], rows: Any = None) -> dict[str,
       'n', 'loss', 'pixel_accuracy', and 'miou': the mean over the classes of intersection over
       union of all pixels together, without the classes that are neither there nor predicted.
     """
-    found = [iou for iou in class_ious(sums['confusion']) if iou is not None]
+    confusion = sums['confusion']
+    found = [iou for iou in class_ious(confusion) if iou is not None]
     return {
         'n': int(sums['n']),
-        **segmentation_train_figures(sums),
+        'loss': float(sums['loss']) / float(sums['n']),
+        'pixel_accuracy': float(confusion.trace()) / max(int(confusion.sum()), 1),
         'miou': float(np.mean(found)) if found else 0.0,
     }
 

@@ -52,6 +52,14 @@ NEEDS: dict[str, _Needs] = {
         'a model.name with a second head, such as fcn_resnet50, or model.aux',
         lambda fields: bool(fields['model.aux']),
     ),
+    'loss.class_weights': (
+        'a task and loss.name that take them: those of classification, and cross_entropy, focal '
+        'and cross_entropy_dice of segmentation',
+        lambda fields: (
+            fields['task'] == 'classification'
+            or (fields['task'] == 'segmentation' and fields['loss.name'] != 'dice')
+        ),
+    ),
     'loss.box_weight': _one_of('task', 'detection'),
     'loss.scale_invariance': _one_of('loss.name', 'scale_invariant'),
     **{

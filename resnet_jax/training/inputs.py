@@ -149,6 +149,8 @@ def fits_in_memory(source: Source, config: ConfigDict, image_size: int | None = 
     if source.space:
         size = 1 if source.vocabulary else 4  # bytes: of a text's bytes, or float32
         example = size * math.prod(source.space) * source.channels
+    if source.is_dense:
+        example += sum(x.nbytes for x in data.empty_targets(source.targets, 1, side).values())
     return len(source) * example <= config.data.memory_mib * 2**20
 
 

@@ -39,7 +39,7 @@ def build_model(settings: ConfigDict, num_classes: int) -> Any:
 
 
 def run_model(config: ConfigDict, classes: int) -> Any:
-    """The model of a run on data of so many classes."""
+    """Builds the model of a run whose data has this number of classes."""
     return build_model(config.model, TASKS[config.task].outputs(classes))
 
 
