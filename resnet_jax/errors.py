@@ -175,7 +175,7 @@ def unknown_name(
       The error, for the caller to raise.
     """
     known = sorted(known)
-    near = near or _near_names(str(name), known)
+    near = near or near_names(str(name), known)
     if near:
         hint = 'did you mean ' + ' or '.join(repr(n) for n in near) + '?'
     elif len(known) <= 15:
@@ -185,7 +185,7 @@ def unknown_name(
     return InputError(f'unknown {kind} {shown(name)}; {hint}')
 
 
-def _near_names(name: str, known: Sequence[str]) -> list[str]:
+def near_names(name: str, known: Sequence[str]) -> list[str]:
     """Up to three names that are spelt alike; a section that fields share does not count."""
     section, dot, field = name.rpartition('.')
     inside = [n.removeprefix(section + dot) for n in known if n.startswith(section + dot)]

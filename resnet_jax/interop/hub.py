@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import InputError, choose, first_line, unknown_name
+from resnet_jax.errors import InputError, choose, first_line, near_names, unknown_name
 
 # Where torchvision's files are published.
 TORCHVISION_ADDRESS = 'https://download.pytorch.org/models'
@@ -141,7 +141,9 @@ def _local(spec: str | os.PathLike[str]) -> Path:
         raise InputError(f'no weights at {path}: {error.strerror}') from error
     if not names:
         raise InputError(f'no weights at {path}: its folder is empty')
-    raise unknown_name(f'file of weights in {path.parent}', path.name, names)
+    near = ' or '.join(repr(name) for name in near_names(path.name, names))
+    hint = f'; did you mean {near}?' if near else ''
+    raise InputError(f'no file of weights {path.name!r} in {path.parent}{hint}')
 
 
 def _from_torchvision(name: str) -> Path:

@@ -25,6 +25,7 @@ from resnet_jax.statistics import (
     difference_json,
     estimate,
 )
+from resnet_jax.training.tasks import error_kind
 
 MOST_POINTS = 400  # of a curve; a longer one is thinned evenly
 _SETTINGS = (
@@ -135,7 +136,7 @@ class Findings:
     @property
     def error_kind(self) -> str:
         """What kind of error the arms have, in words."""
-        return self.runs()[0].error_kind
+        return next((run.error_kind for run in self.runs() if run.config), error_kind(None))
 
     def runs(self, *states: str) -> list[RunResult]:
         """The runs in these states; all runs if no state is given."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from resnet_jax.experiments.reports.findings import Arm, Findings
 from resnet_jax.statistics import LEVEL, MOST_SEEDS, Difference, Estimate
 from resnet_jax.text import NOTHING, Table, number
+from resnet_jax.training.tasks import error_kind
 
 
 def statement(findings: Findings) -> list[str]:
@@ -174,7 +175,8 @@ def _arm_notes(arms: Sequence[Arm]) -> list[str]:
     images = sorted({final.images for final in finals if final.images})
     on = f' of {" or ".join(f"{n:,}" for n in images)} images' if images else ''
     devices = ', '.join(sorted({final.device for final in finals}))
-    kinds = ' or '.join(dict.fromkeys(run.error_kind for arm in arms for run in arm.runs))
+    ended = [run.error_kind for arm in arms for run in arm.runs if run.final]
+    kinds = ' or '.join(dict.fromkeys(ended)) or error_kind(None)
     notes = [
         f'Error: {kinds}, on the evaluation split{on}, after the last step. sd: over seeds '
         "(n - 1). Interval: of the mean, Student's t over seeds, clipped to 0 and 100 %. "
