@@ -170,14 +170,11 @@ def _catalog(
     names: tuple[str, ...],
     colours: Mapping[Colour, int] | None,
 ) -> Catalog:
-    for of_split in pairs.values():
-        for pair in of_split:
-            _check_sizes(pair)
     return Catalog(
         {split: len(found) for split, found in pairs.items()},
         names,
         3,
-        lambda splits: _reader(pairs, colours),
+        functools.partial(_open, pairs, colours),
         version=_digest(pairs, colours),
         root=str(root),
         name_of=functools.partial(_path, pairs),
@@ -185,8 +182,15 @@ def _catalog(
     )
 
 
-def _reader(pairs: Mapping[str, Sequence[Pair]], colours: Mapping[Colour, int] | None) -> Read:
-    return functools.partial(_read, pairs, colours)
+def _open(
+    pairs: Mapping[str, Sequence[Pair]],
+    colours: Mapping[Colour, int] | None,
+    splits: Sequence[str],
+) -> Read:
+    for split in splits:
+        for pair in pairs[split]:
+            _check_sizes(pair)
+    return functools.partial(_read, {split: pairs[split] for split in splits}, colours)
 
 
 def _read(
