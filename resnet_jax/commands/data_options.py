@@ -215,7 +215,7 @@ def choose_fitting(options: argparse.Namespace, chosen: ChosenData) -> ChosenDat
         split = 'train'
     if split is not None:
         changed = {**vars(options), 'split': split, 'limit': None}
-        source = choose_data(argparse.Namespace(**changed)).source
+        source = choose_data(argparse.Namespace(**changed), source.is_dense).source
     elif source is chosen.source:
         text.note('there is no training split: what is chosen is judged on the same images')
     # Mixed: many sets lie class by class.

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
     formats.check_settings(name, options.out, options.dtype, options.layout)
     if options.out.exists() and not options.overwrite:
         raise InputError(f'{options.out} exists; give --overwrite to replace it')
-    trained = model_options.load_model(options)
+    trained = model_options.load_model(options, dense=True)
     pixels, where = _images(options, trained)
     batch = options.batch
     if batch is None and formats.FORMATS[name].fixed_batch:
@@ -104,7 +104,7 @@ def _images(options: argparse.Namespace, trained: 'TrainedModel') -> 'tuple[np.n
 
     if options.workdir is not None or options.data is not None:
         try:
-            source = data_options.choose_data(options).source
+            source = data_options.choose_data(options, dense=True).source
             found = _pixels(source, trained, CHECKED)
             return found, f'{source.name} {source.split}'
         except InputError as error:
@@ -121,7 +121,8 @@ def _calibration(options: argparse.Namespace, trained: 'TrainedModel') -> 'np.nd
     """The images that set the ranges of activations, uint8."""
     if options.workdir is None and options.data is None:
         raise InputError('--dtype int8 needs images to calibrate with: give --data SPEC')
-    source = data_options.choose_fitting(options, data_options.choose_data(options)).source
+    chosen = data_options.choose_data(options, dense=True)
+    source = data_options.choose_fitting(options, chosen).source
     return _pixels(source, trained, len(source))
 
 
@@ -140,15 +141,19 @@ def _print(out: Path, about: dict[str, Any]) -> None:
     difference, width = about['difference'], text.terminal_width()
     title = f'{out}: {about["format"]}, {about["dtype"]}, {about["bytes"] / 2**20:.1f} MiB'
     print(text.paragraph(f'{title}, {about["title"]}', width, '  '))
-    shapes = {end: 'x'.join(map(str, about[end]['shape'])) for end in ('input', 'output')}
     rows = [
-        ('input', f'{shapes["input"]} {about["input"]["dtype"]}: {about["input"]["meaning"]}'),
-        ('output', f'{shapes["output"]} {about["output"]["dtype"]}: logits'),
+        ('input', _described(about['input'], about['input']['meaning'])),
+        *(('output', _described(each, each['name'])) for each in about['outputs']),
         ('compared on', f'{difference["images"]} images: {difference["data"]}'),
         (
             'largest difference',
-            f'{difference["relative"]:.1e} of the largest logit (allowed: {difference["bound"]:g})',
+            f'{difference["relative"]:.1e} of the largest value (allowed: {difference["bound"]:g})',
         ),
-        ('same class', f'{100 * difference["agreement"]:.1f} %'),
     ]
+    if difference['agreement'] is not None:
+        rows.append(('same class', f'{100 * difference["agreement"]:.1f} %'))
     print(text.pairs(rows, width))
+
+
+def _described(array: dict[str, Any], words: str) -> str:
+    return f'{"x".join(map(str, array["shape"]))} {array["dtype"]}: {words}'

@@ -117,14 +117,14 @@ def accuracy(
 
 
 def difference(
-    before: Float[np.ndarray, 'n classes'], after: Float[np.ndarray, 'n classes']
+    before: Float[np.ndarray, '*places classes'], after: Float[np.ndarray, '*places classes']
 ) -> dict[str, float]:
-    """How two models' logits differ on the same images.
+    """How two models' logits differ on the same images, [N, classes] or of every place of them.
 
     Returns:
       'largest': of all logits; 'relative': the same over the largest logit of `before`; 'rms': the
-      root mean square over the standard deviation of `before`; 'agreement': the share of images
-      that get the same class.
+      root mean square over the standard deviation of `before`; 'agreement': the share of images,
+      or places, that get the same class.
     """
     exact = before.astype(np.float64)
     apart = after.astype(np.float64) - exact
@@ -133,7 +133,7 @@ def difference(
         'largest': float(largest),
         'relative': float(largest / (scale or 1.0)),
         'rms': float(np.sqrt((apart**2).mean()) / (spread or 1.0)),
-        'agreement': float((before.argmax(axis=1) == after.argmax(axis=1)).mean()),
+        'agreement': float((before.argmax(axis=-1) == after.argmax(axis=-1)).mean()),
     }
 
 

@@ -58,12 +58,16 @@ class Backbone(nn.Module):
                 last = i == len(stages)
                 prefix = 'final_' if last else f'{name}_'
                 context = Context(self.net.block, conv, norm, learns, [], prefix=prefix)
-                found[name] = apply_operations(self._ending(i), x, context)
+                found[name] = apply_operations(self.ending(i), x, context)
         return found
 
     @nn.nowrap
-    def _ending(self, part: int) -> list[Operation]:
-        """What follows a part before it is used: of a pre-activation net a norm and activation."""
+    def ending(self, part: int) -> list[Operation]:
+        """What follows a part before it is used: of a pre-activation net a norm and activation.
+
+        Args:
+          part: 0 for the stem, then the stages from 1.
+        """
         before, _, _ = spell_out(self.net.block, self.net.fixup)
         return [Operation(op.kind) for op in before] if part else []
 

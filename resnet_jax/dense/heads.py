@@ -39,8 +39,8 @@ class Head(nn.Module):
         self, x: Maps, number: int, width: int, train: bool, size: int = 3, **kwargs: Any
     ) -> Maps:
         """A convolution, norm and ReLU."""
-        x = self.conv(width, size, name=f'conv{number}', use_bias=False, **kwargs)(x)
-        return nn.relu(self.norm(train, f'norm{number}')(x))
+        made = self.conv(width, size, name=f'conv{number}', use_bias=False, paired=True, **kwargs)
+        return nn.relu(self.norm(train, f'norm{number}', paired=True)(made(x)))
 
     @nn.nowrap
     def classify(self, x: Maps, train: bool, dropout: float = 0.0) -> Maps:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import fnmatch
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
 
@@ -61,6 +61,7 @@ DENSE_MODELS: dict[str, DenseRow] = {
     ),
 }
 Network = ResNet | Segmenter | Detector
+SomeNetwork = TypeVar('SomeNetwork', bound=Network)
 _KINDS: dict[str, Any] = {'segmentation': Segmenter, 'detection': Detector}
 _FIXED = {'parent', 'name', 'backbone', 'num_classes'}
 
@@ -179,12 +180,12 @@ def net_of(model: Network) -> ResNet:
     return model if isinstance(model, ResNet) else model.backbone.net
 
 
-def with_net_fields(model: Network, **fields: Any) -> Network:
+def with_net_fields(model: SomeNetwork, **fields: Any) -> SomeNetwork:
     """The same network with other fields of its `ResNet`."""
     if isinstance(model, ResNet):
         return model.clone(**fields)
     net = model.backbone.net.clone(**fields)
-    return model.clone(backbone=model.backbone.clone(net=net))
+    return cast(SomeNetwork, model.clone(backbone=model.backbone.clone(net=net)))
 
 
 def list_models(pattern: str = '*') -> list[str]:

@@ -26,13 +26,13 @@ def resize_nearest(x: Maps, size: Sequence[int]) -> Maps:
 def pool_adaptively(x: Maps, bins: int) -> Float[Array, 'n bins bins c']:
     """`torch.nn.functional.adaptive_avg_pool2d`: means over bins that may overlap by a pixel."""
     for axis in (1, 2):
-        means = jnp.asarray(_means(x.shape[axis], bins), x.dtype)
+        means = jnp.asarray(bin_weights(x.shape[axis], bins), x.dtype)
         x = jnp.moveaxis(jnp.moveaxis(x, axis, -1) @ means, -1, axis)
     return x
 
 
-def _means(size: int, count: int) -> np.ndarray:
-    """The weight of each pixel in each mean, [size, count]."""
+def bin_weights(size: int, count: int) -> Float[np.ndarray, 'size count']:
+    """The weight of each pixel in the mean of each bin along an axis."""
     found = np.zeros((size, count))
     for i in range(count):
         first, last = i * size // count, -(-(i + 1) * size // count)

@@ -1,18 +1,19 @@
 """An exported file as a model that predicts and is evaluated, run by the format's own runtime."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError, RunError, Unreadable, first_line
+from resnet_jax.errors import InputError, RunError, Unreadable, choose, first_line
 from resnet_jax.export.formats import FORMATS, format_of
+from resnet_jax.export.outputs import OUTPUTS
 from resnet_jax.export.program import Run
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.json_files import json_text, read_json, unreadable
@@ -28,6 +29,7 @@ class ExportedNet:
 
     Attributes:
       run: the function.
+      to_model: its outputs by name -> what a model returns.
       title: the file, for messages.
       space: height and width that the images have, or what else they are as long as; None: any.
       takes_pixels: see `Program`.
@@ -36,16 +38,15 @@ class ExportedNet:
     """
 
     run: Run
+    to_model: Callable[[dict[str, np.ndarray]], Any]
     title: str
     space: tuple[int, ...] | None
     takes_pixels: bool
     channels_last: bool
     batch: int | None
 
-    def apply(
-        self, variables: Any, images: Float[Array, 'n *space c'], train: bool
-    ) -> Float[Array, 'n classes']:
-        """Logits of images, as `ResNet.apply` in evaluation.
+    def apply(self, variables: Any, images: Float[Array, 'n *space c'], train: bool) -> Any:
+        """What a model returns of images, as its `apply` in evaluation.
 
         Args:
           variables: ignored; the file has its own.
@@ -54,10 +55,13 @@ class ExportedNet:
           train: must be False.
         """
         assert not train
-        return jnp.asarray(self.logits(np.asarray(images)))
+        return self.to_model(self.outputs(np.asarray(images)))
 
-    def logits(self, images: Float[np.ndarray, 'n *space c']) -> Float[np.ndarray, 'n classes']:
-        """The same of NumPy arrays.
+    def outputs(self, images: Float[np.ndarray, 'n *space c']) -> dict[str, np.ndarray]:
+        """The outputs of the file by name.
+
+        Args:
+          images: as `apply` takes them.
 
         Raises:
           InputError: for images of another size than the file takes.
@@ -80,7 +84,7 @@ class ExportedNet:
             parts = [self.run(x[i : i + batch]) for i in range(0, len(x), batch)]
         except Exception as error:  # runtimes raise many kinds
             raise RunError(f'{self.title} cannot be run: {first_line(error)}') from error
-        return np.concatenate(parts)[:count]
+        return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 def net_of(about: Mapping[str, Any], run: Run, title: str) -> ExportedNet:
@@ -88,7 +92,26 @@ def net_of(about: Mapping[str, Any], run: Run, title: str) -> ExportedNet:
     space = Preprocessing(**about['preprocessing']).model_space
     free = about.get('sizes', '') == 'any' or about.get('sizes', '').startswith('multiples')
     kind = about['takes_pixels'], about['channels_last'], about['batch']
-    return ExportedNet(run, title, None if free else space, *kind)
+    to_model = functools.partial(_to_model, about)
+    return ExportedNet(run, to_model, title, None if free else space, *kind)
+
+
+def _to_model(about: Mapping[str, Any], found: dict[str, np.ndarray]) -> Any:
+    return OUTPUTS[_task(about)].to_model(with_last_channels(found, about), about)
+
+
+def with_last_channels(
+    found: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The outputs of a file with its maps as [N, H, W, C]."""
+    maps = () if about['channels_last'] else OUTPUTS[_task(about)].maps
+    return {name: np.moveaxis(x, 1, -1) if name in maps else x for name, x in found.items()}
+
+
+def _task(about: Mapping[str, Any]) -> str:
+    """Of the network; the first descriptions do not say it."""
+    task: str = about.get('task', 'classification')
+    return task
 
 
 def seen_preprocessing(about: Mapping[str, Any]) -> Preprocessing:
@@ -119,6 +142,7 @@ def load_exported(path: Path) -> TrainedModel:
             if not isinstance(about[name], kind):
                 raise TypeError(f'{name} is {about[name]!r}')
         expected, preprocessing = about['sha256'], seen_preprocessing(about)
+        choose('task', _task(about), OUTPUTS)
     except (KeyError, TypeError, InputError) as error:
         raise unreadable(description_file(path), error, LOST) from error
     if digest(path) != expected:
@@ -128,7 +152,7 @@ def load_exported(path: Path) -> TrainedModel:
     # It has the one method of a model that evaluation and prediction call.
     model = cast(Any, net)
     title = f'{path.name} ({row.title} of {about.get("title")})'
-    return TrainedModel(model, {}, preprocessing, origin, title, traceable=False)
+    return TrainedModel(model, {}, preprocessing, origin, title, traceable=False, task=_task(about))
 
 
 def description_file(path: Path) -> Path:

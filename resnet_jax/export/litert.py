@@ -44,20 +44,19 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / 'program.mlir'
         source.write_text(exported.mlir_module())
-        arguments = [source, path]
+        images_file = Path(folder) / 'images.npy'
         if program.calibration is not None:
-            arguments.append(Path(folder) / 'images.npy')
             count = len(program.calibration) // program.batch * program.batch
             batches = program.images(program.calibration[:count])
-            np.save(arguments[-1], batches.reshape(-1, program.batch, *program.image_shape))
-        _convert(arguments)
+            np.save(images_file, batches.reshape(-1, program.batch, *program.image_shape))
+        _convert([source, path, images_file], list(program.output_shapes))
     return {}
 
 
-def _convert(arguments: Sequence[Path]) -> None:
+def _convert(files: Sequence[Path], outputs: Sequence[str]) -> None:
     """Runs the worker."""
     python = os.environ.get(PYTHON, sys.executable)
-    command = [python, litert_worker.__file__, *map(str, arguments)]
+    command = [python, litert_worker.__file__, *map(str, files), *outputs]
     # Not the packages of this Python, whatever PYTHONPATH says.
     environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
     try:
@@ -106,8 +105,7 @@ def open_file(path: Path) -> Run:
             f'{path} cannot be read as LiteRT: {first_line(error)}; export it again'
         ) from error
 
-    def run(images: np.ndarray) -> np.ndarray:
-        found: np.ndarray = runner(images=images)['logits']
-        return found
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(runner(images=images))
 
     return run

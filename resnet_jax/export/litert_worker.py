@@ -1,9 +1,10 @@
 """Converts a program to LiteRT; a script for a Python with litert-converter, without this package.
 
-    python litert_worker.py SOURCE.mlir TARGET.tflite [IMAGES.npy]
+    python litert_worker.py SOURCE.mlir TARGET.tflite IMAGES.npy OUTPUT ...
 
-With images [M, batch, ...], which set the ranges of activations, the file computes in eight bits;
-that needs ai-edge-quantizer too.
+OUTPUT are the names of the outputs in their order. If the file of images [M, batch, ...] exists,
+they set the ranges of activations, and the file computes in eight bits; that needs
+ai-edge-quantizer too.
 """
 
 import sys
@@ -15,8 +16,8 @@ import numpy as np
 SIGNATURE = 'serving_default'
 
 
-def convert(source: str) -> bytes:
-    """StableHLO as text, of a function `main` from images to logits -> a file of LiteRT."""
+def convert(source: str, outputs: list[str]) -> bytes:
+    """StableHLO as text, of a function `main` from images to outputs -> a file of LiteRT."""
     from litert_converter import converter_api_ext as converter
     from litert_converter.mlir import ir, passmanager
 
@@ -24,7 +25,7 @@ def convert(source: str) -> bytes:
     with context, ir.Location.unknown():
         converter.prepare_mlir_context(context)
         module = ir.Module.parse(source)
-        converter.set_signature(module.operation, SIGNATURE, ['images'], ['logits'])
+        converter.set_signature(module.operation, SIGNATURE, ['images'], outputs)
         passes, settings = passmanager.PassManager(), converter.ConvertToTFLConfig()
         converter.run_convert_to_tfl_passes(module, passes, settings)
         found: bytes = converter.export_flatbuffer_to_bytes(module.operation)
@@ -32,7 +33,7 @@ def convert(source: str) -> bytes:
 
 
 def quantize(file: bytes, images: np.ndarray) -> bytes:
-    """Weights by output channel and activations in int8; images and logits stay as they are."""
+    """Weights by output channel and activations in int8; images and outputs stay as they are."""
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +58,6 @@ def quantize(file: bytes, images: np.ndarray) -> bytes:
 
 
 if __name__ == '__main__':
-    source, target, *images = map(Path, sys.argv[1:])
-    made = convert(source.read_text())
-    target.write_bytes(quantize(made, np.load(images[0])) if images else made)
+    source, target, images = map(Path, sys.argv[1:4])
+    made = convert(source.read_text(), sys.argv[4:])
+    target.write_bytes(quantize(made, np.load(images)) if images.exists() else made)

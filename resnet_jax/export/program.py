@@ -1,6 +1,7 @@
 """What is exported: a network with its weights, as a closed function of images."""
 
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,20 +9,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Shaped, UInt8
 
 from resnet_jax.compress.fold import fold
 from resnet_jax.data import Preprocessing
+from resnet_jax.dense.registry import Network, net_of, with_net_fields
 from resnet_jax.errors import InputError, choose
+from resnet_jax.export.outputs import OUTPUTS, Outputs
 from resnet_jax.inference.trained import TrainedModel
-from resnet_jax.models import ResNet, cpu
+from resnet_jax.models import cpu
 from resnet_jax.models.stages import unstack_blocks
 from resnet_jax.training.compilation import matmul_precision
 
-# Runs a file: (images as the program takes them) -> logits.
-Run = Callable[[np.ndarray], np.ndarray]
+# Runs a file: (images as the program takes them) -> its outputs by name.
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 # Type of the computation -> the largest difference from the original that is accepted, relative to
-# the largest logit.
+# the largest value of the same output.
 BOUNDS = {'float32': 1e-4, 'bfloat16': 5e-2, 'int8': 0.5}
 
 
@@ -41,7 +44,7 @@ class Program:
     """
 
     trained: TrainedModel
-    model: ResNet
+    model: Network
     variables: dict[str, Any]
     takes_pixels: bool
     channels_last: bool
@@ -67,21 +70,26 @@ class Program:
         """The size of the images in each dimension."""
         space = self.preprocessing.model_space
         # Published weights of videos and volumes come with the preprocessing of images.
-        dimensions: int = self.model.dimensions
+        dimensions: int = net_of(self.model).dimensions
         return space if len(space) == dimensions else space[-1:] * dimensions
 
     @property
     def input_dtype(self) -> Any:
         """Of the images."""
-        return np.uint8 if self.takes_pixels else np.dtype(self.model.input_dtype)
+        return np.uint8 if self.takes_pixels else np.dtype(net_of(self.model).input_dtype)
 
-    def __call__(self, images: Shaped[Array, 'n *space c']) -> Float[Array, 'n classes']:
-        """Logits, float32."""
+    @property
+    def outputs(self) -> Outputs:
+        """What it returns."""
+        return OUTPUTS[self.trained.task]
+
+    def __call__(self, images: Shaped[Array, 'n *space c']) -> Array | dict[str, Array]:
+        """Logits, float32; of a dense network its outputs by name."""
         return self.function(self.variables, images)
 
     def function(
         self, variables: Mapping[str, Any], images: Shaped[Array, 'n *space c']
-    ) -> Float[Array, 'n classes']:
+    ) -> Array | dict[str, Array]:
         """The same as a function of the weights, which are not closed over.
 
         It holds nothing that is written for the backend of this process.
@@ -90,8 +98,10 @@ class Program:
             moved = not (self.channels_last or self.preprocessing.vocabulary)
             x = jnp.moveaxis(images, 1, -1) if moved else images
             x = self.preprocessing.normalize(x) if self.takes_pixels else x
-            logits: Any = self.model.apply(variables, x, train=False)
-            return logits
+            found = self.outputs.of_model(self.model.apply(variables, x, train=False))
+        if not self.channels_last:
+            found |= {name: jnp.moveaxis(found[name], -1, 1) for name in self.outputs.maps}
+        return found['logits'] if self.trained.task == 'classification' else found
 
     def images(self, pixels: UInt8[np.ndarray, 'n *space c']) -> np.ndarray:
         """The images as the function takes them."""
@@ -100,6 +110,24 @@ class Program:
             x = np.asarray(jax.jit(self.preprocessing.normalize)(pixels))
         moved = not (self.channels_last or self.preprocessing.vocabulary)
         return np.ascontiguousarray(np.moveaxis(x, -1, 1) if moved else x)
+
+    @functools.cached_property
+    def _returned(self) -> Any:
+        """What the model returns for one image, as shapes."""
+        net = net_of(self.model)
+        channels = () if self.preprocessing.vocabulary else (self.preprocessing.channels,)
+        images = jax.ShapeDtypeStruct((1, *self.space, *channels), net.input_dtype)
+        return jax.eval_shape(lambda x: self.model.apply(self.variables, x, train=False), images)
+
+    @property
+    def output_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each output by its name, without the images."""
+        found = jax.eval_shape(self.outputs.of_model, self._returned)
+        shapes = {name: x.shape[1:] for name, x in found.items()}
+        if not self.channels_last:
+            for name in self.outputs.maps:
+                shapes[name] = (shapes[name][-1], *shapes[name][:-1])
+        return shapes
 
     @property
     def _meaning(self) -> str:
@@ -117,7 +145,7 @@ class Program:
     def describe(self) -> dict[str, Any]:
         """What a reader of the file needs to know; plain values."""
         p = self.preprocessing
-        shape = [self.batch or 'N', *self.image_shape]
+        batch = self.batch or 'N'
         return {
             'program': f'resnet-jax {importlib.metadata.version("resnet-jax")}',
             'source': self.trained.origin,
@@ -125,14 +153,20 @@ class Program:
             'input': {
                 'name': 'images',
                 'dtype': np.dtype(self.input_dtype).name,
-                'shape': shape,
+                'shape': [batch, *self.image_shape],
                 'meaning': self._meaning,
             },
-            'output': {
-                'name': 'logits',
-                'dtype': 'float32',
-                'shape': [shape[0], len(p.class_names)],
-            },
+            'outputs': [
+                {
+                    'name': name,
+                    'dtype': 'float32',
+                    'shape': [batch, *shape],
+                    'meaning': self.outputs.meaning[name],
+                }
+                for name, shape in self.output_shapes.items()
+            ],
+            'task': self.trained.task,
+            **self.outputs.describe(self._returned),
             'dtype': self.dtype,
             'takes_pixels': self.takes_pixels,
             'channels_last': self.channels_last,
@@ -172,10 +206,10 @@ def make_program(
     if batch is not None and batch < 1:
         raise InputError(f'--batch must be at least 1, got {batch}')
     model, variables = fold(trained.model, trained.variables)
-    if model.scan_blocks:
+    if net_of(model).scan_blocks:
         variables = unstack_blocks(variables)
     computed = 'float32' if dtype == 'int8' else dtype
-    model = model.unrolled().clone(dtype=jnp.dtype(computed))
+    model = with_net_fields(model, scan_blocks=False, remat=False, dtype=jnp.dtype(computed))
     # What is left of the statistics are the ranges of quantised inputs.
     ranges = dict(variables.get('batch_stats', {}))
     variables = {'params': _stored(variables['params'], computed), 'batch_stats': ranges}

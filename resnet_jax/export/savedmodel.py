@@ -14,7 +14,7 @@ SIGNATURE = 'serving_default'
 
 
 def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes a folder with the weights as variables, and one signature: images -> logits.
+    """Writes a folder with the weights as variables, and one signature: images -> outputs.
 
     Args:
       program: the function.
@@ -43,7 +43,7 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
         signature = ServingConfig(
             SIGNATURE,
             input_signature=[tf.TensorSpec(shape, program.input_dtype, name='images')],
-            tf_postprocessor=lambda logits: {'logits': logits},
+            tf_postprocessor=lambda found: found if isinstance(found, dict) else {'logits': found},
         )
         ExportManager(module, [signature]).save(str(path))
     return {}
@@ -66,10 +66,9 @@ def open_file(path: Path) -> Run:
             f'{path} cannot be read as SavedModel: {first_line(error)}; export it again'
         ) from error
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
         assert loaded is not None  # it holds the variables, and lives as long as this function
-        found: np.ndarray = function(images=tf.constant(images))['logits'].numpy()
-        return found
+        return {name: x.numpy() for name, x in function(images=tf.constant(images)).items()}
 
     return run
 

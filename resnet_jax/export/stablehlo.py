@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax.dense.registry import net_of
 from resnet_jax.errors import Unreadable, first_line
 from resnet_jax.export.program import Program, Run
 
@@ -33,7 +34,8 @@ def write(program: Program, path: Path, about: Mapping[str, Any]) -> dict[str, A
 
 def export(program: Program) -> tuple[jax.export.Exported, str]:
     """The program as JAX exports it, for as many sizes of images as it can, and which these are."""
-    dims, step = program.model.dimensions, program.model.plans()[-1].reduction
+    net = net_of(program.model)
+    dims, step = net.dimensions, net.plans()[-1].reduction
     fixed = tuple(map(str, program.space))
     tries = {
         'any': SIDES[-dims:],
@@ -73,7 +75,9 @@ def open_file(path: Path) -> Run:
             f'{path} cannot be read as StableHLO: {first_line(error)}; export it again'
         ) from error
 
-    def run(images: np.ndarray) -> np.ndarray:
-        return np.asarray(call(images))
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = call(images)
+        named = found if isinstance(found, dict) else {'logits': found}
+        return {name: np.asarray(x) for name, x in named.items()}
 
     return run

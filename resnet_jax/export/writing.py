@@ -5,20 +5,22 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from resnet_jax.compress import measure
+from resnet_jax.dense.registry import with_net_fields
 from resnet_jax.errors import InputError, RunError
 from resnet_jax.export.exported import (
     description_file,
     net_of,
     seen_preprocessing,
+    with_last_channels,
     write_description,
 )
 from resnet_jax.export.formats import check_settings
@@ -28,14 +30,15 @@ from resnet_jax.training.compilation import jit, matmul_precision
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far the logits of a file are from those of the original.
+    """How far the outputs of a file are from those of the original.
 
     Attributes:
       images: number of images.
-      largest: the largest difference of a logit.
-      relative: the same, divided by the largest logit.
-      rms: the root of the mean squared difference, divided by the logits' standard deviation.
-      agreement: the fraction of images for which both find the same class most probable.
+      largest: the largest difference of a value.
+      relative: the same, divided by the largest value of that output.
+      rms: the root of the mean squared difference, divided by the output's standard deviation.
+      agreement: the fraction of images, or places, for which both find the same class most
+        probable; None where there are no classes.
       bound: the largest relative difference that is accepted.
     """
 
@@ -43,7 +46,7 @@ class Difference:
     largest: float
     relative: float
     rms: float
-    agreement: float
+    agreement: float | None
     bound: float
 
     @property
@@ -53,37 +56,45 @@ class Difference:
 
 
 def compare(
-    found: Float[np.ndarray, 'n classes'], expected: Float[np.ndarray, 'n classes'], bound: float
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], bound: float
 ) -> Difference:
-    """Compares logits.
+    """Compares outputs; each figure is that of the output that differs most.
 
     Args:
-      found: of the file.
+      found: of the file, by name.
       expected: of the original.
       bound: see `Difference`.
     """
-    figures = measure.difference(expected, np.asarray(found))
-    return Difference(images=len(expected), bound=bound, **figures)
+    figures = {name: measure.difference(x, np.asarray(found[name])) for name, x in expected.items()}
+    worst = {
+        key: float(np.max([each[key] for each in figures.values()]))  # NaN if one is
+        for key in ('largest', 'relative', 'rms')
+    }
+    agreement = figures['logits']['agreement'] if 'logits' in figures else None
+    images = len(next(iter(expected.values())))
+    return Difference(images=images, bound=bound, agreement=agreement, **worst)
 
 
-def original_logits(
+def original_outputs(
     program: Program, pixels: UInt8[np.ndarray, 'n *space c'], batch_size: int = 16
-) -> Float[np.ndarray, 'n classes']:
-    """What the original, as it was trained and in float32, says of images."""
-    trained = program.trained
-    model = trained.model.clone(dtype=np.float32)
+) -> dict[str, np.ndarray]:
+    """What the original, as it was trained and in float32, says of images, by name."""
+    trained, outputs = program.trained, program.outputs
+    model = with_net_fields(trained.model, dtype=np.float32)
 
     @jit
-    def logits(variables: Any, images: Any) -> Any:
-        return model.apply(variables, trained.preprocessing.normalize(images), train=False)
+    def compute(variables: Any, images: Any) -> Any:
+        images = trained.preprocessing.normalize(images)
+        return outputs.of_model(model.apply(variables, images, train=False))
 
     size = min(batch_size, len(pixels))
     padded = np.concatenate([pixels, np.zeros((-len(pixels) % size, *pixels.shape[1:]), np.uint8)])
     with matmul_precision(trained.matmul_precision):
         parts = [
-            logits(trained.variables, padded[i : i + size]) for i in range(0, len(padded), size)
+            compute(trained.variables, padded[i : i + size]) for i in range(0, len(padded), size)
         ]
-    return np.concatenate(parts)[: len(pixels)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: x[: len(pixels)] for name, x in found.items()}
 
 
 def write_exported(
@@ -122,11 +133,13 @@ def write_exported(
         net = net_of(about, row.open(draft), str(path))
         images = np.asarray(jax.jit(seen_preprocessing(about).normalize)(pixels))
         # Two numbers of images, where the file takes any.
-        found = np.concatenate([net.logits(images[:1]), net.logits(images[1:])])
-        difference = compare(found, original_logits(program, pixels), BOUNDS[program.dtype])
+        parts = [net.outputs(part) for part in (images[:1], images[1:]) if len(part)]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        found = with_last_channels(found, about)
+        difference = compare(found, original_outputs(program, pixels), BOUNDS[program.dtype])
         if not difference.accepted:
             raise RunError(
-                f'no file is left at {path}: run by its own runtime, its logits differ from the '
+                f'no file is left at {path}: run by its own runtime, its outputs differ from the '
                 f'original by {difference.relative:.2g} of the largest, which is more than '
                 f'{difference.bound:g}'
             )

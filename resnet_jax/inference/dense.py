@@ -89,11 +89,11 @@ def _predictions(
 ) -> Iterator[DensePrediction]:
     preprocessing = trained.preprocessing
 
-    def outputs_of(variables: Any, images: Array) -> Any:
+    def outputs_of(variables: Any, images: Any) -> Any:
         outputs = trained.model.apply(variables, preprocessing.normalize(images), train=False)
         return _READERS[trained.task](outputs, score)
 
-    compute = jit(outputs_of)
+    compute = jit(outputs_of) if trained.traceable else outputs_of
     size = min(BATCH_SIZE, len(files))
     read = decode_ahead(files, lambda file: read_example(file.path, preprocessing), skip)
     with tqdm(total=len(files), unit='image', delay=1, disable=None if progress else True) as bar:

@@ -8,17 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from resnet_jax.dense.registry import net_of
 from resnet_jax.errors import InputError, Unreadable, first_line
 from resnet_jax.export.onnx import int8
+from resnet_jax.export.onnx.dense import add_dense
 from resnet_jax.export.onnx.graph import IR_VERSION, OPSET, Graph
-from resnet_jax.export.onnx.network import (
-    INPUT,
-    OUTPUT,
-    add_input,
-    add_network,
-    check_exportable,
-)
+from resnet_jax.export.onnx.network import INPUT, add_input, add_network, check_exportable
 from resnet_jax.export.program import Program, Run
+from resnet_jax.models import ResNet
 
 
 def require_onnx() -> None:
@@ -74,23 +71,28 @@ def make_model(program: Program) -> Any:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    check_exportable(program.model, program.dtype)
+    net = net_of(program.model)
+    check_exportable(net, program.dtype)
     params = jax.tree.map(np.asarray, program.variables['params'])
     graph, p = Graph(), program.preprocessing
     normalization = None
     if program.takes_pixels:
         normalization = np.asarray(p.mean, np.float32), np.asarray(p.std, np.float32)
-    x = add_input(
-        graph, program.model, program.space, p.channels, normalization, program.channels_last
-    )
-    add_network(graph, program.model, params, x)
+    x = add_input(graph, net, program.space, p.channels, normalization, program.channels_last)
+    if isinstance(program.model, ResNet):
+        add_network(graph, program.model, params, x)
+    else:
+        add_dense(graph, program.model, params, x, program.trained.task, program.channels_last)
     batch = program.batch or 'N'
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(program.input_dtype))
     made = helper.make_graph(
         graph.nodes,
         'resnet',
         [helper.make_tensor_value_info(INPUT, kind, [batch, *program.image_shape])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, len(p.class_names)])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape])
+            for name, shape in program.output_shapes.items()
+        ],
         [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
     )
     model = helper.make_model(
@@ -123,8 +125,8 @@ def open_file(path: Path) -> Run:
             f'{path} cannot be read as ONNX: {first_line(error)}; export it again'
         ) from error
 
-    def run(images: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run(None, {name: images})[0]
-        return found
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        found = session.run(None, {name: images})
+        return {output.name: x for output, x in zip(session.get_outputs(), found, strict=True)}
 
     return run

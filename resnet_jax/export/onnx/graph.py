@@ -41,9 +41,9 @@ class Graph:
         self.constants: dict[str, np.ndarray] = {}
 
     def constant(self, name: str, value: Any, dtype: Any = np.float32) -> str:
-        """Adds a constant and returns its name."""
-        assert name not in self.constants, name
-        self.constants[name] = np.ascontiguousarray(np.asarray(value), dtype)
+        """Adds a constant and returns its name; the same one may be added again."""
+        array = np.ascontiguousarray(np.asarray(value), dtype)
+        assert np.array_equal(self.constants.setdefault(name, array), array), name
         return name
 
     def node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
@@ -83,6 +83,7 @@ class Graph:
         dilation: int = 1,
         groups: int = 1,
         padding: int | None = None,
+        node: str | None = None,
     ) -> Tensor:
         """A convolution.
 
@@ -90,11 +91,12 @@ class Graph:
           x: the input.
           kernel: [*taps, channels per group, outputs], as Flax stores it.
           bias: [outputs], or None.
-          name: of the node.
+          name: of the node and, with an ending, of its weights.
           stride: in every dimension, or one for each.
           dilation: distance between the taps.
           groups: of channels.
           padding: zeros on each side; by default `convolution.half_padding` of the kernel.
+          node: name of the node, where several have the same weights.
         """
         dims, window = len(x.size), kernel.shape[:-2]
         strides = for_each(stride, dims)
@@ -106,10 +108,11 @@ class Graph:
         inputs = [x.name, self.constant(f'{name}.kernel', kernel.transpose(axes))]
         if bias is not None:
             inputs.append(self.constant(f'{name}.bias', bias))
+        node = node or name
         self.node(
             'Conv',
             inputs,
-            name,
+            node,
             kernel_shape=list(window),
             strides=list(strides),
             dilations=[dilation] * dims,
@@ -120,7 +123,7 @@ class Graph:
             (n + sum(pad) - dilation * (size - 1) - 1) // stride + 1
             for n, pad, size, stride in zip(x.size, pads, window, strides, strict=True)
         )
-        return Tensor(name, kernel.shape[-1], out)
+        return Tensor(node, kernel.shape[-1], out)
 
     def pad(
         self, x: Tensor, before: Sequence[int], after: Sequence[int], name: str, mode: str

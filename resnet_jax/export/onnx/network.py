@@ -32,6 +32,16 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
     Raises:
       InputError: for a part of the model without a form in ONNX.
     """
+    *_, x = add_body(graph, model, params, x).values()
+    for prefix, tail, convs in model.tail():
+        x = operations.apply(tail, x, Part(graph, model, params, '', convs, prefix=prefix))
+    return _add_head(graph, params, x)
+
+
+def add_body(
+    graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tensor
+) -> dict[str, Tensor]:
+    """Adds the stem and the stages, see `add_network`; the output of each by its name."""
     stem, stages = model.body()
     convs = [{'strides': stride} for _, stride, _ in stem.design.convolutions]
     part = Part(graph, model, params.get('stem', {}), 'stem', convs)
@@ -39,14 +49,14 @@ def add_network(graph: Graph, model: ResNet, params: Mapping[str, Any], x: Tenso
         x = _embedded(graph, part.params['embedding']['embedding'], x)
     x = operations.apply(stem.operations(), x, part)
     x = row('stem pool', stem.design.pool, operations.STEM_POOLS)(x, graph, 'stem/pool')
+    found = {'stem': x}
     for i, stage in enumerate(stages, 1):
         for j in range(1, len(stage.plan.drop_rates) + 1):
             block, name = stage.block(j), f'block{j}'
             where = f'stage{i}/{name}'
             x = _add_block(graph, model, params[f'stage{i}'].get(name, {}), where, block, x)
-    for prefix, tail, convs in model.tail():
-        x = operations.apply(tail, x, Part(graph, model, params, '', convs, prefix=prefix))
-    return _add_head(graph, params, x)
+        found[f'stage{i}'] = x
+    return found
 
 
 def _embedded(graph: Graph, vectors: np.ndarray, x: Tensor) -> Tensor:
