@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.cli import main
 from resnet_jax.data import (
     Preprocessing,
     eval_batches,
@@ -674,3 +675,66 @@ def test_no_object_and_too_many():
         fit_targets(many, (4, 6), 8)
     with pytest.raises(InputError, match='segmentation has 4x6 pixels and the image 6x4'):
         fit_targets({'segmentation': np.zeros((6, 4), np.uint8)}, (4, 6), 8)
+
+
+# Check
+
+
+def check(spec, out, *options, code=0):
+    assert main(['data', 'check', '--data', spec, '--out', str(out), *options]) == code
+    found = json.loads((out / 'check.json').read_text())
+    return found, {name: of['cases'] for name, of in found['findings'].items() if of['count']}
+
+
+def test_masks_are_checked(masks, tmp_path, capsys):
+    """Headers alone say nothing of them; decoded, each class is counted once an image."""
+    out = tmp_path / 'out'
+    save(masks / 'train/masks/a.png', np.zeros((6, 9), np.uint8))
+    found, cases = check(f'masks:{masks}', out)
+    assert not cases and set(found['splits']['train']['classes'].values()) == {0}
+    found, cases = check(f'masks:{masks}', out, '--full', '--strict')
+    assert not cases
+    assert found['splits']['train']['classes'] == {'background': 2, 'cat': 1, 'dog': 1}
+    assert found['splits']['train'] | {'classes': None} == {
+        'n': 2,
+        'width': [9, 9, 9],
+        'height': [6, 6, 6],
+        'classes': None,
+        'read': 2,
+    }
+    printed = capsys.readouterr().out
+    assert 'targets of 3 of 3 were read.' in ' '.join(printed.split())
+
+    # The same image with other masks, in two splits; and all of a mask ignored.
+    for split, name in (('train', 'twin'), ('test', 'twin')):
+        save(masks / split / 'images' / f'{name}.png', picture(9, 6, 7))
+        value = 1 if split == 'train' else IGNORED
+        save(masks / split / 'masks' / f'{name}.png', np.full((6, 9), value, np.uint8))
+    found, cases = check(f'masks:{masks}', out, '--full')
+    assert set(cases) == {'leaked', 'contradictory', 'empty'}
+    assert cases['contradictory'][0]['text'] == 'the same image with other masks or boxes'
+    (empty,) = cases['empty']
+    assert [image['stored_as'] for image in empty['images']] == [
+        str(masks / 'test/images/twin.png')
+    ]
+    # Files whose bytes are the same, with the same masks, are only repeated.
+    save(masks / 'test/masks/twin.png', np.full((6, 9), 1, np.uint8))
+    assert set(check(f'masks:{masks}', out, '--full')[1]) == {'leaked'}
+
+
+def test_broken_masks_are_errors(masks, tmp_path, capsys):
+    save(masks / 'train/masks/a.png', numbers(5, 6))
+    (masks / 'train/masks/b.png').write_bytes(b'no image')
+    save(masks / 'test/masks/c.png', np.full((6, 9), 3, np.uint8))
+    _, cases = check(f'masks:{masks}', tmp_path / 'out', '--full', code=1)
+    assert len(cases['broken']) == 3 and list(cases) == ['broken']
+    assert 'training would stop at 3 images' in capsys.readouterr().err
+
+
+def test_boxes_are_checked(coco, tmp_path):
+    annotate(coco, CONTENT)
+    found, cases = check(f'coco:{coco}', tmp_path / 'out', '--full')
+    counts = {BACKGROUND: 0, 'bicycle': 1, 'cat': 1, 'toothbrush': 1}
+    assert found['splits']['train']['classes'] == counts
+    assert [case['images'][0]['index'] for case in cases.pop('empty')] == [2]
+    assert set(cases) <= {'small', 'repeated'}

@@ -92,10 +92,14 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
     add_details(data)
 
 
-def open_splits(options: argparse.Namespace) -> 'list[Source]':
+def open_splits(options: argparse.Namespace, dense: bool = False) -> 'list[Source]':
     """Opens the splits that the options of `add_split_options` choose.
 
     Of all splits, those that cannot be used, such as one without labels, are left out with a note.
+
+    Args:
+      options: includes those of `add_split_options`.
+      dense: whether the command also takes data with masks, boxes or maps of depth.
 
     Raises:
       InputError: for data that does not exist or cannot be read.
@@ -103,13 +107,17 @@ def open_splits(options: argparse.Namespace) -> 'list[Source]':
     from resnet_jax import data
 
     about = details(options, options.data)
+
+    def opened(split: str) -> 'Source':
+        source = data.open_source(options.data, split, **about)
+        return source if dense else _labelled(source)
+
     if options.split:
-        names = list(dict.fromkeys(options.split))
-        return [_labelled(data.open_source(options.data, split, **about)) for split in names]
+        return [opened(split) for split in dict.fromkeys(options.split)]
     found, faults = [], []
     for split in data.split_sizes(options.data, **about):
         try:
-            found.append(_labelled(data.open_source(options.data, split, **about)))
+            found.append(opened(split))
         except InputError as error:
             faults.append(error)
     if not found:

@@ -14,6 +14,7 @@ from resnet_jax.data.containers import split_metadata
 from resnet_jax.data.images import decode_image, read_file, size_of
 from resnet_jax.data.read_ahead import usable_cores
 from resnet_jax.data.sources import Record, Source
+from resnet_jax.data.targets import IGNORED
 from resnet_jax.errors import InputError
 
 READ_TOGETHER = 64  # examples that one thread reads in one call
@@ -31,9 +32,12 @@ class Inspection:
 
     Attributes:
       source: the split.
-      labels: of the images.
+      labels: of the images; of dense data, numbers that are equal for equal targets.
       sizes: width and height, pixels; 0 where they are not known.
       digests: equal for equal images: of the stored bytes, or of the pixels if all were decoded.
+      counts: in how many images each class is.
+      read: whether the label or the targets were read.
+      empty: whether nothing is marked in the image; only of dense data.
       flat: whether all pixels are of one colour; False where they were not decoded.
       faults: index -> why an image cannot be read.
     """
@@ -42,6 +46,9 @@ class Inspection:
     labels: Int[np.ndarray, ' n']
     sizes: Int32[np.ndarray, 'n 2']
     digests: Shaped[np.ndarray, ' n']
+    counts: Int[np.ndarray, ' classes']
+    read: Bool[np.ndarray, ' n']
+    empty: Bool[np.ndarray, ' n']
     flat: Bool[np.ndarray, ' n']
     faults: Mapping[int, str]
 
@@ -101,28 +108,38 @@ def inspect(source: Source, full: bool = False, progress: bool = True) -> Inspec
         np.zeros(n, np.int64),
         np.zeros((n, 2), np.int32),
         np.zeros(n, f'S{_DIGEST}'),
+        np.zeros(len(source.class_names), np.int64),
+        np.zeros(n, bool),
+        np.zeros(n, bool),
         np.zeros(n, bool),
         faults,
     )
 
-    def look(start: int) -> int:
-        here = range(start, min(start + READ_TOGETHER, n))
+    def look(start: int) -> list[Int[np.ndarray, ' k']]:
+        present = [np.zeros(0, np.int64)] * min(READ_TOGETHER, n - start)
+        here = range(start, start + len(present))
         for i, (record, where) in zip(here, _records(source, here, faults), strict=True):
             if record is None:
                 continue
-            found.labels[i] = record[1]
             try:
+                if not source.is_dense:
+                    present[i - start] = _note_label(found, i, record[1])
                 found.sizes[i], found.digests[i], found.flat[i] = _seen(source, record, where, full)
+                # Masks are files of their own.
+                if source.is_dense and (full or not callable(record[1])):
+                    present[i - start] = _note_targets(found, i)
             except InputError as error:
                 faults[i] = str(error)
-        return len(here)
+        return present
 
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores())
     title = f'{source.name} {source.split}'
     bar = tqdm(total=n, desc=title, delay=1, disable=None if progress else True)
     try:
-        for done in pool.map(look, range(0, n, READ_TOGETHER)):
-            bar.update(done)
+        for present in pool.map(look, range(0, n, READ_TOGETHER)):
+            for classes in present:
+                found.counts[classes] += 1
+            bar.update(len(present))
     finally:
         pool.shutdown(cancel_futures=True)
         bar.close()
@@ -167,6 +184,42 @@ def _seen(
     return size, digest.digest(), full and bool((image == image[0, 0]).all())
 
 
+def _note_label(found: Inspection, index: int, label: int) -> Int[np.ndarray, ' k']:
+    """Notes the label of an example, and returns the classes that it has."""
+    found.labels[index], found.read[index] = label, True
+    return np.asarray([label] if 0 <= label < len(found.counts) else [], np.int64)
+
+
+def _note_targets(found: Inspection, index: int) -> Int[np.ndarray, ' k']:
+    """Reads and notes the targets of an example, and returns the classes that it has.
+
+    Raises:
+      InputError: for targets that cannot be read or are none of this image.
+    """
+    ((_, read),) = found.source.pictures([index])
+    targets: dict[str, np.ndarray] = read()
+    classes = _classes_in(targets)
+    found.labels[index], found.read[index] = _number_of(targets), True
+    found.empty[index] = not len(classes)
+    return classes
+
+
+def _classes_in(targets: Mapping[str, np.ndarray]) -> Int[np.ndarray, ' k']:
+    """The classes of the pixels and boxes, each once."""
+    named = [targets[name] for name in ('segmentation', 'classes') if name in targets]
+    every = np.unique(np.concatenate([np.zeros(0, np.int64), *(x.ravel() for x in named)]))
+    return every[every != IGNORED]
+
+
+def _number_of(targets: Mapping[str, np.ndarray]) -> int:
+    """A number that is equal for equal targets."""
+    digest = hashlib.blake2b(digest_size=7)
+    for name, x in sorted(targets.items()):
+        digest.update(f'{name} {x.shape}'.encode())
+        digest.update(np.ascontiguousarray(x).data)
+    return int.from_bytes(digest.digest(), 'big')
+
+
 def _groups(found: Sequence[Inspection]) -> Iterator[Group]:
     """The images that are the same, group by group, in the order of their first."""
     places = np.concatenate(
@@ -197,6 +250,8 @@ def _broken(seen: Seen) -> Iterator[Case]:
 
 def _without_class(seen: Seen) -> Iterator[Case]:
     for number, each in enumerate(seen.inspections):
+        if each.source.is_dense:  # whose targets are refused as they are read
+            continue
         classes = len(each.source.class_names)
         for index in np.flatnonzero((each.labels < 0) | (each.labels >= classes)).tolist():
             label = each.labels[index]
@@ -219,11 +274,15 @@ def _repeated(seen: Seen) -> Iterator[Case]:
 
 def _contradictory(seen: Seen) -> Iterator[Case]:
     for group in seen.groups:
-        labels = sorted({int(seen.inspections[i].labels[j]) for i, j in group})
+        labels = sorted(
+            {int(seen.inspections[i].labels[j]) for i, j in group if seen.inspections[i].read[j]}
+        )
+        dense = seen.inspections[0].source.is_dense
         names = seen.inspections[0].source.class_names
         if len(labels) > 1:
             words = [names[k] if 0 <= k < len(names) else str(k) for k in labels]
-            yield Case(group, f'the same image as {" and as ".join(words)}')
+            text = f'as {" and as ".join(words)}' if not dense else 'with other masks or boxes'
+            yield Case(group, f'the same image {text}')
 
 
 def _small(seen: Seen) -> Iterator[Case]:
@@ -248,6 +307,12 @@ def _long(seen: Seen) -> Iterator[Case]:
             yield Case(((number, index),), f'{width} x {height} pixels')
 
 
+def _empty(seen: Seen) -> Iterator[Case]:
+    for number, each in enumerate(seen.inspections):
+        for index in np.flatnonzero(each.empty).tolist():
+            yield Case(((number, index),), 'no object and no pixel of a class')
+
+
 def _flat(seen: Seen) -> Iterator[Case]:
     for number, each in enumerate(seen.inspections):
         for index in np.flatnonzero(each.flat).tolist():
@@ -258,11 +323,12 @@ CONCERNS: dict[str, Concern] = {
     'broken': Concern('error', 'cannot be read', _broken),
     'no_class': Concern('error', 'label outside of the classes', _without_class),
     'leaked': Concern('warning', 'the same image in several splits', _leaked),
-    'contradictory': Concern('warning', 'the same image with several classes', _contradictory),
+    'contradictory': Concern('warning', 'the same image with several answers', _contradictory),
     'repeated': Concern('warning', 'the same image several times in a split', _repeated),
     'small': Concern('warning', 'much smaller than the others, or than the model sees', _small),
     'long': Concern('warning', f'longer than {LONGEST_ASPECT} times the shorter side', _long),
     'flat': Concern('warning', 'of one colour', _flat),
+    'empty': Concern('warning', 'with nothing marked in it', _empty),
 }
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 TEXT = 'Find images that are broken, repeated, in several splits, oddly sized or of one colour.'
 EPILOG = (
     'Files are read and hashed, and their headers looked at; --full also decodes them, which finds '
-    'damage behind the header, images of one colour, and equal pixels in different files. Exit '
+    'damage behind the header, images of one colour, equal pixels in different files, and what is '
+    'wrong with masks, boxes and maps of depth. Exit '
     'code: 1 if training would stop at an image, because it cannot be read or its label is none of '
     'the classes (with --strict, if anything at all was found); 0 otherwise; 2 for bad usage. '
     'Example: resnet-jax data check --data folder:photos --full --image-size 224'
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         check_number('--image-size', options.image_size, Range(1, LARGEST_SIDE, whole=True))
     check_number('--channels', options.channels, Range(1, data.MOST_CHANNELS, whole=True))
     check_folder(options.out, 'give another --out DIR')
-    sources = data_options.open_splits(options)
+    sources = data_options.open_splits(options, dense=True)
     found = [inspect(source.with_bands(options.channels), options.full) for source in sources]
     concerns = find_concerns(found, options.image_size)
     result = _result(options, found, concerns)
@@ -119,16 +120,16 @@ def _result(
 def _split(each: 'Inspection') -> dict[str, Any]:
     import numpy as np
 
-    names = each.source.class_names
-    inside = each.labels[(each.labels >= 0) & (each.labels < len(names))]
-    counts = np.bincount(inside, minlength=len(names)).tolist()
+    names, counts = each.source.class_names, each.counts.tolist()
     known = each.sizes[each.sizes[:, 0] > 0]
     sizes = {
         key: [int(value) for value in np.quantile(known[:, i], [0, 0.5, 1], method='nearest')]
         for i, key in enumerate(('width', 'height'))
         if len(known)
     }
-    return {'n': len(each.labels), **sizes, 'classes': dict(zip(names, counts, strict=True))}
+    found = {'n': len(each.labels), **sizes, 'classes': dict(zip(names, counts, strict=True))}
+    # Those of dense data, of which an image may have several.
+    return found if not each.source.is_dense else {**found, 'read': int(each.read.sum())}
 
 
 def _case(found: 'Sequence[Inspection]', case: 'Case') -> dict[str, Any]:
@@ -137,7 +138,7 @@ def _case(found: 'Sequence[Inspection]', case: 'Case') -> dict[str, Any]:
             'split': (each := found[number]).source.split,
             'index': index,
             'stored_as': _stored_as(each, index),
-            'label': int(each.labels[index]),
+            **({} if each.source.is_dense else {'label': int(each.labels[index])}),
         }
         for number, index in case.images[:LISTED]
     ]
@@ -180,8 +181,20 @@ def _tables(result: Mapping[str, Any]) -> list[text.Table]:
             ('split', 'images', 'width: least / median / most', 'height: least / median / most'),
             sizes,
         ),
-        text.Table('Classes', ('class', *splits), counts),
+        text.Table('Classes', ('class', *splits), counts, _of_counts(splits)),
     ]
+
+
+def _of_counts(splits: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the counts of classes are, where an image has several."""
+    read = [of['read'] for of in splits.values() if 'read' in of]
+    if not read:
+        return ()
+    of_all = sum(of['n'] for of in splits.values())
+    how = '' if sum(read) == of_all else '; --full reads all that can be read'
+    return (
+        f'Images in which the class is; targets of {sum(read):,} of {of_all:,} were read{how}.',
+    )
 
 
 def _print(result: Mapping[str, Any]) -> None:
@@ -193,6 +206,7 @@ def _print(result: Mapping[str, Any]) -> None:
         rows = tuple(sorted(rows, key=totals.__getitem__)[:SHOWN_CLASSES])
     parts = [text.aligned(t.header, t.rows, width) for t in others]
     parts.append(text.aligned(classes.header, rows, width))
+    parts += [text.paragraph(note, width) for note in classes.notes]
     if len(rows) < len(classes.rows):
         parts.append(f'the {len(rows)} smallest of {len(classes.rows):,} classes')
     for of in result['findings'].values():
@@ -244,7 +258,8 @@ def _cards(found: 'Sequence[Inspection]', case: 'Case') -> 'list[Card]':
         each = found[number]
         names, label = each.source.class_names, int(each.labels[index])
         name = names[label] if 0 <= label < len(names) else f'label {label}'
-        lines = [('', case.text), ('', name), ('note', _stored_as(each, index))]
+        words = [] if each.source.is_dense else [('', name)]
+        lines = [('', case.text), *words, ('note', _stored_as(each, index))]
         try:
             image = None if each.source.decode else each.source[index]['image']
         except InputError:
