@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from resnet_jax.analysis.examples import Batch
+from resnet_jax.analysis.image_scores import ImageScores
 from resnet_jax.analysis.responses import (
     check_layer,
     compiled_response,
@@ -76,7 +77,7 @@ class Case:
       settings: of the methods.
     """
 
-    model: ResNet
+    model: ResNet | ImageScores
     layer: str
     variables: Variables
     images: Float[Array, 'n h w c']
@@ -104,7 +105,7 @@ class Case:
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled_scores(model: ResNet) -> Any:
+def _compiled_scores(model: ResNet | ImageScores) -> Any:
     def scores(variables: Variables, images: Array, targets: Array) -> Array:
         logits: Any = model.apply(variables, images, train=False)
         return of_targets(logits, targets)
@@ -113,7 +114,7 @@ def _compiled_scores(model: ResNet) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled_gradient(model: ResNet) -> Any:
+def _compiled_gradient(model: ResNet | ImageScores) -> Any:
     def score(images: Array, variables: Variables, targets: Array) -> Array:
         logits: Any = model.apply(variables, images, train=False)
         return of_targets(logits, targets).sum()
@@ -264,7 +265,7 @@ METHODS = {
 
 
 def explain(
-    model: ResNet,
+    model: ResNet | ImageScores,
     variables: Variables,
     batches: Iterable[Batch],
     targets: Int[np.ndarray, ' n'],
@@ -277,7 +278,8 @@ def explain(
     """The raw maps of all examples, by method.
 
     Args:
-      model: from `create_model`, for images, with or without `scan_blocks`.
+      model: from `create_model`, for images, with or without `scan_blocks`; a network for
+        segmentation or detection as `ImageScores`.
       variables: `params` and `batch_stats`.
       batches: the examples.
       targets: the class of each example, padding left out, whose logit is explained.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from resnet_jax import data
+from resnet_jax.analysis.image_scores import main_classes
 from resnet_jax.data import Preprocessing, Source
 from resnet_jax.training.compilation import jit
 
@@ -20,7 +21,7 @@ class Batch(NamedTuple):
 
     Attributes:
       images: normalised.
-      labels: numbers of the model's classes.
+      labels: numbers of the model's classes; of dense data see `image_scores.main_classes`.
       mask: False for padding, which the last batch may have.
     """
 
@@ -63,7 +64,7 @@ class Examples:
         size = min(self.batch_size, self.count)
         for batch in data.eval_batches(self.source, self.preprocessing, size, self.workers):
             images = normalize(jnp.asarray(batch['image']))
-            yield Batch(images, numbers[batch['label']], np.asarray(batch['mask']))
+            yield Batch(images, numbers[main_classes(batch)], np.asarray(batch['mask']))
 
 
 @functools.lru_cache(maxsize=16)

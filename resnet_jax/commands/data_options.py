@@ -110,7 +110,7 @@ def open_splits(options: argparse.Namespace, dense: bool = False) -> 'list[Sourc
 
     def opened(split: str) -> 'Source':
         source = data.open_source(options.data, split, **about)
-        return source if dense else _labelled(source)
+        return source if dense else labelled(source)
 
     if options.split:
         return [opened(split) for split in dict.fromkeys(options.split)]
@@ -148,8 +148,12 @@ def details(options: argparse.Namespace, spec: str) -> dict[str, Any]:
     return {field: getattr(options, field) for field in ('data_dir', *DETAILS)}
 
 
-def _labelled(source: 'Source') -> 'Source':
-    """A source whose examples have a class each; others are refused."""
+def labelled(source: 'Source') -> 'Source':
+    """A source whose examples have a class each.
+
+    Raises:
+      InputError: for data with masks, boxes or maps of depth.
+    """
     if source.is_dense:
         raise InputError(
             f'{source.name} has {" and ".join(source.targets)} for each image, and this command '
@@ -175,7 +179,7 @@ def choose_data(options: argparse.Namespace, dense: bool = False) -> ChosenData:
             raise InputError(f'--{name.replace("_", "-")} must be at least 1, got {value}')
     chosen = _of_run(options) if options.workdir is not None else _of_options(options)
     if not dense:
-        _labelled(chosen.source)
+        labelled(chosen.source)
     if options.limit is None or options.limit >= len(chosen.source):
         return chosen
     import numpy as np

@@ -52,6 +52,8 @@ class Row(NamedTuple):
 def crop_box(shape: tuple[int, ...], preprocessing: Preprocessing) -> Box:
     """What `Preprocessing.prepare` leaves of an image of a shape, in the image's own pixels."""
     height, width = shape[:2]
+    if preprocessing.fit == 'pad':  # the image lies in the top left of a square
+        return 0.0, 0.0, float(max(height, width)), float(max(height, width))
     size = preprocessing.image_size
     resize = size if preprocessing.resize is None else preprocessing.resize
     ends = []

@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--target',
         default='true',
         metavar='WHICH',
-        help='the class that is explained: true (default), predicted or the name of one',
+        help='the class that is explained: true (default; of dense networks that of the largest '
+        'object), predicted or the name of one',
     )
     group.add_argument(
         '--baseline',
@@ -106,15 +107,22 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     from resnet_jax.analysis import attribution, responses
     from resnet_jax.analysis.examples import predictions
     from resnet_jax.analysis.figures.attribution import draw
+    from resnet_jax.analysis.image_scores import strongest
 
     settings = _check(options)
+    if subject.trained.does.is_dense and (options.curves or options.sanity):
+        raise InputError(
+            '--curves and --sanity check maps of networks that classify images; leave them out'
+        )
     model, variables = subject.trained.model, subject.trained.variables
     layer = options.layer or responses.default_layer(model)
     responses.check_layer(model, layer)
     choose_targets = _target(options.target, subject)
     baseline = _baseline(options.baseline, subject)
     logits, labels = predictions(model, variables, subject.examples)
-    targets = choose_targets(labels, logits.argmax(axis=1))
+    dense = subject.trained.does.is_dense
+    predicted = strongest(logits, dense)
+    targets = choose_targets(labels, predicted)
     explain = functools.partial(
         attribution.explain,
         model,
@@ -127,7 +135,7 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     )
     maps = explain(variables)
     figures: dict[str, Any] = {'layer': layer, 'target': options.target, 'methods': options.method}
-    figures |= _examples(subject, labels, logits, targets)
+    figures |= _examples(subject, labels, predicted, logits, targets)
     if 'integrated_gradients' in maps:
         figures['completeness'] = _completeness(
             subject, logits, targets, maps['integrated_gradients'], baseline
@@ -139,10 +147,10 @@ def analyse(options: argparse.Namespace, subject: 'Subject') -> Report:
     pictures = draw(
         figures,
         _rows(options.images, subject, maps, figures),
-        f'{subject.title}; {_explained(options, layer)}',
+        f'{subject.title}; {_explained(options, layer, dense)}',
     )
-    save = functools.partial(_save, maps, labels, logits.argmax(axis=1), targets, _names(subject))
-    return Report(figures, _printed(figures), pictures, {'attribution.npz': save})
+    save = functools.partial(_save, maps, labels, predicted, targets, _names(subject))
+    return Report(figures, _printed(figures, dense), pictures, {'attribution.npz': save})
 
 
 def _check(options: argparse.Namespace) -> 'Settings':
@@ -207,15 +215,18 @@ def _baseline(name: str, subject: 'Subject') -> 'Array':
 
 
 def _examples(
-    subject: 'Subject', labels: 'np.ndarray', logits: 'np.ndarray', targets: 'np.ndarray'
+    subject: 'Subject',
+    labels: 'np.ndarray',
+    predicted: 'np.ndarray',
+    logits: 'np.ndarray',
+    targets: 'np.ndarray',
 ) -> dict[str, Any]:
     """What is known of each example, by the names of classes, and the accuracy."""
     import numpy as np
 
     names = _names(subject)
-    predicted = logits.argmax(axis=1)
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+    confidence = shifted[np.arange(len(predicted)), predicted] / shifted.sum(axis=1)
     return {
         'top1': float(np.mean(predicted == labels)),
         'examples': [
@@ -297,10 +308,14 @@ def _rows(
     ]
 
 
-def _explained(options: argparse.Namespace, layer: str) -> str:
+def _explained(options: argparse.Namespace, layer: str, dense: bool) -> str:
     """The end of the pictures' title."""
-    words = {'true': 'the true class', 'predicted': 'the predicted class'}
-    return f'logit of {words.get(options.target, options.target)}, layer {layer}'
+    words = {
+        'true': "the largest object's class" if dense else 'the true class',
+        'predicted': 'the predicted class',
+    }
+    what = 'score' if dense else 'logit'
+    return f'{what} of {words.get(options.target, options.target)}, layer {layer}'
 
 
 def _save(
@@ -319,9 +334,11 @@ def _save(
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
-def _printed(figures: dict[str, Any]) -> str:
+def _printed(figures: dict[str, Any], dense: bool) -> str:
     width = text.terminal_width()
-    parts = [f'layer {figures["layer"]}; {100 * figures["top1"]:.1f} % of the examples are right']
+    share = f'{100 * figures["top1"]:.1f} % of the examples'
+    words = f'in {share} the strongest class is that of the largest object'
+    parts = [f'layer {figures["layer"]}; {words if dense else share + " are right"}']
     if 'completeness' in figures:
         found = figures['completeness']
         parts.append(

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from resnet_jax.analysis.examples import Examples
     from resnet_jax.analysis.parts import Chain
+    from resnet_jax.data import Source
     from resnet_jax.inference.trained import TrainedModel
 
 
 _OF_IMAGES = ('attribution', 'robustness')
+_OF_DENSE = ('attribution',)  # kinds that also take networks for segmentation and detection
 
 
 class Subject(NamedTuple):
@@ -78,16 +80,36 @@ def open_subject(options: argparse.Namespace) -> Subject:
     from resnet_jax.analysis.examples import Examples
     from resnet_jax.inference.class_matching import match_classes
 
-    chosen = data_options.choose_data(options)
-    trained = model_options.load_model(options)
+    dense = options.kind in _OF_DENSE
+    chosen = data_options.choose_data(options, dense)
+    trained = model_options.load_model(options, dense=dense)
+    trained, source = _of_images(trained, chosen.source)
     preprocessing = trained.preprocessing
     if preprocessing.dimensions != 2 and options.kind in _OF_IMAGES:
         noun = preprocessing.noun
         raise InputError(f'analyze {options.kind} changes images, and this model takes {noun}')
-    source = chosen.source
     classes, how = match_classes(trained.preprocessing.class_names, source.class_names)
     for remark in (*source.notes, *([how] if how else [])):
         text.note(remark)
     workers = data.default_workers() if chosen.workers is None else chosen.workers
     examples = Examples(source, trained.preprocessing, classes, chosen.batch_size, workers)
     return Subject(trained, examples)
+
+
+def _of_images(trained: 'TrainedModel', source: 'Source') -> 'tuple[TrainedModel, Source]':
+    """A dense network as one that scores whole images, and the targets that it takes.
+
+    Raises:
+      InputError: for a network that knows no classes, and data without its targets.
+    """
+    from resnet_jax.analysis.image_scores import ImageScores
+
+    if not trained.does.is_dense:
+        return trained, data_options.labelled(source)
+    if trained.task == 'depth':
+        raise InputError(
+            'analyze attribution explains classes, and a network for depth has none; choose one '
+            'for segmentation or detection'
+        )
+    scores = dataclasses.replace(trained, model=ImageScores(trained.model))
+    return scores, source.with_targets(trained.does.takes)
