@@ -25,6 +25,22 @@ def ours_on_cifar(case: Case, mode: str) -> Program:
     return _pipeline(case, mode, {}, images=CIFAR_IMAGES)
 
 
+def our_detector(case: Case, mode: str) -> Program:
+    """The step of a detector, on scenes of digits, enlarged."""
+    fields = {
+        'task': 'detection',
+        'loss.name': 'focal',
+        'loss.alpha': '0.25',
+        'data.name': 'digits_scenes',
+        'data.train_split': f'train[:{case.batch}]',
+        'data.eval_split': 'test[:1]',
+        'checkpoint.best': 'ap',
+        'optim.learning_rate': '0.001',
+        'augment.transforms': '',
+    }
+    return _pipeline(case, mode, fields, images=case.batch)
+
+
 def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024) -> Program:
     import jax
     import numpy as np
@@ -32,12 +48,11 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
     from resnet_jax.experiments import seeds
     from resnet_jax.models.counting import count_parameters
     from resnet_jax.training import config as configs
-    from resnet_jax.training import metrics
     from resnet_jax.training.build import build_run, stack
     from resnet_jax.training.inputs import open_inputs
+    from resnet_jax.training.tasks import TASKS
 
     assert mode == 'train', 'in inference ours is the bare model'
-    assert case.classes == 10, 'the synthetic images have 10 classes'
     several = case.seeds > 1
     overrides = {
         'model.name': case.model,
@@ -57,7 +72,7 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
         train=dataclasses.replace(inputs.train, parts=(('train', 0, 1),) * images),
         arrays={name: np.resize(a, (images, *a.shape[1:])) for name, a in inputs.arrays.items()},
     )
-    run = build_run(inputs.config, inputs)
+    run, task = build_run(inputs.config, inputs), TASKS[inputs.config.task]
     if several:
         program = seeds.together(run, case.seeds, devices=1)
         step, pack, put, put_whole = program.step, program.pack, program.pack, program.put_whole
@@ -82,6 +97,6 @@ def _pipeline(case: Case, mode: str, fields: dict[str, str], images: int = 1024)
             placed = put([stack(some) for some in batches])
             carry[:] = step(seed, *carry, arrays, placed)
         sums = jax.device_get(last(carry[1]))
-        return metrics.averages(sums)['loss']
+        return task.train_figures(sums)['loss']
 
     return Program(parameters, steps)

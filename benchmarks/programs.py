@@ -1,12 +1,14 @@
 """Training and inference of the same net by ours and by its peers, as functions of n steps."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import harness
 from cases import Case, Program
 from exports import onnx_float, onnx_int8, onnx_of_torch
-from pipeline import ours, ours_augmented, ours_on_cifar
+from pipeline import our_detector, ours, ours_augmented, ours_on_cifar
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 
@@ -181,6 +183,49 @@ def _torch(case: Case, mode: str, compiled: bool) -> Program:
     return Program(parameters, train if mode == 'train' else infer)
 
 
+def torch_detector(case: Case, mode: str) -> Program:
+    """RetinaNet of torchvision, eager, with as many objects as a scene of digits has."""
+    import torch
+
+    sys.path.insert(0, str(harness.ROOT / 'tests'))
+    from torchvision_cpu import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.detection import retinanet_resnet50_fpn
+
+    assert mode == 'train' and case.model == 'retinanet_resnet50_fpn'
+    torch.manual_seed(0)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    net = retinanet_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=case.classes,
+        min_size=case.size,
+        max_size=case.size,
+    ).to(device, memory_format=torch.channels_last)
+    images = torch.rand(case.batch, 3, case.size, case.size, device=device)
+    images = list(images.to(memory_format=torch.channels_last))
+    corners = torch.tensor([[0.1, 0.1, 0.3, 0.4], [0.5, 0.2, 0.8, 0.6], [0.4, 0.6, 0.7, 0.9]])
+    targets = [
+        {'boxes': (corners * case.size).to(device), 'labels': torch.tensor([1, 2, 3]).to(device)}
+        for _ in images
+    ]
+    optimizer = torch.optim.SGD(
+        net.parameters(), LEARNING_RATE / 100, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+
+    def train(n: int) -> float:
+        for _ in range(n):
+            loss = sum(net(images, targets).values())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    net.train()
+    return Program(sum(p.numel() for p in net.parameters()), train)
+
+
 # name -> (what tables call it, what builds it)
 PEERS: dict[str, tuple[str, Callable[[Case, str], Program]]] = {
     'ours': ('ours', ours),
@@ -191,6 +236,8 @@ PEERS: dict[str, tuple[str, Callable[[Case, str], Program]]] = {
     'haiku': ('dm-haiku', haiku),
     'torch': ('PyTorch', torch_eager),
     'torch-compile': ('PyTorch, compiled', torch_compiled),
+    'detector': ('ours', our_detector),
+    'torch-detector': ('torchvision, eager', torch_detector),
     'onnx': ('onnxruntime, our export', onnx_float),
     'onnx-int8': ('onnxruntime, our export, int8', onnx_int8),
     'onnx-torch': ("onnxruntime, PyTorch's export", onnx_of_torch),
