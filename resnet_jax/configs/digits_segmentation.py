@@ -22,23 +22,24 @@ def get_config() -> ConfigDict:
     config.task = 'segmentation'
     config.model.name = 'unet_resnet18'
     config.model.stem = 'cifar'
-    config.model.width = 16
+    config.model.width = 24
     config.model.stem_width = 16
     config.model.stage_sizes = (1, 1, 1, 1)
+    config.model.stage_strides = (2, 2, 2, 2)  # logits of every other pixel
     config.data.name = 'digits_scenes'
     config.data.image_size = 64
     config.augment.transforms = ('pad_crop(pad=8)',)  # no flip: a mirrored digit is another sign
     config.train.batch_size = 32
     config.train.steps = None
-    config.train.epochs = 10.0
+    config.train.epochs = 40.0
     config.train.log_every = 50
-    config.train.eval_every = 313
+    config.train.eval_every = 500
     config.train.eval_batch_size = 100
     config.optim.name = 'adamw'
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 3e-3
     config.optim.weight_decay = 1e-2
     config.optim.schedule = 'onecycle'
     config.loss.name = 'cross_entropy_dice'
     config.checkpoint.best = 'miou'
-    config.checkpoint.every = 313
+    config.checkpoint.every = 500
     return config

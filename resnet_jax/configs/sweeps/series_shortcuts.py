@@ -6,7 +6,9 @@ none. With its recipe at a fifth of its length.
 
     resnet-jax sweep --config sweeps/series_shortcuts --workdir DIR
 
-The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU. Result: not yet run.
+The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU. Result on ItalyPowerDemand,
+ten seeds: test errors of 3.85 to 4.10 %, nothing can be told from the original, not even no shortcuts
+at all (docs/results/series_shortcuts).
 """
 
 from typing import Any

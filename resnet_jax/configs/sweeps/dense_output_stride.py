@@ -1,0 +1,39 @@
+"""Does pre-activation, or the output stride, matter for dense prediction?
+
+A small FCN (arXiv 1411.4038) on scenes of digits: the two placements of he2016 under it, and
+backbones that stop striding at 4, 8 or 16 and dilate from there (arXiv 1606.00915). AdamW with one
+cycle, no paper's recipe.
+
+    resnet-jax sweep --config sweeps/dense_output_stride --workdir DIR
+
+Hardware: any. Result: not yet run.
+"""
+
+from typing import Any
+
+
+def get_sweep() -> dict[str, Any]:
+    """The sweep."""
+    return {
+        'title': 'placement and output stride of a segmenter on scenes of digits',
+        'base': 'digits_segmentation',
+        'fields': {
+            'model.name': 'fcn_resnet50',
+            'model.backbone': 'resnet18',
+            'model.width': 16,
+            'model.aux': '',
+            'model.features': ('stage4',),
+            'train.epochs': 10.0,
+            'train.eval_every': 625,
+            'checkpoint.every': 625,
+        },
+        'arms': {
+            f'{placement}-{stride}': {
+                'model.placement': placement,
+                'model.output_stride': stride,
+            }
+            for placement in ('original', 'full_preact')
+            for stride in (4, 8, 16)
+        },
+        'seeds': 5,
+    }
