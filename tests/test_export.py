@@ -22,7 +22,7 @@ from resnet_jax.export.onnx import file as onnx_file
 from resnet_jax.export.onnx import network, operations
 from resnet_jax.export.program import make_program
 from resnet_jax.export.stablehlo import export as export_stablehlo
-from resnet_jax.export.writing import compare, write_exported
+from resnet_jax.export.writing import write_exported
 from resnet_jax.inference.trained import TrainedModel
 from resnet_jax.models import block, design, norms, stem
 
@@ -56,7 +56,12 @@ def basic_net():
 def run_onnx(program, pixels, tmp_path):
     path = tmp_path / 'net.onnx'
     onnx_file.write(program, path, {})
-    return onnx_file.open_file(path)(program.images(pixels))
+    return onnx_file.open_file(path)(program.images(pixels))['logits']
+
+
+def compare(found, expected, bound):
+    """The difference of logits."""
+    return writing.compare({'logits': found}, {'logits': expected}, bound)
 
 
 # Their programs have the operations of others.
@@ -70,7 +75,7 @@ def test_onnxruntime_agrees_with_the_original_in_float64(name, tmp_path):
     images, trained = images.astype(np.float32), trained_net(name)
     path, program = tmp_path / 'net.onnx', make_program(trained, channels_last=False)
     onnx_file.write(program, path, {})
-    found = onnx_file.open_file(path)(np.moveaxis(images, -1, 1))
+    found = onnx_file.open_file(path)(np.moveaxis(images, -1, 1))['logits']
     assert compare(found, expected, 2e-5).accepted
     nodes = {node.op_type for node in onnx.load(path).graph.node}
     needless = {'Transpose', 'BatchNormalization', 'Gather', 'Identity', 'Cast'}
@@ -239,13 +244,15 @@ def test_a_file_that_differs_is_not_left(tmp_path, monkeypatch):
 
     def other(path):
         run = row.open(path)
-        return lambda images: run(images) + 0.01 * (np.arange(len(images)) == 2)[:, None]
+        return lambda images: {
+            'logits': run(images)['logits'] + 0.01 * (np.arange(len(images)) == 2)[:, None]
+        }
 
     path = tmp_path / 'net.onnx'
     write_exported(make_program(trained), 'onnx', path, pixels)
     before = path.read_bytes()
     monkeypatch.setitem(FORMATS, 'onnx', dataclasses.replace(row, open=other))
-    with pytest.raises(RunError, match=r'its logits differ from the original by 0\.00'):
+    with pytest.raises(RunError, match=r'its outputs differ from the original by 0\.00'):
         write_exported(make_program(trained), 'onnx', path, pixels)
     assert path.read_bytes() == before, 'what was there is kept'
     with pytest.raises(RunError):
@@ -330,7 +337,7 @@ def test_the_folder_must_exist(tmp_path):
 
 def test_the_original_is_evaluated_in_batches():
     trained, pixels, expected = basic_net()
-    found = writing.original_logits(make_program(trained), pixels, batch_size=2)
+    found = writing.original_outputs(make_program(trained), pixels, batch_size=2)['logits']
     assert compare(found, expected, 1e-5).accepted
 
 

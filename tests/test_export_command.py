@@ -96,7 +96,7 @@ def test_data_that_cannot_be_read(capsys, run, tmp_path, monkeypatch):
     from resnet_jax.commands import data_options
     from resnet_jax.errors import InputError
 
-    def gone(options):
+    def gone(options, dense=False):
         raise InputError('the disk is gone')
 
     monkeypatch.setattr(data_options, 'choose_data', gone)

@@ -6,14 +6,14 @@ import os
 import numpy as np
 import pytest
 from small_nets import net
-from test_export import basic_net, trained_net
+from test_export import basic_net, compare, trained_net
 
 from resnet_jax.errors import InputError
 from resnet_jax.export import litert, litert_worker
 from resnet_jax.export.exported import load_exported
 from resnet_jax.export.formats import FORMATS, check_settings
 from resnet_jax.export.program import make_program
-from resnet_jax.export.writing import compare, write_exported
+from resnet_jax.export.writing import write_exported
 
 needs_litert = pytest.mark.skipif(
     litert.PYTHON not in os.environ or importlib.util.find_spec('ai_edge_litert') is None,
@@ -68,7 +68,7 @@ def test_litert_of_each_family(name, tmp_path):
     *_, images, expected = net(name)
     path = tmp_path / 'net.tflite'
     litert.write(make_program(trained_net(name), batch=len(images)), path, {})
-    found = FORMATS['litert'].open(path)(images.astype(np.float32))
+    found = FORMATS['litert'].open(path)(images.astype(np.float32))['logits']
     assert compare(found, expected, 2e-5).accepted
 
 
@@ -94,7 +94,7 @@ def test_savedmodel_of_each_family(name, tmp_path):
     *_, images, expected = net(name)
     path = tmp_path / 'net.savedmodel'
     FORMATS['savedmodel'].write(make_program(trained_net(name)), path, {})
-    found = FORMATS['savedmodel'].open(path)(images.astype(np.float32))
+    found = FORMATS['savedmodel'].open(path)(images.astype(np.float32))['logits']
     assert compare(found, expected, 2e-5).accepted
 
 
