@@ -7,8 +7,8 @@ none. With its recipe at a fifth of its length.
     resnet-jax sweep --config sweeps/series_shortcuts --workdir DIR
 
 The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU. Result on ItalyPowerDemand,
-ten seeds: test errors of 3.85 to 4.10 %, and nothing can be told from the original, not even a network
-without shortcuts (docs/results/series_shortcuts).
+ten seeds: test errors of 3.85 to 4.10 %, and nothing can be told from the original, not even a
+network without shortcuts (docs/results/series_shortcuts).
 """
 
 from typing import Any
