@@ -8,9 +8,8 @@ from resnet_jax.commands import supervisor
 
 TEXT = 'Train a model, or resume where the workdir left off.'
 EPILOG = (
-    'Example: resnet-jax train --config digits --workdir runs/digits '
-    '--config.optim.learning_rate=0.05. Any field of the config can be set this way; '
-    'configs/default.py explains them all.'
+    'Any field of the config can be set: --config.FIELD=VALUE. configs/default.py explains them '
+    'all.'
 )
 
 

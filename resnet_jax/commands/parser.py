@@ -1,0 +1,92 @@
+"""The parser of the command line: every command, its kinds, their options and examples."""
+
+import argparse
+import importlib
+from typing import Any
+
+from resnet_jax.commands.examples import EXAMPLES
+from resnet_jax.text import shell_command, wrapped
+
+PROGRAM = 'resnet-jax'
+_WIDTH = 76  # of examples, so that they stay within 80 columns
+# Each is a file of resnet_jax/commands. Those, or kinds of one, that take a config take
+# --config.FIELD=VALUE, those that take a model by name --model.FIELD=VALUE.
+COMMANDS = (
+    *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
+    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
+    *('compress', 'export', 'data'),
+)
+PREFIXES = {
+    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
+    **dict.fromkeys(('data show', 'data bench'), '--config.'),
+    **{f'compress {name}': '--model.' for name in ('fold', 'prune', 'factorize', 'quantize')},
+    **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert', 'export'), '--model.'),
+}
+
+
+class Formatter(argparse.HelpFormatter):
+    """Wraps the paragraphs of a description or epilog, and keeps their indented lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = []
+        for line in text.splitlines():
+            keep = line.startswith(' ') or not line
+            lines += [line] if keep else wrapped(line.split(), width)
+        return '\n'.join(indent + line for line in lines)
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of the whole program; `options.run(options)` runs what was parsed."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description='Residual networks in JAX: train, evaluate, predict, compare.',
+        epilog=_epilog('', 'Each command has its own --help.'),
+        formatter_class=Formatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    for name in COMMANDS:
+        command = importlib.import_module(f'resnet_jax.commands.{name}')
+        sub = add_parser(commands, name, name, command)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run, command=name)
+    return parser
+
+
+def add_parser(commands: Any, name: str, path: str, module: Any) -> argparse.ArgumentParser:
+    """Adds a command, or a kind of one.
+
+    Args:
+      commands: what `add_subparsers` gave.
+      name: the word to add.
+      path: all words up to it, such as 'data check', by which its examples are found.
+      module: of its TEXT and, if it has one, its EPILOG.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=module.TEXT,
+        description=module.TEXT,
+        epilog=_epilog(path, getattr(module, 'EPILOG', '')),
+        formatter_class=Formatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def words_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands below a parser, or the kinds of a command, each with its own parser."""
+    found: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= action.choices
+    return found
+
+
+def _epilog(path: str, prose: str) -> str:
+    """Prose, then the examples: what each does, and the command on a line of its own."""
+    lines = [prose, ''] * bool(prose)
+    lines.append('examples:')
+    for meaning, command in EXAMPLES[path]:
+        shown = shell_command(f'{PROGRAM} {command}', _WIDTH, hang='      ')
+        lines += [f'  # {meaning}', f'  {shown}']
+    return '\n'.join(lines)
