@@ -30,6 +30,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             '--coordinator host0:1234 --processes 2 --process-id 0',
         ),
     ),
+    'config': (
+        ('list the configs of the package', 'config'),
+        ('every field of one, with its meaning', 'config digits'),
+        ('what it changes of the default', 'config cifar10:cifar_resnet110 --diff'),
+        (
+            'what a run would be, as JSON',
+            'config digits --config.optim.learning_rate=0.05 --json',
+        ),
+    ),
     'sweep': (
         ('compare norms, three seeds each', 'sweep --config sweeps/norms --workdir DIR --seeds 3'),
         (

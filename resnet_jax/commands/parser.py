@@ -5,6 +5,7 @@ import importlib
 from typing import Any
 
 from resnet_jax.commands.examples import EXAMPLES
+from resnet_jax.errors import first_line
 from resnet_jax.text import shell_command, wrapped
 
 PROGRAM = 'resnet-jax'
@@ -12,12 +13,12 @@ _WIDTH = 76  # of examples, so that they stay within 80 columns
 # Each is a file of resnet_jax/commands. Those, or kinds of one, that take a config take
 # --config.FIELD=VALUE, those that take a model by name --model.FIELD=VALUE.
 COMMANDS = (
-    *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
+    *('train', 'config', 'sweep', 'search', 'report', 'compare', 'reproduce'),
     *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
     *('compress', 'export', 'data'),
 )
 PREFIXES = {
-    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
+    **dict.fromkeys(('train', 'config', 'sweep', 'search', 'reproduce'), '--config.'),
     **dict.fromkeys(('data show', 'data bench'), '--config.'),
     **{f'compress {name}': '--model.' for name in ('fold', 'prune', 'factorize', 'quantize')},
     **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert', 'export'), '--model.'),
@@ -35,6 +36,26 @@ class Formatter(argparse.HelpFormatter):
         return '\n'.join(indent + line for line in lines)
 
 
+class Version(argparse.Action):
+    """Prints versions and devices, a line each, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        import jax
+
+        from resnet_jax import versions
+
+        for name, version in versions.installed().items():
+            print(name, version)
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:  # such as a driver that does not answer
+            print('devices: none;', first_line(error))
+        else:
+            kinds = ', '.join(sorted({device.device_kind for device in devices}))
+            print(f'devices: {len(devices)}, {jax.default_backend()}: {kinds}')
+        parser.exit()
+
+
 def build() -> argparse.ArgumentParser:
     """The parser of the whole program; `options.run(options)` runs what was parsed."""
     parser = argparse.ArgumentParser(
@@ -43,6 +64,12 @@ def build() -> argparse.ArgumentParser:
         epilog=_epilog('', 'Each command has its own --help.'),
         formatter_class=Formatter,
         allow_abbrev=False,
+    )
+    parser.add_argument(
+        '--version',
+        action=Version,
+        nargs=0,
+        help='print the versions of the packages, and the devices, and end',
     )
     commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
     for name in COMMANDS:

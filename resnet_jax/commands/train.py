@@ -8,8 +8,8 @@ from resnet_jax.commands import supervisor
 
 TEXT = 'Train a model, or resume where the workdir left off.'
 EPILOG = (
-    'Any field of the config can be set: --config.FIELD=VALUE. configs/default.py explains them '
-    'all.'
+    'Any field of the config can be set: --config.FIELD=VALUE. `resnet-jax config NAME` prints '
+    'them all, with their meanings.'
 )
 
 

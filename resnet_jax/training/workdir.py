@@ -1,9 +1,7 @@
 """A run's folder: its config, preprocessing and summary, and the lock on it."""
 
 import contextlib
-import importlib.metadata
 import json
-import platform
 import statistics
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax import data
+from resnet_jax import data, versions
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError, Unreadable
 from resnet_jax.interop.files import is_compressed
@@ -216,9 +214,6 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
         raise unreadable(path, error, LOST) from error
 
 
-PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-
-
 def write_summary(
     workdir: Path,
     config: ConfigDict,
@@ -271,10 +266,7 @@ def write_summary(
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
         'device': jax.devices()[0].device_kind,
-        'versions': {
-            'python': platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        'versions': versions.installed(),
         'git_commit': git_commit(),
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')
