@@ -44,7 +44,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
     assert set(resnet_jax.__all__) <= set(dir(resnet_jax))
 
 
-@pytest.mark.parametrize('arguments', [['--help'], ['train', '--help'], ['analyze', 'lesion', '-h']])
+@pytest.mark.parametrize('arguments', [['--help'], ['train', '--help'], ['data', 'show', '-h']])
 def test_help_imports_no_jax(arguments):
     python(
         'import sys\n'

@@ -40,6 +40,7 @@ class Version(argparse.Action):
     """Prints versions and devices, a line each, and ends the program."""
 
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        """Prints them."""
         import jax
 
         from resnet_jax import versions
