@@ -265,6 +265,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             '--layout NHWC --preprocess',
         ),
     ),
+    'completion': (
+        (
+            'write the script of bash; `source resnet-jax.bash` loads it',
+            'completion bash > resnet-jax.bash',
+        ),
+        ('write that of zsh', 'completion zsh > _resnet-jax'),
+    ),
     'data': (
         ('find broken and repeated images', 'data check --data folder:photos'),
         ('see images as the model does', 'data show --config digits --out examples.png'),

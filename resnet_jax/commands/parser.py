@@ -15,7 +15,7 @@ _WIDTH = 76  # of examples, so that they stay within 80 columns
 COMMANDS = (
     *('train', 'config', 'sweep', 'search', 'report', 'compare', 'reproduce'),
     *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
-    *('compress', 'export', 'data'),
+    *('compress', 'export', 'data', 'completion'),
 )
 PREFIXES = {
     **dict.fromkeys(('train', 'config', 'sweep', 'search', 'reproduce'), '--config.'),
