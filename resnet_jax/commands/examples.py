@@ -25,6 +25,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             'train --config digits --workdir runs/b --extend --config.train.epochs=40',
         ),
         (
+            'see where the time of 20 steps goes',
+            'train --config digits --workdir runs/p --profile 20',
+        ),
+        (
             'start the first of two processes; the other takes --process-id 1',
             'train --config cifar10 --workdir runs/d '
             '--coordinator host0:1234 --processes 2 --process-id 0',

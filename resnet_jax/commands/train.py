@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='train the run in DIR further, to the train.steps or train.epochs that are now given',
     )
+    parser.add_argument(
+        '--profile',
+        type=int,
+        default=0,
+        metavar='N',
+        help='trace N steps after the first into DIR/profile, and say where their time went',
+    )
     several = parser.add_argument_group(
         'several processes',
         'Start the same command once per process, on one machine or many, with a workdir that all '
@@ -65,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if distributed:
         supervisor.end_with_parent()
         processes.join(*place)
-    summary = loop.train(settings, options.workdir, extend=options.extend)
+    summary = loop.train(settings, options.workdir, extend=options.extend, profile=options.profile)
     if not summary:
         return  # the first of several processes prints it
     figures = summary['eval']

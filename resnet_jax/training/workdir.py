@@ -225,6 +225,7 @@ def write_summary(
     step_bytes: int | None,
     trained_together: int = 1,
     replaced: int = 0,
+    profile: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes summary.json from a finished run's metrics.
 
@@ -239,6 +240,7 @@ def write_summary(
       step_bytes: memory of a step, by the compiler's account; None where it gives none.
       trained_together: number of runs that shared each step; the speed is that of one of them.
       replaced: images that others had replaced before the first step.
+      profile: what a profile of some of its steps found, where one was asked for.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged intervals, which leave out
@@ -265,6 +267,7 @@ def write_summary(
         'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
+        **({'profile': profile} if profile else {}),
         'device': jax.devices()[0].device_kind,
         'versions': versions.installed(),
         'git_commit': git_commit(),
