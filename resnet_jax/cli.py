@@ -150,7 +150,7 @@ def _complain(error: BaseException | str, code: int) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = build()
+    parser = build(only=next((each for each in arguments if not each.startswith('-')), ''))
     _check_word(parser, 'command', arguments[:1], COMMANDS)
     command = words_of(parser).get(arguments[0] if arguments else '')
     if command and (kinds := words_of(command)):

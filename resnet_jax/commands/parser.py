@@ -57,8 +57,13 @@ class Version(argparse.Action):
         parser.exit()
 
 
-def build() -> argparse.ArgumentParser:
-    """The parser of the whole program; `options.run(options)` runs what was parsed."""
+def build(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole program; `options.run(options)` runs what was parsed.
+
+    Args:
+      only: the command whose arguments and kinds are declared, which takes a while for all; of the
+        others only the name and what they do. None: all.
+    """
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description='Residual networks in JAX: train, evaluate, predict, compare.',
@@ -76,7 +81,8 @@ def build() -> argparse.ArgumentParser:
     for name in COMMANDS:
         command = importlib.import_module(f'resnet_jax.commands.{name}')
         sub = add_parser(commands, name, name, command)
-        command.add_arguments(sub)
+        if only in (None, name):
+            command.add_arguments(sub)
         sub.set_defaults(run=command.run, command=name)
     return parser
 
