@@ -118,9 +118,9 @@ def words_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 def _epilog(path: str, prose: str) -> str:
     """Prose, then the examples: what each does, and the command on a line of its own."""
-    lines = [prose, ''] * bool(prose)
-    lines.append('examples:')
-    for meaning, command in EXAMPLES[path]:
+    examples = EXAMPLES.get(path, ())  # the parser may be part of another program
+    lines = [prose, ''] * bool(prose) + ['examples:'] * bool(examples)
+    for meaning, command in examples:
         shown = shell_command(f'{PROGRAM} {command}', _WIDTH, hang='      ')
         lines += [f'  # {meaning}', f'  {shown}']
     return '\n'.join(lines)
