@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib
 import inspect
 import logging
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands import supervisor
+from resnet_jax.commands.parser import COMMANDS, PREFIXES, build, words_of
 from resnet_jax.errors import (
     InputError,
     Interrupted,
@@ -27,19 +27,6 @@ from resnet_jax.errors import (
 from resnet_jax.text import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_SIGNAL = 1, 2, 128
-# Each is a file of resnet_jax/commands. Those, or kinds of one, that take a config take
-# --config.FIELD=VALUE, those that take a model by name --model.FIELD=VALUE.
-COMMANDS = (
-    *('train', 'sweep', 'search', 'report', 'compare', 'reproduce'),
-    *('eval', 'predict', 'features', 'probe', 'analyze', 'models', 'convert'),
-    *('compress', 'export', 'data'),
-)
-PREFIXES = {
-    **dict.fromkeys(('train', 'sweep', 'search', 'reproduce'), '--config.'),
-    **dict.fromkeys(('data show', 'data bench'), '--config.'),
-    **{f'compress {name}': '--model.' for name in ('fold', 'prune', 'factorize', 'quantize')},
-    **dict.fromkeys(('eval', 'predict', 'features', 'analyze', 'convert', 'export'), '--model.'),
-}
 # Loggers that print what this program reports in one line of its own: Orbax's and asyncio's of a
 # failed checkpoint, Pillow's of damaged files, and the retries of trackers.
 QUIET_LOGGERS = {
@@ -163,29 +150,11 @@ def _complain(error: BaseException | str, code: int) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog='resnet-jax',
-        description='Residual networks in JAX: train, evaluate, predict, compare.',
-        epilog='Each command has its own --help.',
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
-    kinds: dict[str, Sequence[str]] = {}
-    for name in COMMANDS:
-        command = importlib.import_module(f'resnet_jax.commands.{name}')
-        sub = commands.add_parser(
-            name,
-            help=command.TEXT,
-            description=command.TEXT,
-            epilog=getattr(command, 'EPILOG', None),
-            allow_abbrev=False,
-        )
-        command.add_arguments(sub)
-        sub.set_defaults(run=command.run, command=name)
-        kinds[name] = getattr(command, 'KINDS', ())
+    parser = build(only=next((each for each in arguments if not each.startswith('-')), ''))
     _check_word(parser, 'command', arguments[:1], COMMANDS)
-    if kinds.get(arguments[0] if arguments else ''):
-        _check_word(parser, 'kind', arguments[1:2], kinds[arguments[0]])
+    command = words_of(parser).get(arguments[0] if arguments else '')
+    if command and (kinds := words_of(command)):
+        _check_word(parser, 'kind', arguments[1:2], tuple(kinds))
     # Set aside: argparse takes an argument that holds a space for a file, as one of a tuple may.
     fields = [argument for argument in arguments if argument.startswith(tuple(PREFIXES.values()))]
     options, rest = parser.parse_known_args([a for a in arguments if a not in fields])

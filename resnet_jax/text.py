@@ -11,8 +11,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from tqdm import tqdm
-
 NOTHING = '-'  # in a cell without a value
 ELLIPSIS = '…'
 _GAP = '  '  # between columns
@@ -120,7 +118,7 @@ def paragraph(text: str, width: int | None, hang: str = '') -> str:
 
 
 def shell_command(command: str, width: int | None, hang: str = '    ') -> str:
-    """A command in lines of a shell, broken between arguments.
+    """A command in lines of a shell, broken between arguments, not between option and value.
 
     Args:
       command: as `shlex.join` gives it.
@@ -129,7 +127,10 @@ def shell_command(command: str, width: int | None, hang: str = '    ') -> str:
     """
     if width is None or columns_of(command) <= width:
         return command
-    parts = map(shlex.quote, shlex.split(command))
+    parts: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        value = parts and re.fullmatch(r'--[^ =]+', parts[-1]) and not word.startswith('-')
+        parts[-1:] = [f'{parts[-1]} {word}'] if value else [*parts[-1:], word]
     return f' \\\n{hang}'.join(wrapped(parts, width - len(hang) - 2))
 
 
@@ -287,6 +288,8 @@ def printable(text: str, keep: str = '') -> str:
 
 def print_line(line: str) -> None:
     """Prints a line on standard error, above a bar where there is one."""
+    from tqdm import tqdm  # here, so that --help does not wait for it
+
     tqdm.write(line, file=sys.stderr)
 
 

@@ -16,7 +16,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
 # A part of the package -> the other parts that it may import: those above it.
 LAYERS = (
-    ('errors.py', 'text.py'),
+    ('errors.py', 'text.py', 'versions.py'),
     ('json_files.py', 'figures.py', 'statistics.py'),
     ('models',),
     ('dense',),

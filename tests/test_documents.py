@@ -21,6 +21,9 @@ from expected_counts import EXPECTED
 
 from resnet_jax import cli
 from resnet_jax.commands.analyze import KINDS
+from resnet_jax.commands.examples import EXAMPLES
+from resnet_jax.commands.parser import build
+from resnet_jax.commands.parser import words_of as words_of_parser
 from resnet_jax.experiments.reproduce.plan import make_plan
 from resnet_jax.experiments.search.search import load_search
 from resnet_jax.experiments.sweep import load_sweep
@@ -175,6 +178,11 @@ def test_commands_parse(path, arguments, capsys):
     """
     if path == GUIDE and arguments[0] == 'analyze' and arguments[1] not in KINDS:
         return
+    check_command(path, arguments, capsys)
+
+
+def check_command(path, arguments, capsys):
+    """Parses a command of a document, or of the help, and reads the configs that it names."""
     if '--help' in arguments or '--version' in arguments:
         with pytest.raises(SystemExit) as stop:
             cli._parse(arguments)
@@ -206,6 +214,40 @@ def test_commands_parse(path, arguments, capsys):
             override(read_config_file(file), options.overrides)
         else:
             load_config(file, options.overrides)
+
+
+def parsers(parser=None, words=()):
+    """(words, parser) of the program, its commands and their kinds."""
+    parser = parser or build()
+    yield ' '.join(words), parser
+    for word, sub in words_of_parser(parser).items():
+        yield from parsers(sub, (*words, word))
+
+
+PARSERS = dict(parsers())
+
+
+def test_every_command_is_among_those_whose_help_is_tested():
+    assert {'', 'train', 'models', 'analyze lesion', 'compress prune', 'data show'} < set(PARSERS)
+    assert set(PARSERS) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize('words', PARSERS)
+def test_help_ends_with_examples_that_parse(words, capsys, monkeypatch):
+    """Commands of that kind, which stay whole at 80 columns, each below what it does."""
+    monkeypatch.setenv('COLUMNS', '80')
+    text = PARSERS[words].format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    _, heading, examples = text.partition('\nexamples:\n')
+    assert heading
+    shown = examples.replace('\\\n', '').splitlines()
+    assert all(line.startswith('  # ') for line in shown[::2])
+    assert all(line.startswith('  resnet-jax ') for line in shown[1::2])
+    found = list(commands(examples))
+    assert 2 * len(found) == len(shown)
+    assert any(arguments[: len(words.split())] == words.split() for arguments in found)
+    for arguments in found:
+        check_command(None, arguments, capsys)
 
 
 @pytest.mark.slow

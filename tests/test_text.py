@@ -81,6 +81,11 @@ def test_a_long_command_is_still_the_same_command():
     assert text.shell_command(command, None) == command
 
 
+def test_an_option_stays_with_its_value():
+    shown = text.shell_command('resnet-jax report --workdir runs/digits', 30)
+    assert shown == 'resnet-jax report \\\n    --workdir runs/digits'
+
+
 def test_long_names_lose_their_middle():
     assert text.shortened('abcdefghij', 5) == 'ab…ij'
     assert text.shortened('abcde', 5) == 'abcde'

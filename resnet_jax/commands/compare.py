@@ -9,8 +9,7 @@ from resnet_jax.json_files import json_text
 TEXT = 'Compare single runs: settings, errors, sizes and speeds.'
 EPILOG = (
     'Runs whose configs differ in the seed alone form a group; the other groups are compared with '
-    "the first run's, seed by seed. Use `resnet-jax report` for a sweep. Example: resnet-jax "
-    'compare runs/a runs/b --out runs/a_and_b'
+    "the first run's, seed by seed. Use `resnet-jax report` for a sweep."
 )
 
 

@@ -17,8 +17,7 @@ TEXT = 'Make a model smaller, and measure what that costs and saves.'
 EPILOG = (
     'The result is a folder that eval, predict, analyze and export take as --workdir; train it '
     'further with `resnet-jax train --config.init.weights=DIR`. Each method has its own --help '
-    'and a section in docs/compress.md. Example: resnet-jax compress prune --workdir runs/digits '
-    '--unit channel --sparsity 0.5 --out runs/pruned'
+    'and a section in docs/compress.md.'
 )
 # Each is a file of resnet_jax/commands/compressions; the last takes what the others wrote.
 METHODS = ('fold', 'prune', 'factorize', 'quantize')

@@ -8,10 +8,10 @@ from resnet_jax.errors import InputError, Range, check_number
 
 TEXT = 'Convert weights between PyTorch and this package.'
 EPILOG = (
-    'Example: resnet-jax convert resnet50.pth resnet50.safetensors --model resnet50. '
     'The layout of SRC is recognised by the names of its tensors. DST gets the other layout: the '
-    "one of the model's usual publisher if SRC has ours or DST is a .pth, ours otherwise; --layout "
-    'overrides this. The preprocessing that SRC stores or the options give is stored in DST.'
+    "one of the model's usual publisher if SRC has ours or DST is a .pth, ours otherwise; "
+    '--layout overrides this. The preprocessing that SRC stores or the options give is stored in '
+    'DST.'
 )
 CHANNELS = Range(1, 2**16, whole=True)  # of images
 

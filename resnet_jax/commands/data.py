@@ -5,10 +5,7 @@ import argparse
 from resnet_jax.commands.kinds import add_kinds
 
 TEXT = 'Look at data before training, see it as a model does, and make fast copies of it.'
-EPILOG = (
-    'Each kind has its own --help, and a section in docs/data.md. Example: resnet-jax data check '
-    '--data folder:photos'
-)
+EPILOG = 'Each kind has its own --help, and a section in docs/data.md.'
 # Each is a file of resnet_jax/commands/data_kinds.
 KINDS = ('check', 'show', 'prepare', 'bench')
 

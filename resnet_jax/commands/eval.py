@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from resnet_jax.data import Source
 
 TEXT = 'Evaluate the model of a run, or a published one.'
-EPILOG = (
-    'Examples: resnet-jax eval --workdir runs/digits; PyTorch weights: resnet-jax eval --model '
-    'resnet50 --weights resnet50.pth --data folder:imagenet --split val; with a page of the '
-    'mistakes: resnet-jax eval --workdir runs/digits --report'
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

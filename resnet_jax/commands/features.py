@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 TEXT = 'Write the outputs of layers for a data set.'
 EPILOG = (
-    'Examples: resnet-jax features --workdir runs/digits --layer pooled --layer stage3/block1 '
-    '--out digits.npz; resnet-jax features --model cifar_resnet20 --weights cifar_resnet20.pth '
-    '--data folder:photos --split train --layer pooled --out photos.npz. To resume an '
-    'interrupted extraction, run the same command again; its parts are kept in FILE.parts. '
-    '`resnet-jax probe` measures how useful the features are; docs/features.md describes the files.'
+    'To resume an interrupted extraction, run the same command again; its parts are kept in '
+    'FILE.parts. `resnet-jax probe` measures how useful the features are; docs/features.md '
+    'describes the files.'
 )
 
 _OF_THE_HEAD = ('head', 'logits')

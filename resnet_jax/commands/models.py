@@ -11,12 +11,11 @@ from resnet_jax.json_files import json_text
 
 TEXT = 'List the models.'
 EPILOG = (
-    'Examples: resnet-jax models "cifar_*"; resnet-jax models resnet50 --memory 32 --remat. '
-    'Multiply-adds are those of one image of the input size. The memory of a training step is what '
-    'the compiler reports for this platform: the peak of parameters, gradients, momentum, batch '
-    'statistics, the batch of images in bytes and all intermediate results; without the program '
-    'itself, a training set kept on the device and what JAX preallocates. Other platforms compile '
-    'to other programs, which take other amounts.'
+    'Multiply-adds are those of one image of the input size. The memory of a training step is '
+    'what the compiler reports for this platform: the peak of parameters, gradients, momentum, '
+    'batch statistics, the batch of images in bytes and all intermediate results; without the '
+    'program itself, a training set kept on the device and what JAX preallocates. Other platforms '
+    'compile to other programs, which take other amounts.'
 )
 
 

@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 TEXT = 'Predict the classes of image files, their segments, objects or depth.'
 EPILOG = (
-    'Example: resnet-jax predict --workdir runs/digits photos --topk 3. A folder stands for the '
-    '.jpg, .png, .webp, .tif, .gif, .bmp and like files in it and its subfolders. Quote patterns: '
-    "'photos/*.jpg', or 'photos/**/*.jpg' for any depth of folders. Folders and patterns skip "
-    'hidden files and sort the others. An unreadable file that you name is an error: exit code 2, '
-    'and nothing is printed. One from a folder or pattern is skipped with a line on standard '
-    'error, the others are predicted, and the exit code is 1. --jsonl and --csv print each line as '
-    'soon as it is computed, unless you name files.'
+    'A folder stands for the .jpg, .png, .webp, .tif, .gif, .bmp and like files in it and its '
+    "subfolders. Quote patterns: 'photos/*.jpg', or 'photos/**/*.jpg' for any depth of folders. "
+    'Folders and patterns skip hidden files and sort the others. An unreadable file that you name '
+    'is an error: exit code 2, and nothing is printed. One from a folder or pattern is skipped '
+    'with a line on standard error, the others are predicted, and the exit code is 1. --jsonl and '
+    '--csv print each line as soon as it is computed, unless you name files.'
 )
 
 

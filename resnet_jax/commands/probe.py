@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 TEXT = 'Test what features are worth: a linear classifier and nearest neighbours.'
 EPILOG = (
-    'Example: resnet-jax probe digits.npz --few-shot --out probe. FILE is what `resnet-jax '
-    'features` wrote. Logistic regression on standardised features, its penalty one of 1, 0.1, ... '
-    '1e-4; k-NN by the cosine, k one of 1, 3, 5, 10, 20; both chosen by a fifth of the training '
-    'examples, then fitted to all of them. Without --test a fifth of the examples is the test '
-    'part. Intervals have 95 % confidence.'
+    'FILE is what `resnet-jax features` wrote. Logistic regression on standardised features, its '
+    'penalty one of 1, 0.1, ... 1e-4; k-NN by the cosine, k one of 1, 3, 5, 10, 20; both chosen '
+    'by a fifth of the training examples, then fitted to all of them. Without --test a fifth of '
+    'the examples is the test part. Intervals have 95 % confidence.'
 )
 
 

@@ -8,9 +8,8 @@ from resnet_jax.json_files import json_text
 
 TEXT = 'Write the report of a run, a sweep or a reproduction, finished or not.'
 EPILOG = (
-    'Writes report.md, report.html, report.json and figures into the workdir, replacing an earlier '
-    'report; for a sweep also report.csv and runs.csv. Example: resnet-jax report --workdir '
-    'runs/norms'
+    'Writes report.md, report.html, report.json and figures into the workdir, replacing an '
+    'earlier report; for a sweep also report.csv and runs.csv.'
 )
 
 

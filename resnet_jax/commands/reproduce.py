@@ -15,11 +15,11 @@ from resnet_jax.json_files import json_text
 TEXT = "Run a paper's table and compare the results with the published ones."
 EPILOG = (
     "Scales: full is the paper's recipe; short is a sixteenth of it with 3 seeds, to compare the "
-    'order of the rows; smoke is two steps of each row on synthetic images, to check that it runs. '
-    'Any field that all rows share can be changed: --config.data.dir=DIR. The same command resumes '
-    'what was interrupted. In a job array of n jobs, job i takes --shard i/n. Writes reproduce.md, '
-    'reproduce.json and, except at scale smoke, the report of a sweep (see `resnet-jax report`) '
-    'into the workdir. Example: resnet-jax reproduce he2016_table2 --scale short --workdir runs/t2'
+    'order of the rows; smoke is two steps of each row on synthetic images, to check that it '
+    'runs. Any field that all rows share can be changed: --config.data.dir=DIR. The same command '
+    'resumes what was interrupted. In a job array of n jobs, job i takes --shard i/n. Writes '
+    'reproduce.md, reproduce.json and, except at scale smoke, the report of a sweep (see '
+    '`resnet-jax report`) into the workdir.'
 )
 
 

@@ -7,9 +7,8 @@ from resnet_jax.errors import InputError
 
 TEXT = 'Search for the best values of some fields, or resume an interrupted search.'
 EPILOG = (
-    'Example: resnet-jax search --config searches/learning_rate_weight_decay --workdir DIR. '
-    'Needs Optuna: pip install "resnet-jax[search]". Any field that is not searched can be set for '
-    'all trials: --config.train.epochs=5. A trial that diverges does not stop the others.'
+    'Needs Optuna: pip install "resnet-jax[search]". Any field that is not searched can be set '
+    'for all trials: --config.FIELD=VALUE. A trial that diverges does not stop the others.'
 )
 
 

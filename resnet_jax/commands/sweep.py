@@ -9,9 +9,8 @@ from resnet_jax.errors import InputError, RunError, shown
 
 TEXT = 'Train several designs with several seeds each, or resume an interrupted sweep.'
 EPILOG = (
-    'Example: resnet-jax sweep --config sweeps/norms --workdir DIR --seeds 3. Any field that '
-    'all runs share can be changed: --config.train.epochs=5. A run that fails does not stop the '
-    'others. In a job array with n jobs, the i-th takes --shard i/n.'
+    'Any field that all runs share can be changed: --config.FIELD=VALUE. A run that fails does '
+    'not stop the others. In a job array with n jobs, the i-th takes --shard i/n.'
 )
 _MOST_SEEDS = 100_000
 

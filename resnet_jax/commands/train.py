@@ -8,9 +8,8 @@ from resnet_jax.commands import supervisor
 
 TEXT = 'Train a model, or resume where the workdir left off.'
 EPILOG = (
-    'Example: resnet-jax train --config digits --workdir runs/digits '
-    '--config.optim.learning_rate=0.05. Any field of the config can be set this way; '
-    'configs/default.py explains them all.'
+    'Any field of the config can be set: --config.FIELD=VALUE. `resnet-jax config NAME` prints '
+    'them all, with their meanings.'
 )
 
 
@@ -29,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--extend',
         action='store_true',
         help='train the run in DIR further, to the train.steps or train.epochs that are now given',
+    )
+    parser.add_argument(
+        '--profile',
+        type=int,
+        default=0,
+        metavar='N',
+        help='trace N steps after the first into DIR/profile, and say where their time went',
     )
     several = parser.add_argument_group(
         'several processes',
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
     if distributed:
         supervisor.end_with_parent()
         processes.join(*place)
-    summary = loop.train(settings, options.workdir, extend=options.extend)
+    summary = loop.train(settings, options.workdir, extend=options.extend, profile=options.profile)
     if not summary:
         return  # the first of several processes prints it
     figures = summary['eval']

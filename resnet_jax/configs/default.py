@@ -24,15 +24,16 @@ def get_config() -> ConfigDict:
     config.model.name = 'cifar_resnet20'  # see `resnet-jax models`
     config.model.dtype = 'float32'  # of the computation; bfloat16 keeps float32 parameters
     # The rest overrides the model's row, where set (see resnet_jax/models).
+
     config.model.placement = placeholder(str)  # where norm and activation stand: he2016, figure 4
     config.model.shortcut = placeholder(str)  # zero_pad, projection, normed, conv1x1, none, ...
     config.model.raw_first_shortcut = placeholder(bool)  # pre-activation of other codes than he2016
     config.model.gate = placeholder(str)  # none, exclusive, shortcut_only: he2016, figure 2
     config.model.gate_bias = placeholder(float)  # its initial bias
-    config.model.shortcut_scale = placeholder(float)  # factor of the shortcut ...
-    config.model.branch_scale = placeholder(float)  # ... and of the branch
-    config.model.learn_shortcut_scale = placeholder(bool)  # learn them, from these values
-    config.model.learn_branch_scale = placeholder(bool)  # (SkipInit: from a branch_scale of 0)
+    config.model.shortcut_scale = placeholder(float)  # factor of the shortcut
+    config.model.branch_scale = placeholder(float)  # factor of the branch
+    config.model.learn_shortcut_scale = placeholder(bool)  # learn shortcut_scale, from that value
+    config.model.learn_branch_scale = placeholder(bool)  # learn branch_scale (SkipInit: from 0)
     config.model.shortcut_dropout = placeholder(float)  # rate
     config.model.branch_dropout = placeholder(float)  # rate, before a block's last convolution
     config.model.activation = placeholder(str)  # relu, leaky_relu, gelu, silu, elu, relu6
@@ -68,7 +69,7 @@ def get_config() -> ConfigDict:
     config.model.ghost_batch = placeholder(int)  # examples that batch norm takes together; 0: all
     config.model.bn_momentum = placeholder(float)  # running = momentum * running + ...
     config.model.bn_epsilon = placeholder(float)  # of every norm
-    config.model.weight_standardization = placeholder(bool)
+    config.model.weight_standardization = placeholder(bool)  # kernels of mean 0 and equal variance
     config.model.standardized_to = placeholder(str)  # their variance: fan_in (1 / it) or one
     config.model.zero_init_head = placeholder(bool)  # all classes start equally likely
     config.model.conv_bias = placeholder(bool)  # convolutions add biases, norms or not
@@ -87,6 +88,7 @@ def get_config() -> ConfigDict:
     config.model.remat = placeholder(bool)  # less memory: compute blocks again going backward
 
     # Of dense networks, such as fcn_resnet50 and retinanet_resnet50_fpn: docs/dense.md.
+
     config.model.backbone = placeholder(str)  # another network in the place of the row's
     config.model.features = placeholder(tuple)  # its stages that the head takes
     config.model.frozen = placeholder(int)  # its first parts that do not learn; 1: the stem
@@ -111,17 +113,17 @@ def get_config() -> ConfigDict:
     )
     config.data.dir = placeholder(str)  # where TFDS keeps its data; its own default if not set
     config.data.train_split = 'train'  # TFDS's syntax: train[:45000], train[:90%]+test
-    config.data.eval_split = 'test'
+    config.data.eval_split = 'test'  # what is evaluated, in the same syntax
     # Of all but tfds, slices have the classes in proportion; sorted: class by class, as they lie.
     config.data.slice_order = 'stratified'
     # Hold out this fraction of train_split, classes in proportion, and evaluate on it instead.
     config.data.validation = 0.0
     # Of folder:PATH: a CSV of file names and classes, for splits without class folders.
     config.data.labels = placeholder(str)
-    # Columns of hf and tfds, or suffixes and JSON fields of tar, that hold images and labels; found
-    # if unset.
+    # The column of hf and tfds, or suffix or JSON field of tar, that holds the images; found if
+    # unset.
     config.data.image_key = placeholder(str)
-    config.data.label_key = placeholder(str)
+    config.data.label_key = placeholder(str)  # likewise of the labels
     # Of tar, npz and hf: a file of the classes' names, one a line; numbers if unset.
     config.data.label_names = placeholder(str)
     config.data.image_size = 32  # pixels, height and width of what the model sees
@@ -157,9 +159,9 @@ def get_config() -> ConfigDict:
     config.augment.repeats = 1
 
     config.train = ConfigDict()
-    config.train.batch_size = 128
+    config.train.batch_size = 128  # examples of a step, on all devices together
     config.train.steps = FieldReference(64_000)  # exactly one of steps and epochs is set
-    config.train.epochs = placeholder(float)
+    config.train.epochs = placeholder(float)  # passes over the training split
     # Of float32 products: default, high, highest, bfloat16, tensorfloat32 or float32 (see
     # jax.default_matmul_precision); JAX's own setting if unset.
     config.train.matmul_precision = placeholder(str)
@@ -178,7 +180,7 @@ def get_config() -> ConfigDict:
     config.train.freeze_batch_norm = ()
     config.train.log_every = 100  # steps
     config.train.eval_every = 1000  # steps; 0: only at the end
-    config.train.eval_batch_size = 500
+    config.train.eval_batch_size = 500  # examples evaluated at a time
     # Stop early after this many evaluations without an improvement of checkpoint.best; 0: never.
     config.train.patience = 0
 
@@ -192,10 +194,10 @@ def get_config() -> ConfigDict:
     config.optim = ConfigDict()
     # sgd, adam, adamw, lamb, nadam, nadamw, lion, muon, schedule_free_sgd, schedule_free_adamw
     config.optim.name = 'sgd'
-    config.optim.learning_rate = 0.1
+    config.optim.learning_rate = 0.1  # the highest of the schedule
     config.optim.scale_by_batch = 0  # if set: learning_rate is for this batch size, scaled linearly
     config.optim.momentum = 0.9  # of sgd and muon
-    config.optim.nesterov = False
+    config.optim.nesterov = False  # of sgd and muon: look ahead along the momentum
     config.optim.b1 = 0.9  # of all but sgd; of muon, for the head, norms and biases
     config.optim.b2 = 0.999  # lion usually takes 0.99
     config.optim.epsilon = 1e-8  # of adam, adamw, nadam, nadamw; Keras' is 1e-7
@@ -206,13 +208,13 @@ def get_config() -> ConfigDict:
     config.optim.schedule = 'piecewise'  # constant, piecewise, cosine, onecycle, rising, plateau
     # Of boundaries, warmup and train.unfreeze: steps or epochs.
     config.optim.schedule_unit = 'steps'
-    config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where the rate is multiplied ...
-    config.optim.decay_factor = 0.1  # ... by this
+    config.optim.boundaries = (32_000.0, 48_000.0)  # piecewise: where decay_factor is applied
+    config.optim.decay_factor = 0.1  # of piecewise and plateau: what the rate is multiplied by
     # plateau: multiply the rate by decay_factor where the mean training loss of this many epochs in
-    # a row was not below the lowest by more than the threshold ...
+    # a row was not below the lowest by more ...
     config.optim.plateau_patience = 10
-    config.optim.plateau_threshold = 1e-4
-    config.optim.plateau_floor = 0.0  # ... down to this rate
+    config.optim.plateau_threshold = 1e-4  # of plateau: ... than this ...
+    config.optim.plateau_floor = 0.0  # of plateau: ... down to this rate
     config.optim.warmup = 0.0  # length; he2015's nets of 110 layers: 400 steps, see warmup_start
     config.optim.warmup_start = 0.0  # the rate it starts from, as a fraction of learning_rate
     config.optim.warmup_shape = 'linear'  # linear, or constant: stay at warmup_start, then jump
@@ -253,7 +255,7 @@ def get_config() -> ConfigDict:
 
     config.distill = ConfigDict()  # learning from the outputs of a teacher: docs/compress.md
     config.distill.teacher = placeholder(str)  # the folder of a run, or a file of weights ...
-    config.distill.model = placeholder(str)  # ... of this model
+    config.distill.model = placeholder(str)  # what a teacher of a file is: see `resnet-jax models`
     config.distill.temperature = 4.0  # of both distributions that are compared
     config.distill.weight = 0.9  # of the comparison; the loss above has the rest
     config.distill.features = 0.0  # weight of comparing the maps of attention of all stages

@@ -33,6 +33,9 @@ class Feed(Iterator[Fed]):
 
     Call `dispatched` after each step: while it runs, the next batch is read and sent. The host is
     at most two steps ahead of streamed data, so that no more than these batches take memory.
+
+    Attributes:
+      waited: seconds that the devices have had nothing to do because a batch was not there.
     """
 
     def __init__(self, run: Run, first: int) -> None:
@@ -45,6 +48,7 @@ class Feed(Iterator[Fed]):
         self._running: concurrent.futures.Future[float] | None = None
         self._next: tuple[Fed, int] | None = None
         self._error: Exception | None = None
+        self.waited = 0.0
         self._waited, self._replaced, self._reported = 0.0, 0, 0
         self._reading, self._sending = 0.0, 0.0
 
@@ -66,7 +70,9 @@ class Feed(Iterator[Fed]):
         self._read()
         got = time.perf_counter()
         if self._running is not None and self._running.done():
-            self._waited += max(0.0, got - max(asked, self._running.result()))
+            waited = max(0.0, got - max(asked, self._running.result()))
+            self._waited += waited
+            self.waited += waited
 
     def _when_done(self, totals: Any) -> 'concurrent.futures.Future[float] | None':
         if self._watch is None:

@@ -46,7 +46,7 @@ class Inputs:
     @property
     def train_preprocessing(self) -> Preprocessing:
         """The preprocessing at the size of training images."""
-        return _for_training(self.preprocessing, self.config)
+        return for_training(self.preprocessing, self.config)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -228,7 +228,7 @@ def open_inputs(config: ConfigDict, stored: Preprocessing | None = None) -> Inpu
     data.batch_indices(config.seed, 0, config.train.batch_size, len(train))  # checks the batch size
     draft, resident = unmeasured(config, train), is_resident(config, train)
     bad = bad_images(config) if resident else None
-    sized = _for_training(draft, config)
+    sized = for_training(draft, config)
     arrays = data.load_arrays(train, sized, processes.is_first(), bad) if resident else None
     preprocessing = stored or _fit(draft, config, arrays)
     found = {'train': data.fingerprint(train), 'eval': data.fingerprint(evaluation)}
@@ -300,7 +300,7 @@ def train_image_size(config: ConfigDict) -> int:
     return settings.train_image_size or settings.image_size
 
 
-def _for_training(preprocessing: Preprocessing, config: ConfigDict) -> Preprocessing:
+def for_training(preprocessing: Preprocessing, config: ConfigDict) -> Preprocessing:
     """A preprocessing at the size of training images: their shorter side is cut to that size."""
     if config.data.train_image_size is None:
         return preprocessing

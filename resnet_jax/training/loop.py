@@ -23,6 +23,7 @@ from resnet_jax.training.compilation import matmul_precision
 from resnet_jax.training.feeding import Feed
 from resnet_jax.training.inputs import describe, open_inputs
 from resnet_jax.training.optim import make_schedule, rate_note
+from resnet_jax.training.profile import Profile
 from resnet_jax.training.session import Session, open_session
 from resnet_jax.training.step import TrainState
 
@@ -39,6 +40,7 @@ def train(
     console: Console | None = None,
     on_evaluation: OnEvaluation | None = None,
     extend: bool = False,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Trains the run in a workdir until its last step, resuming where the workdir left off.
 
@@ -49,6 +51,7 @@ def train(
       console: where progress is shown; None: on its own console.
       on_evaluation: called after each evaluation but the last; False stops the run.
       extend: whether to train the run in the workdir further, to the length in the config.
+      profile: number of steps to trace, after the first; see `profile.Profile`.
 
     Returns:
       The content of summary.json; of several processes, {} in all but the first.
@@ -75,11 +78,14 @@ def train(
                 file=sys.stderr,
             )
         return summary
+    taken = (saved_steps(folder) or [0])[-1]
+    profiled = Profile(run, folder, taken, profile) if profile else None
     with (
         processes.stop_signals() as stop_requested,
         matmul_precision(config.train.matmul_precision),
         open_session(run, folder, initial, console, extend=extend) as session,
     ):
+        session.profile = profiled if processes.is_first() else None
         session.say(headline(session))
         notes = seam, rate_note(config.optim, config.train.batch_size)
         for line in filter(None, (*describe(run.inputs), *notes, 'compiling the first step ...')):
@@ -200,7 +206,7 @@ def _take_steps(
             rest = arrays, placed
             with compiling(session.say) if number == 1 else contextlib.nullcontext():
                 state, totals = run.train_step(seed, state, totals, *rest)
-            feed.dispatched(totals)
+            session.dispatched(count, totals, feed)
             session.console.advance(count, total)
             if number == 1:
                 jax.block_until_ready(totals)

@@ -1,5 +1,7 @@
 """Memory of a training step: as compiled, and as counted by the device."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -58,6 +60,16 @@ def device_peak_bytes() -> int | None:
     found = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [stats['peak_bytes_in_use'] for stats in found if 'peak_bytes_in_use' in stats]
     return max(peaks, default=None)
+
+
+def process_peak_bytes() -> int | None:
+    """The most memory that this process has held, on Linux; None elsewhere."""
+    try:
+        status = Path('/proc/self/status').read_text()
+    except OSError:
+        return None
+    found = re.search(r'VmHWM:\s+(\d+) kB', status)
+    return None if found is None else int(found[1]) * 1024
 
 
 def train_step_bytes(model: models.ResNet, image_shape: tuple[int, ...], batch_size: int) -> int:

@@ -21,6 +21,7 @@ from resnet_jax.training.checkpoint import BEST_MODES, Checkpoints, one_line
 from resnet_jax.training.evaluate import evaluate_each
 from resnet_jax.training.feeding import Feed
 from resnet_jax.training.inputs import fits_in_memory, replaced_text
+from resnet_jax.training.profile import Profile
 from resnet_jax.training.step import TrainState
 
 
@@ -31,6 +32,7 @@ class Session:
       run, folder, checkpoints, console: as given.
       first_step: number of steps that the run had taken when it was opened.
       step_bytes: memory of a step, where the compiler gives an account of it.
+      profile: of its first steps, where one is wanted.
       error: what ended the run, where others trained beside it go on.
     """
 
@@ -56,6 +58,7 @@ class Session:
         self._own_console, self._name = console is None, name
         self.error: RunError | None = None
         self.step_bytes: int | None = None
+        self.profile: Profile | None = None
         self._said_fault, self._rate_factor = False, 1.0
         self._first_step_seconds: float | None = None
         self._writer: MetricWriter | None = None
@@ -129,6 +132,14 @@ class Session:
         text = self.run.task.text(figures)
         self.console.figures(done, text, figures, images_left, self._name)
         self.restart_clock()
+
+    def dispatched(self, count: int, totals: Any, feed: Feed) -> None:
+        """Lets the feed read ahead after a dispatch of `count` steps, and profiles it if wanted."""
+        feed.dispatched(totals)
+        if self.profile:
+            with self.paused_clock(None):
+                for line in self.profile.dispatched(count, totals, feed.waited):
+                    self.say(line)
 
     def measure(self, done: int, count: int, state: TrainState, arrays: Any, batches: Any) -> None:
         """Writes the signal by block, where config.log.signal_every wants it. Waits for the device.
@@ -242,12 +253,15 @@ class Session:
             step_bytes=self.step_bytes,
             trained_together=trained_together,
             replaced=self.run.inputs.bad.count if self.run.inputs.bad else 0,
+            profile=self.profile.figures if self.profile else None,
         )
         self.console.finished(self.folder, self._summary)
         return self._summary
 
     def close(self, error: BaseException | None) -> None:
         """Closes the metric files and ends the trackers' records; `error` is what ended the run."""
+        if self.profile:
+            self.profile.close()
         if self._own_console:
             self.console.close()
         if self._writer:

@@ -1,9 +1,7 @@
 """A run's folder: its config, preprocessing and summary, and the lock on it."""
 
 import contextlib
-import importlib.metadata
 import json
-import platform
 import statistics
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax import data
+from resnet_jax import data, versions
 from resnet_jax.data import Preprocessing
 from resnet_jax.errors import InputError, Unreadable
 from resnet_jax.interop.files import is_compressed
@@ -216,9 +214,6 @@ def read_preprocessing(workdir: Path) -> Preprocessing:
         raise unreadable(path, error, LOST) from error
 
 
-PACKAGES = ('resnet-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
-
-
 def write_summary(
     workdir: Path,
     config: ConfigDict,
@@ -230,6 +225,7 @@ def write_summary(
     step_bytes: int | None,
     trained_together: int = 1,
     replaced: int = 0,
+    profile: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes summary.json from a finished run's metrics.
 
@@ -244,6 +240,7 @@ def write_summary(
       step_bytes: memory of a step, by the compiler's account; None where it gives none.
       trained_together: number of runs that shared each step; the speed is that of one of them.
       replaced: images that others had replaced before the first step.
+      profile: what a profile of some of its steps found, where one was asked for.
 
     Returns:
       What it wrote. `images_per_second` is the median over the logged intervals, which leave out
@@ -270,11 +267,9 @@ def write_summary(
         'train': _figures(train[-1]) if train else {},
         'eval': _figures(final),
         'memory': {'step_bytes': step_bytes, 'device_peak_bytes': device_peak_bytes()},
+        **({'profile': profile} if profile else {}),
         'device': jax.devices()[0].device_kind,
-        'versions': {
-            'python': platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        'versions': versions.installed(),
         'git_commit': git_commit(),
     }
     write_atomically(workdir / 'summary.json', json.dumps(summary, indent=2) + '\n')

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 TEXT = 'Where a model looks: maps of the positions on which the logit of a class depends.'
 EPILOG = (
     'By default the first 16 examples are explained (--limit N: the first N). The raw maps are in '
-    'attribution.npz, and in the JSON unless they are many. Example: resnet-jax analyze '
-    'attribution --workdir runs/digits --method grad_cam hires_cam --curves'
+    'attribution.npz, and in the JSON unless they are many.'
 )
 BASELINES = ('mean', 'black')
 _LIMIT = 16

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 TEXT = 'How far confidences can be believed, and the temperature that corrects them.'
 EPILOG = (
-    "Example: resnet-jax analyze calibration --workdir runs/cifar10 --fit-split 'train[45000:]' "
-    '--store; then resnet-jax predict --workdir runs/cifar10 --calibrated photo.jpg. A temperature '
-    'should be fitted on examples that the network was not trained on, and judged on others. '
-    'Sources: arXiv 1706.04599, 1904.01685.'
+    'A temperature should be fitted on examples that the network was not trained on, and judged '
+    'on others. Sources: arXiv 1706.04599, 1904.01685.'
 )
 _MOST_BINS = 1000
 

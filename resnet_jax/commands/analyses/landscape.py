@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 TEXT = 'The loss and the error around the weights, or along the path of training.'
 EPILOG = (
-    'Example: resnet-jax analyze landscape --workdir runs/digits --limit 200. Time grows with '
-    'points times images: 15 x 15 points of a ResNet-20 on 300 images of 32 pixels take one to two '
-    'minutes on two cores. Source: arXiv 1712.09913.'
+    'Time grows with points times images: 15 x 15 points of a ResNet-20 on 300 images of 32 '
+    'pixels take one to two minutes on two cores. Source: arXiv 1712.09913.'
 )
 _POINTS = {1: 41, 2: 15}  # by default, of each side
 

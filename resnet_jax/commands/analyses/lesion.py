@@ -12,10 +12,7 @@ if TYPE_CHECKING:
     from resnet_jax.commands.analyses.subject import Subject
 
 TEXT = 'The error with blocks removed, one by one and several at random, and with blocks swapped.'
-EPILOG = (
-    'Example: resnet-jax analyze lesion --workdir runs/digits --draws 20. Of a plain net, the '
-    'layers that keep the shape are removed too. Source: arXiv 1605.06431.'
-)
+EPILOG = 'Of a plain net, the layers that keep the shape are removed too. Source: arXiv 1605.06431.'
 _AT_MOST = 12  # numbers of blocks removed or swapped together, by default
 
 

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 
 TEXT = 'How many paths of each length a residual net has, and how much gradient they carry.'
 EPILOG = (
-    'Example: resnet-jax analyze paths --workdir runs/digits --init. A path goes through the '
-    'branch of some blocks, as many as its length, and through the shortcut of the others; the '
-    "gradient is that of the cross entropy at the stem's output, along this path alone. "
-    'Source: arXiv 1605.06431.'
+    'A path goes through the branch of some blocks, as many as its length, and through the '
+    "shortcut of the others; the gradient is that of the cross entropy at the stem's output, "
+    'along this path alone. Source: arXiv 1605.06431.'
 )
 
 

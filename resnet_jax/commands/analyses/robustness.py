@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 TEXT = 'The error under fifteen corruptions, such as noise, blur and fog, at five severities.'
 EPILOG = (
-    'Example: resnet-jax analyze robustness --workdir runs/digits --severities 1,3,5. Images are '
-    'corrupted after resize and crop; up to 64 pixels with the parameters of CIFAR-10-C, above '
-    'with those of ImageNet-C. Source: arXiv 1903.12261.'
+    'Images are corrupted after resize and crop; up to 64 pixels with the parameters of '
+    'CIFAR-10-C, above with those of ImageNet-C. Source: arXiv 1903.12261.'
 )
 
 

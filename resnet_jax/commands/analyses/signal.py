@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 TEXT = 'How large responses, branches and gradients are, layer by layer: trained, fresh, over time.'
 EPILOG = (
-    'Example: resnet-jax analyze signal --workdir runs/digits --init. A response is the output of '
-    'a convolution after its norm, before activation and addition; in pre-activation nets, the '
-    "convolution's own. A run with --config.log.signal_every=N also gets a picture over its "
-    'training. Sources: arXiv 1512.03385, figure 7; arXiv 2101.08692, section 3.'
+    'A response is the output of a convolution after its norm, before activation and addition; in '
+    "pre-activation nets, the convolution's own. A run with --config.log.signal_every=N also gets "
+    'a picture over its training. Sources: arXiv 1512.03385, figure 7; arXiv 2101.08692, section '
+    '3.'
 )
 
 

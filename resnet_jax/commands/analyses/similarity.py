@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 TEXT = 'How alike the layers of a network, or of two, are: linear CKA; and how much a block adds.'
 EPILOG = (
-    'Examples: resnet-jax analyze similarity --workdir runs/seed0 --other-workdir runs/seed1; two '
-    'checkpoints of a run: --workdir runs/seed0 --other-checkpoint best. Without another network '
-    'the layers of one are compared with each other. It takes the first 1,000 examples; --limit '
-    'takes more or fewer. Sources: arXiv 1905.00414, 2010.15327.'
+    'Without another network the layers of one are compared with each other. It takes the first '
+    '1,000 examples; --limit takes more or fewer. Sources: arXiv 1905.00414, 2010.15327.'
 )
 _EXAMPLES = 1000  # by default
 _MOST_BYTES = 4 * 2**30  # of Gram matrices

@@ -11,11 +11,9 @@ from resnet_jax.json_files import json_text
 
 TEXT = 'Compressed models side by side: a table, and what is worth its price.'
 EPILOG = (
-    'Example: resnet-jax compress compare runs/int8 runs/pruned runs/thin --out runs/compared. '
     'A run that was trained further takes part too, and of a sweep each arm, with the mean error '
-    'of its seeds. '
-    'Speeds are measured again, of all of them by turns, on this machine; with onnxruntime too '
-    'where it is installed (the extra onnx): in eight bits where inputs are '
+    'of its seeds. Speeds are measured again, of all of them by turns, on this machine; with '
+    'onnxruntime too where it is installed (the extra onnx): in eight bits where inputs are '
     'quantised, else in float32.'
 )
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 TEXT = 'Convolutions as products of thinner ones, by the decomposition of their kernels.'
 EPILOG = (
-    'Example: resnet-jax compress factorize --workdir runs/digits --budget 0.6 --out runs/thin. '
     'Without training behind it, accuracy falls fast: train the result further. Sources: arXiv '
     '1511.06530, 1405.3866.'
 )

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 TEXT = 'Batch norm into convolutions: the same function, without statistics.'
 EPILOG = (
-    'Example: resnet-jax compress fold --workdir runs/digits --out runs/folded. XLA fuses a norm '
-    'with its convolution, so that this gains no speed here; export and quantisation need it.'
+    'XLA fuses a norm with its convolution, so that this gains no speed here; export and '
+    'quantisation need it.'
 )
 
 

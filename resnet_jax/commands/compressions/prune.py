@@ -13,11 +13,8 @@ if TYPE_CHECKING:
 
 TEXT = 'Weights to zero, or whole channels and blocks out of the network.'
 EPILOG = (
-    'Examples: resnet-jax compress prune --workdir runs/digits --sparsity 0.8 --out runs/sparse; '
-    'with --unit channel the network becomes smaller and faster, with --unit block shallower. '
-    'Train it further: resnet-jax train --config digits --config.init.weights=runs/sparse '
-    '--config.prune.schedule=keep --workdir runs/tuned. Sources: arXiv 1506.02626, 2104.08378, '
-    '1608.08710, 1906.10771, 1605.06431.'
+    'With --unit channel the network becomes smaller and faster, with --unit block shallower. '
+    'Sources: arXiv 1506.02626, 2104.08378, 1608.08710, 1906.10771, 1605.06431.'
 )
 UNITS = ('weight', 'channel', 'block', 'stream')
 CRITERIA = ('magnitude', 'taylor')

@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 TEXT = 'Weights, and inputs of layers, as integers of a few bits.'
 EPILOG = (
-    'Examples: resnet-jax compress quantize --workdir runs/digits --out runs/int8; with the inputs '
-    'of the layers in 8 bits too: --activations 8; half of the weights in 4 bits, where they '
-    'matter least: --mean-bits 6. Batch norm is folded first. Training with quantised weights is '
-    '`train --config.model.weight_bits=8 --config.model.activation_bits=8`. Sources: arXiv '
-    '1712.05877, 2106.08295.'
+    'Batch norm is folded first. Training with quantised weights is `train '
+    '--config.model.weight_bits=8 --config.model.activation_bits=8`. Sources: arXiv 1712.05877, '
+    '2106.08295.'
 )
 LOW, HIGH = 4, 8  # bits that --mean-bits chooses from
 _BITS = Range(2, 8, whole=True)
