@@ -14,10 +14,7 @@ if TYPE_CHECKING:
     from resnet_jax.commands.analyses.subject import Report
 
 TEXT = 'Look inside a model: what its blocks do, what it looks at, how sure and how robust it is.'
-EPILOG = (
-    'Each kind has its own --help, and a section in docs/analysis.md. Example: resnet-jax analyze '
-    'lesion --workdir runs/digits'
-)
+EPILOG = 'Each kind has its own --help, and a section in docs/analysis.md.'
 # Each is a file of resnet_jax/commands/analyses.
 KINDS = (
     *('lesion', 'paths', 'landscape', 'signal', 'similarity'),

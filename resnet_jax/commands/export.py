@@ -17,13 +17,10 @@ if TYPE_CHECKING:
 
 TEXT = 'Write a model as a file for other programs, and check it.'
 EPILOG = (
-    'Examples: resnet-jax export --workdir runs/digits digits.onnx; resnet-jax export --model '
-    'resnet50 --weights resnet50.pth resnet50.onnx --layout NHWC --preprocess; in eight bits: '
-    'resnet-jax export --workdir runs/digits digits8.onnx --dtype int8. The file is run by its own '
-    'runtime, on the images of the data if there are any, and compared with the model; if it '
-    'differs by more than is allowed, nothing is left and the exit code is 1. OUT.json beside it '
-    'describes it. `resnet-jax predict --exported OUT` and `eval --exported OUT` run it; '
-    'docs/export.md describes the formats.'
+    'The file is run by its own runtime, on the images of the data if there are any, and compared '
+    'with the model; if it differs by more than is allowed, nothing is left and the exit code is '
+    '1. OUT.json beside it describes it. `resnet-jax predict --exported OUT` and `eval --exported '
+    'OUT` run it; docs/export.md describes the formats.'
 )
 CHECKED = 32  # images that the file is compared on
 

@@ -10,8 +10,7 @@ from resnet_jax.json_files import json_text
 TEXT = 'Measure how fast the training images of a config come, without a model that takes them.'
 EPILOG = (
     'Images are decoded, then prepared in batches as training does it, then sent to the devices '
-    'too. A model that trains faster than the last waits for data. Example: resnet-jax data bench '
-    '--config imagenette --config.data.workers=2'
+    'too. A model that trains faster than the last waits for data.'
 )
 
 

@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 TEXT = 'Find images that are broken, repeated, in several splits, oddly sized or of one colour.'
 EPILOG = (
-    'Files are read and hashed, and their headers looked at; --full also decodes them, which finds '
-    'damage behind the header, images of one colour, equal pixels in different files, and what is '
-    'wrong with masks, boxes and maps of depth. Exit '
-    'code: 1 if training would stop at an image, because it cannot be read or its label is none of '
-    'the classes (with --strict, if anything at all was found); 0 otherwise; 2 for bad usage. '
-    'Example: resnet-jax data check --data folder:photos --full --image-size 224'
+    'Files are read and hashed, and their headers looked at; --full also decodes them, which '
+    'finds damage behind the header, images of one colour, equal pixels in different files, and '
+    'what is wrong with masks, boxes and maps of depth. Exit code: 1 if training would stop at an '
+    'image, because it cannot be read or its label is none of the classes (with --strict, if '
+    'anything at all was found); 0 otherwise; 2 for bad usage.'
 )
 SHOWN = 12  # cases of each concern on the page and in the terminal
 SHOWN_CLASSES = 30  # in the terminal: the smallest; the page has all

@@ -15,7 +15,7 @@ EPILOG = (
     'The shorter side of each image becomes S pixels; images that are smaller are copied as they '
     'are. The names of the classes, the splits and the order stay. The copy is a data set of '
     'TensorFlow Datasets, as array_record, which needs no TensorFlow; it appears when it is '
-    'finished. Example: resnet-jax data prepare --data folder:photos --size 256 datasets'
+    'finished.'
 )
 
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 TEXT = 'Draw training examples as they are stored, as they are read, and as the model sees them.'
 EPILOG = (
     'The examples are the first of the first batch, read and augmented as the run would, with its '
-    'seed; --config.seed=N shows others. Examples: resnet-jax data show --config digits '
-    '--config.augment.transforms=pad_crop --out examples.png; resnet-jax data show --data '
-    'folder:photos --config.data.image_size=224'
+    'seed; --config.seed=N shows others.'
 )
 MOST = 128  # examples in a picture
 _ACROSS = 8  # examples in a row
