@@ -89,3 +89,18 @@ def test_heads_are_their_formulas(name, size, width):
         assert inside == {width or 2}
     else:  # half of the deepest, and half of that
         assert inside == {width or 6, (width or 6) // 2}
+
+
+@pytest.mark.parametrize('name', ['unet_resnet18', 'fcn_resnet50', 'retinanet_resnet50_fpn'])
+def test_heads_that_start_at_zero(name):
+    """All classes begin equally likely, and boxes are the anchors."""
+    small = {'stage_sizes': (1, 1, 1, 1), 'width': 4, 'stem_width': 4, 'zero_init_head': True}
+    model = create_model(name, 3, **small)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
+    found, _ = jax.jit(lambda: model.init_with_output(jax.random.key(0), images, train=False))()
+    if name.startswith('retinanet'):
+        for level in found.levels:
+            np.testing.assert_allclose(level.logits, np.log(0.01 / 0.99), rtol=1e-6)
+            assert not np.any(level.offsets)
+    else:
+        assert not any(np.any(logits) for logits in found.values())

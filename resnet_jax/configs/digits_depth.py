@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     """The config."""
     config = digits_segmentation.get_config()
     config.task = 'depth'
+    config.model.zero_init_head = True  # logarithms of metres start at 0
     config.loss.name = 'scale_invariant'
     config.checkpoint.best = 'delta1'
     return config

@@ -100,8 +100,9 @@ class Detector(nn.Module):
         levels = FeaturePyramid(self.pyramid_width, EXTRA_LEVELS, conv, name='fpn')(features)
         start = -math.log((1 - PRIOR) / PRIOR)
         count = len(boxes.SIZES[0]) * len(boxes.RATIOS)
-        classes = AnchorHead(self.num_classes, count, start, conv, name='class_head')
-        offsets = AnchorHead(4, count, 0.0, conv, name='box_head')
+        zero = self.backbone.net.zero_init_head
+        classes = AnchorHead(self.num_classes, count, start, conv, zero, name='class_head')
+        offsets = AnchorHead(4, count, 0.0, conv, zero, name='box_head')
         # In float32, as logits are everywhere: a box in bfloat16 is off by pixels.
         dtype = self.backbone.net.output_dtype
         found = tuple(

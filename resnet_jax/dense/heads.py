@@ -27,12 +27,14 @@ class Head(nn.Module):
       num_classes: number of logits of a pixel.
       width: channels inside of it; 0: what its paper has.
       conv, norm: make a convolution and a norm.
+      zero: whether the logits start at zero.
     """
 
     num_classes: int
     width: int
     conv: MakeConv
     norm: MakeNorm
+    zero: bool = False
 
     @nn.nowrap
     def unit(
@@ -46,7 +48,8 @@ class Head(nn.Module):
     def classify(self, x: Maps, train: bool, dropout: float = 0.0) -> Maps:
         """The logits of every position."""
         x = nn.Dropout(dropout, deterministic=not train)(x)
-        return self.conv(self.num_classes, 1, name='logits', use_bias=True)(x)
+        init = {'kernel_init': nn.initializers.zeros} if self.zero else {}
+        return self.conv(self.num_classes, 1, name='logits', use_bias=True, **init)(x)
 
 
 class FCNHead(Head):
@@ -178,12 +181,14 @@ class AnchorHead(nn.Module):
       anchors: of each position.
       bias: that the last convolution starts with.
       conv: makes a convolution.
+      zero: whether the outputs start at the bias.
     """
 
     outputs: int
     anchors: int
     bias: float
     conv: MakeConv
+    zero: bool = False
 
     @nn.compact
     def __call__(self, levels: list[Maps]) -> list[Float[Array, 'n h w anchors outputs']]:
@@ -197,7 +202,7 @@ class AnchorHead(nn.Module):
             *(self.outputs * self.anchors, 3),
             name='last',
             use_bias=True,
-            kernel_init=init,
+            kernel_init=nn.initializers.zeros if self.zero else init,
             bias_init=nn.initializers.constant(self.bias),
         )
         found = []

@@ -50,7 +50,8 @@ class Segmenter(nn.Module):
         features = self.backbone(images, train)
         conv, norm = self.backbone.net.makers()
         main = {k: v for k, v in features.items() if self.head == 'unet' or k != self.aux}
-        about = self.num_classes, self.head_width, conv, norm
+        zero = self.backbone.net.zero_init_head
+        about = self.num_classes, self.head_width, conv, norm, zero
         found = {'out': HEADS[self.head](*about, name='head')(main, train)}
         if self.aux:
             second = FCNHead(*about, name='aux_head')

@@ -78,7 +78,7 @@ class ResNet(nn.Module):
       weight_standardization: whether to standardise the convolutions' weights (arXiv 1903.10520).
       standardized_to: a key of `STANDARDIZATIONS`: the variance that it gives them.
       zero_init_head: whether the head starts at zero, so that all classes begin equally likely
-        (arXiv 1912.11370, for fine-tuning).
+        (arXiv 1912.11370, for fine-tuning); also those of a dense network.
       conv_bias: whether all convolutions add a bias, also those that a norm follows.
       init_scheme: a key of `INITIALISERS`: 'he_fan_out', 'he_fan_in', 'glorot_uniform', or 'fixup'
         (arXiv 1901.09321; with norm='none').
