@@ -34,6 +34,7 @@ NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipy
 # Notebook -> the module that it needs, and the extra that brings it.
 NOTEBOOKS_WITH_EXTRAS = {
     '05_smaller_and_elsewhere.ipynb': ('onnxruntime', 'onnx'),
+    '06_dense.ipynb': ('onnxruntime', 'onnx'),
     '07_beyond_pictures.ipynb': ('aeon', 'series'),
 }
 SLOW_NOTEBOOKS = (
