@@ -1,8 +1,9 @@
 """How far exported files are from their nets, each run by its own runtime.
 
-One net of every family in the registry, with random weights and the batch statistics of random
-images, in every format whose writer and runtime are installed. The difference is that of
-`resnet-jax export`: the largest of a logit, divided by the largest logit, on random images.
+One net of every family in the registry, dense ones included, with random weights and the batch
+statistics of random images, in every format whose writer and runtime are installed. The difference
+is that of `resnet-jax export`: the largest of an output, divided by its largest value, on random
+images.
 
     python benchmarks/export_parity.py --json benchmarks/results/export_parity.json
     python benchmarks/export_parity.py --nets resnet50 --formats onnx
@@ -36,6 +37,11 @@ NETS = {
     'resnetaa50d': 64,
     'resnet50_gn': 64,
     'bit_resnet50x1': 64,
+    'fcn_resnet50': 64,
+    'deeplabv3_resnet50': 64,
+    'pspnet_resnet50': 64,
+    'unet_resnet18': 64,
+    'retinanet_resnet50_fpn': 64,
 }
 FORMATS = ('stablehlo', 'onnx', 'litert', 'savedmodel')
 IMAGES = 16
@@ -91,23 +97,32 @@ def net(name: str) -> Any:
 
     from resnet_jax import create_model
     from resnet_jax.data import Preprocessing
+    from resnet_jax.dense.registry import task_of, with_net_fields
     from resnet_jax.inference.trained import TrainedModel
 
     model = create_model(name, 10)
+    task = task_of(name)
     images = jax.random.normal(jax.random.key(0), (8, NETS[name], NETS[name], 3))
 
     @jax.jit
     def make() -> Any:
         variables = model.init(jax.random.key(1), images, train=False)
-        measured = model.clone(bn_momentum=0.0)
-        _, new = measured.apply(variables, images, train=True, mutable=['batch_stats'])
-        head = jax.random.normal(jax.random.key(2), variables['params']['head']['kernel'].shape)
-        variables['params']['head']['kernel'] = head / len(head) ** 0.5  # BiT's starts at zero
+        measured = with_net_fields(model, bn_momentum=0.0)
+        _, new = measured.apply(
+            variables,
+            images,
+            train=True,
+            mutable=['batch_stats'],
+            rngs={'dropout': jax.random.key(3)},
+        )
+        if task == 'classification':
+            head = jax.random.normal(jax.random.key(2), variables['params']['head']['kernel'].shape)
+            variables['params']['head']['kernel'] = head / len(head) ** 0.5  # BiT's starts at zero
         return {**variables, **new}
 
     half = (0.5,) * 3
     preprocessing = Preprocessing(NETS[name], 3, None, half, half, tuple('0123456789'))
-    return TrainedModel(model, make(), preprocessing, {'model': name}, name)
+    return TrainedModel(model, make(), preprocessing, {'model': name}, name, task=task)
 
 
 if __name__ == '__main__':
