@@ -1,7 +1,7 @@
-"""What the site takes from outside of docs/: CONTRIBUTING.md as a page, and files that pages link to.
+"""What the site takes from outside of docs/: CONTRIBUTING.md, and files that pages link to.
 
-MkDocs calls these functions while it builds the site (mkdocs.yml). In the checkout the links stay what
-they are, so that they work there too.
+MkDocs calls these functions while it builds the site (mkdocs.yml). In the checkout the links stay
+what they are, so that they work there too.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ LINK = re.compile(r'\]\(([^)#\s:]+)')
 
 
 def outside(page, link):
-    """The path, from the checkout, of a file that a page of docs/ links to outside of docs/, or ''."""
+    """The path, from the checkout, of a linked file that is not in docs/, or ''."""
     if page == GUIDE:  # its links start at the checkout
         path = posixpath.normpath(link)
         return '' if path.startswith('docs/') else path
