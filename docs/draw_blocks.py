@@ -248,7 +248,8 @@ def height_of(each):
     """The height of a panel in inches, without its note."""
     beside = len(each.branch) + (each.shortcut is not None)
     lines = each.note.count('\n') + bool(each.note)
-    return 0.95 + STEP * (beside * each.spread + len(each.after)) + 0.12 + 0.2 * bool(lines) + 0.16 * lines
+    boxes_high = STEP * (beside * each.spread + len(each.after))
+    return 1.07 + boxes_high + 0.2 * bool(lines) + 0.16 * lines
 
 
 def write(name, rows, box, lane, pitch, names=()):
