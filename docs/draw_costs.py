@@ -78,9 +78,7 @@ def scatter(name, title, groups, scale='linear'):
     """Two charts side by side: published error over parameters and over multiply-adds."""
     figure = figures.new_figure((9.5, 4.2), title)
     charts = figure.subplots(1, 2, sharey=True)
-    for i, ((label, table, models), colour) in enumerate(
-        zip(groups, figures.COLOURS, strict=False)
-    ):
+    for (label, table, models), colour in zip(groups, figures.COLOURS, strict=False):
         rows = points(table, models)
         for chart, column in zip(charts, (1, 2), strict=True):
             x = [row[column] / 1e6 for row in rows]
