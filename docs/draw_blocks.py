@@ -249,7 +249,7 @@ def height_of(each):
     beside = len(each.branch) + (each.shortcut is not None)
     lines = each.note.count('\n') + bool(each.note)
     boxes_high = STEP * (beside * each.spread + len(each.after))
-    return 1.07 + boxes_high + 0.2 * bool(lines) + 0.16 * lines
+    return 1.17 + boxes_high + 0.2 * bool(lines) + 0.16 * lines
 
 
 def write(name, rows, box, lane, pitch, names=()):
@@ -284,15 +284,20 @@ def write(name, rows, box, lane, pitch, names=()):
     print(path.relative_to(HERE.parent))
 
 
+def designed(**fields):
+    """The basic block with other fields."""
+    return dataclasses.replace(BASIC, **fields)
+
+
 def placements():
     """The order of convolutions, norms and activations."""
-    panels = [panel(p, dataclasses.replace(BASIC, placement=p)) for p in PLACEMENTS]
+    panels = [panel(p, designed(placement=p)) for p in PLACEMENTS]
     write('placements.png', [panels], 0.95, 0.8, 1.6)
 
 
 def shortcuts():
     """What the shortcut holds, where the shape is kept and where it changes."""
-    designs = {name: dataclasses.replace(BASIC, shortcut=name) for name in SHORTCUTS}
+    designs = {name: designed(shortcut=name) for name in SHORTCUTS}
     kept = [panel(n, d, folded=True) for n, d in designs.items()]
     changed = [panel(n, d, width=128, stride=2, folded=True) for n, d in designs.items()]
     names = ('shape\nkept', 'twice the\nchannels,\nhalf the\nresolution')
@@ -314,7 +319,7 @@ def joins():
         ),
     }
     panels = [
-        panel(title, dataclasses.replace(BASIC, **fields), folded=True, note=note)
+        panel(title, designed(**fields), folded=True, note=note)
         for title, (fields, note) in rows.items()
     ]
     write('blocks_joins.png', [panels[:4], panels[4:]], 1.0, 1.2, 2.6)
@@ -324,7 +329,7 @@ def branches():
     """What kernels, expansion, groups and convolution make of the branch."""
     grouped = dataclasses.replace(BOTTLENECK, groups=32, base_width=4)
     shuffled = dataclasses.replace(SHUFFLED, pointwise_groups=3)
-    separable = dataclasses.replace(BASIC, convolution='separable')
+    separable = designed(convolution='separable')
     first = [
         panel('basic', BASIC, channels=True, note='he2015, figure 5'),
         panel('bottleneck', BOTTLENECK, 256, channels=True, note='he2015, figure 5'),
@@ -342,10 +347,9 @@ def branches():
 def attention():
     """Where squeeze-and-excitation and efficient channel attention stand."""
     panels = [
-        panel(f'se_place={place}', dataclasses.replace(BASIC, se_ratio=1 / 16, se_place=place))
-        for place in SE_PLACES
+        panel(f'se_place={place}', designed(se_ratio=1 / 16, se_place=place)) for place in SE_PLACES
     ]
-    panels.append(panel('eca=True', dataclasses.replace(BASIC, eca=True)))
+    panels.append(panel('eca=True', designed(eca=True)))
     write('blocks_attention.png', [panels], 0.95, 1.2, 2.45)
 
 

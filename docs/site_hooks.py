@@ -13,6 +13,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 GUIDE = 'CONTRIBUTING.md'
 LINK = re.compile(r'\]\(([^)#\s:]+)')
+NAMED = re.compile(r'\[(?:docs/)?([\w./-]+\.md)\](\(([^)#\s:]+))')
 
 
 def outside(page, link):
@@ -38,7 +39,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Rewrites the links that leave docs/ to where the site has these files."""
+    """Links that leave docs/ go to where the site has the files; `[data.md]` gets its title."""
 
     def rewrite(found):
         link, uri = found[1], page.file.src_uri
@@ -49,4 +50,11 @@ def on_page_markdown(markdown, page, config, files):
             return found[0]
         return f']({posixpath.relpath(path, posixpath.dirname(uri) or ".")}'
 
+    def entitle(found):
+        folder = ROOT / 'docs' / posixpath.dirname(page.file.src_uri)
+        title = (folder / found[3]).read_text().partition('\n')[0]
+        return f'[{title.removeprefix("# ")}]{found[2]}'
+
+    if page.file.src_uri != GUIDE:
+        markdown = NAMED.sub(entitle, markdown)
     return LINK.sub(rewrite, markdown)
