@@ -7,10 +7,14 @@ import re
 import pytest
 from expected_counts import EXPECTED
 
+from resnet_jax import cli
+from resnet_jax.data import Preprocessing
 from resnet_jax.models.counts import COUNTS
 from resnet_jax.models.design import DOWNSAMPLINGS, GATES, PLACEMENTS, SE_PLACES, SHORTCUTS
 from resnet_jax.models.rows import MODELS
 from resnet_jax.models.stem import STEMS
+from resnet_jax.training import workdir
+from resnet_jax.training.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
@@ -89,3 +93,42 @@ def test_the_block_grammar_names_every_row():
 
 def test_the_readme_is_short():
     assert len((ROOT / 'README.md').read_text().splitlines()) <= 150
+
+
+# Commands whose errors docs/troubleshooting.md quotes; the others need a run, another machine or
+# an environment without extras.
+QUOTED = (
+    'train --config digits --workdir runs/x --config.optim.lerning_rate=0.1',
+    'train --config digits --workdir runs/x --config.optim.b2=0.9',
+    'train --config digits --workdir runs/x --config.train.batch_size=4000',
+    'train --config digits --workdir runs/x --config.model.dtype=float16',
+    'train --config imagenette --workdir runs/x --config.data.name=folder:nowhere',
+    'models resnet51',
+    'eval --model resnet50 --weights nothere.pth --data digits',
+    'eval --workdir runs/nothing',
+)
+
+
+def in_one_line(text):
+    return ' '.join(text.split())
+
+
+@pytest.mark.parametrize('command', QUOTED)
+def test_quoted_errors_are_the_program_s(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'notes.txt').touch()  # a folder with other files
+    assert cli.main(command.split()) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith('resnet-jax: ')
+    assert in_one_line(error) in in_one_line((DOCS / 'troubleshooting.md').read_text())
+
+
+def test_a_run_of_another_config_is_refused_as_quoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = load_config('digits')
+    preprocessing = Preprocessing(8, 1, None, (0.5,), (0.5,), ('a', 'b'))
+    workdir.write_run(pathlib.Path('runs/digits'), config, preprocessing)
+    arguments = ['train', '--config', 'digits', '--workdir', 'runs/digits']
+    assert cli.main([*arguments, '--config.model.placement=full_preact']) == 2
+    error = in_one_line(capsys.readouterr().err)
+    assert error in in_one_line((DOCS / 'troubleshooting.md').read_text())
