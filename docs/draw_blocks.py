@@ -300,8 +300,9 @@ def shortcuts():
     designs = {name: designed(shortcut=name) for name in SHORTCUTS}
     kept = [panel(n, d, folded=True) for n, d in designs.items()]
     changed = [panel(n, d, width=128, stride=2, folded=True) for n, d in designs.items()]
-    names = ('shape\nkept', 'twice the\nchannels,\nhalf the\nresolution')
-    write('blocks_shortcuts.png', [kept, changed], 0.7, 1.1, 2.2, names)
+    names = ('shape\nkept', 'twice the\nchannels,\nhalf the\nresolution') * 2
+    rows = [row for part in (slice(4), slice(4, None)) for row in (kept[part], changed[part])]
+    write('blocks_shortcuts.png', rows, 0.7, 1.1, 2.2, names)
 
 
 def joins():

@@ -116,7 +116,7 @@ def in_one_line(text):
 @pytest.mark.parametrize('command', QUOTED)
 def test_quoted_errors_are_the_program_s(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'notes.txt').touch()  # a folder with other files
+    (tmp_path / 'photos').mkdir()
     assert cli.main(command.split()) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith('resnet-jax: ')
@@ -127,7 +127,9 @@ def test_a_run_of_another_config_is_refused_as_quoted(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     config = load_config('digits')
     preprocessing = Preprocessing(8, 1, None, (0.5,), (0.5,), ('a', 'b'))
-    workdir.write_run(pathlib.Path('runs/digits'), config, preprocessing)
+    folder = pathlib.Path('runs/digits')
+    folder.mkdir(parents=True)
+    workdir.write_run(folder, config, preprocessing)
     arguments = ['train', '--config', 'digits', '--workdir', 'runs/digits']
     assert cli.main([*arguments, '--config.model.placement=full_preact']) == 2
     error = in_one_line(capsys.readouterr().err)
