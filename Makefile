@@ -12,7 +12,7 @@ MUTANTS ?= statistics metrics optim transforms models --number 40
 PINNED_XLA_FLAGS = --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 $(if $(CONSTRAINTS),$(PINNED_XLA_FLAGS))
 
-.PHONY: help demo test test-slow mutants lint format bench clean
+.PHONY: help demo test test-slow mutants lint format bench docs clean
 help:
 	@echo 'make demo       train on the embedded digits, evaluate'
 	@echo 'make test       run the tests (under 10 minutes on 2 cores)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     reformat the code'
 	@echo 'make bench      run the CPU benchmarks'
+	@echo 'make docs       build the documentation into site/'
 	@echo 'make clean      remove .venv, caches and the demo run'
 
 # A stamp for each set of extras, so that `make demo` does not install what only tests need.
@@ -44,6 +45,9 @@ $(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS)
 
 $(VENV)/.installed-bench: pyproject.toml $(CONSTRAINTS)
 	$(call environment,[bench])
+
+$(VENV)/.installed-docs: pyproject.toml $(CONSTRAINTS)
+	$(call environment,[docs])
 
 demo: $(VENV)/.installed
 	$(BIN)/resnet-jax train --config digits --workdir runs/demo
@@ -79,6 +83,11 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/growth.py
 
+# --strict: a page that is in no menu, or a link to nothing, is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo 'to read it: $(BIN)/python -m http.server --directory site, then open http://localhost:8000'
+
 clean:
-	rm -rf $(VENV) runs/demo build mutants *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) runs/demo build site mutants *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

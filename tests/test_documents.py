@@ -3,6 +3,8 @@
 A Python block that begins with an import is a script of its own; one that does not goes on from the
 block before it. Each runs in an empty folder beside a link to `configs`. The blocks of
 CONTRIBUTING.md run in a copy of the code, to which its `diff` blocks are applied in their order.
+The shell blocks of a page run one after another in a folder of their own, but for those under a
+comment that begins with `not run:` and gives the reason.
 Commands and links in the text of notebooks are held to the same; pytest runs their code (nbmake).
 """
 
@@ -17,7 +19,6 @@ import sys
 
 import nbformat
 import pytest
-from expected_counts import EXPECTED
 
 from resnet_jax import cli
 from resnet_jax.commands.analyze import KINDS
@@ -83,12 +84,17 @@ def scripts():
 
 
 SCRIPTS = scripts()
-# The first trains three seeds (tests/test_seeds.py is quicker); the next compile large nets; README
-# has a training loop too, and what the others call has quicker tests.
+# The first trains three seeds (tests/test_seeds.py is quicker); the next compile large nets; what
+# the others call has quicker tests. Training loops are never left to the slow tests.
 _SLOW_SCRIPTS = (
     *('docs/devices.md', 'docs/weights.md', 'docs/features.md'),
     *('docs/own_training_loop.md', 'docs/beyond_images.md', 'docs/compress.md', 'docs/export.md'),
 )
+
+
+def is_slow(path, script):
+    loop = any('def train_step' in text for _, text in script)
+    return name(path) in _SLOW_SCRIPTS and not loop
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ _SLOW_SCRIPTS = (
             path,
             script,
             id=f'{name(path)}:{script[0][0]}',
-            marks=[pytest.mark.slow] * (name(path) in _SLOW_SCRIPTS),
+            marks=[pytest.mark.slow] * is_slow(path, script),
         )
         for path, script in SCRIPTS
     ],
@@ -263,6 +269,90 @@ def test_the_commands_of_features_run(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob('*.parts'))
 
 
+# Pages whose shell blocks have a test of their own, or a file of tests.
+_RUN_ELSEWHERE = {
+    'CONTRIBUTING.md': 'test_walk_throughs',
+    'docs/features.md': 'test_the_commands_of_features_run',
+}
+_NOT_RUN = re.compile(r'<!-- not run: (.+) -->')
+
+
+def shell_blocks(path):
+    """(text to run, the reason why it is not run or None) of each shell block of a document."""
+    lines = words_of(path).splitlines()
+    found = []
+    for line, _, text in blocks(path, *SHELL):
+        reason = _NOT_RUN.fullmatch(lines[line - 3]) if line > 2 else None
+        found.append((typed(text), reason and reason[1]))
+    return found
+
+
+def typed(text):
+    """What is typed of a shell block: all, or the commands behind `$ ` with continued lines."""
+    if not re.search(r'^\$ ', text, re.MULTILINE):
+        return text
+    return '\n'.join(re.findall(r'^\$ ((?:.*\\\n)*.*)', text, re.MULTILINE))
+
+
+def test_only_what_is_typed_runs():
+    assert typed('$ a \\\n  b\nc 1\n$ d\ne 2') == 'a \\\n  b\nd'
+    assert typed('a\nb') == 'a\nb'
+
+
+RUN = [
+    path
+    for path in DOCUMENTS
+    if name(path) not in _RUN_ELSEWHERE and any(not reason for _, reason in shell_blocks(path))
+]
+
+
+@pytest.fixture(scope='session')
+def shell():
+    """Runs a shell block in a folder, with `resnet-jax` and `python` being those under test."""
+    environment = os.environ | {
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',  # compiling takes longer than running
+        'PYTHONPATH': str(ROOT),
+        'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
+    }
+
+    def run(text, folder):
+        result = subprocess.run(
+            ['bash', '-euc', text], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, f'{text}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}'
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def digits_run(shell, tmp_path_factory):
+    """A folder with the run that pages suppose, `runs/digits`."""
+    folder = tmp_path_factory.mktemp('supposed')
+    command = 'resnet-jax train --config digits --workdir runs/digits --config.train.epochs=2'
+    shell(command, folder)
+    return folder / 'runs'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', RUN, ids=name)
+def test_shell_blocks_run(path, shell, digits_run, tmp_path):
+    texts = [text for text, reason in shell_blocks(path) if not reason]
+    if 'train --config digits --workdir runs/digits' not in '\n'.join(texts):
+        shutil.copytree(digits_run, tmp_path / 'runs')
+    for text in texts:
+        shell(text, tmp_path)
+
+
+def test_reasons_stand_above_blocks_and_name_tests_that_exist():
+    for path in DOCUMENTS:
+        reasons = [reason for _, reason in shell_blocks(path) if reason]
+        written = [line for line in words_of(path).splitlines() if _NOT_RUN.fullmatch(line)]
+        assert len(written) == len(reasons), path
+        for reason in reasons:
+            for file in re.findall(r'tests/\w+\.py', reason):
+                assert (ROOT / file).is_file(), f'{path}: {file}'
+
+
 def spec(config):
     """A config as the command gets it in the checkout; names are the package's anywhere."""
     return str(ROOT / config) if '.py' in config else config
@@ -352,9 +442,3 @@ def test_notebooks_find_the_checkout(path, tmp_path, monkeypatch):
         namespace = {}
         exec(compile(first, str(path), 'exec'), namespace)
         assert namespace.get('root', ROOT) == ROOT  # not every notebook needs it
-
-
-def test_the_readme_lists_every_model_with_its_parameters():
-    rows = re.findall(r'^(\w+) +([\d,]{6,}) ', (ROOT / 'README.md').read_text(), re.MULTILINE)
-    listed = {name: int(count.replace(',', '')) for name, count in rows}
-    assert listed == {name: count for name, (count, _) in EXPECTED.items()}

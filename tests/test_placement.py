@@ -211,5 +211,5 @@ def test_impossible_placements_are_refused(fields, message, tmp_path):
 
 
 def test_modes_are_those_of_the_documentation():
-    text = pathlib.Path(ROOT / 'README.md').read_text()
+    text = pathlib.Path(ROOT / 'docs' / 'devices.md').read_text()
     assert all(f'`{name}`' in text for name in (*placement.MODES, *placement.BATCH_NORMS))

@@ -5,7 +5,7 @@ with runs, not with the paper.
 
     resnet-jax train --config cifar10_jpeg --config.data.dir=DIR --workdir runs/jpeg
 
-Hardware: any. Result: 64k steps not yet run; README.md shows the first 300.
+Hardware: any. Result: 64k steps not yet run; docs/measured.md has the first 300.
 """
 
 import cifar10

@@ -10,7 +10,7 @@ The variant `:128` is for the 5-epoch row of fast.ai's leaderboard, which is eva
 (85.77 %, the mean of 5 runs): a ResNet-18-D, trained at 96 pixels (arXiv 1906.06423), one cycle of
 Nesterov SGD, label smoothing, branches that start at zero.
 
-Hardware: any; about two minutes an epoch on a 2-core CPU, ten with `:128`. Result: see README.md
+Hardware: any; about two minutes an epoch on a 2-core CPU, ten with `:128`. Result: docs/measured.md
 for one epoch, docs/results for `:128`; the 20 epochs are not yet run.
 """
 
