@@ -418,6 +418,7 @@ WITH_OUTPUTS = (
     '02_pretrained_and_finetune.ipynb',
     '04_see_inside.ipynb',
     '05_smaller_and_elsewhere.ipynb',
+    '06_dense.ipynb',
     '07_beyond_pictures.ipynb',
 )
 

@@ -6,8 +6,8 @@ AdamW with one cycle, no paper's recipe.
     resnet-jax train --config digits_depth --workdir runs/depth
     resnet-jax eval --workdir runs/depth
 
-Hardware: any. Result, not tuned: 83.29 % of the pixels within a factor of 1.25, RMSE 0.753
-m, after 625 steps in 5 minutes on two CPU cores that other work shared (seed 0).
+Hardware: any. Result: 96.57 % of the pixels within a factor of 1.25, RMSE 0.230 m, after 2,500
+steps in 20 minutes on one CPU core that other work shared (seed 0).
 """
 
 import digits_segmentation

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.task = 'detection'
     config.model.name = 'retinanet_resnet50_fpn'
     config.model.backbone = 'resnet18'
+    config.model.width = 16
     # Reductions of 4 and 8, and two more levels: objects of 64 pixels' pictures are small.
     config.model.stem = 'cifar'
     config.model.stage_strides = (2, 2, 2, 1)
@@ -28,6 +29,10 @@ def get_config() -> ConfigDict:
     config.model.anchor_scale = 0.25
     config.loss.name = 'focal'
     config.loss.alpha = 0.25
+    config.train.epochs = 10.0
+    config.train.eval_every = 313
+    config.checkpoint.every = 313
+    config.optim.learning_rate = 2e-3
     config.optim.clip_norm = 1.0
     config.checkpoint.best = 'ap'
     return config

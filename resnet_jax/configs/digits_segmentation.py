@@ -7,9 +7,8 @@ background. AdamW with one cycle, no paper's recipe.
     resnet-jax train --config digits_segmentation --workdir runs/scenes
     resnet-jax eval --workdir runs/scenes --per-class
 
-Hardware: any. Result, not tuned: mean IoU 14.28 %, 93.50 % of the pixels, after 625 steps in 9
-minutes on two CPU cores that other work shared (seed 0). It finds the digits, and hardly tells them
-apart yet.
+Hardware: any. Result: mean IoU 71.38 %, 98.11 % of the pixels, after 2,500 steps in 41 minutes on
+one CPU core that other work shared (seed 0); 52.43 % after 1,000 steps.
 """
 
 import default
