@@ -21,6 +21,7 @@ from resnet_jax.errors import (
     Range,
     RunError,
     check_number,
+    fault_of_jax,
     shown,
     unknown_name,
 )
@@ -85,6 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:  # such as a full disk below standard output
             _discard_output()
             return supervisor.leave(_complain(_reason(error), EXIT_FAILED))
+        except Exception as error:
+            fault = fault_of_jax(error)
+            if fault is None:
+                raise
+            code = EXIT_USAGE if isinstance(fault, InputError) else EXIT_FAILED
+            return supervisor.leave(_complain(fault, code))
 
 
 def _discard_output() -> None:

@@ -194,6 +194,37 @@ def near_names(name: str, known: Sequence[str]) -> list[str]:
     return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
 
 
+def fault_of_jax(error: BaseException) -> InputError | RunError | None:
+    """What JAX says without words of its own, in one line: no memory, or no device.
+
+    Args:
+      error: any; JAX is not imported for it.
+
+    Returns:
+      The error to report; None for all others.
+    """
+    found = str(error)
+    if 'RESOURCE_EXHAUSTED' in found:
+        return RunError(
+            f'the device is out of memory: {first_line(error).rstrip(".")}; take a smaller batch '
+            '(train.batch_size, --batch-size), optim.accumulate, model.remat=True or '
+            'model.dtype=bfloat16'
+        )
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = trace.tb_frame.f_code.co_filename if trace is not None else ''
+    if found.startswith('Unable to initialize backend') or (
+        isinstance(error, AssertionError) and place.endswith('xla_bridge.py')
+    ):
+        return InputError(
+            f'JAX finds no device{": " * bool(found)}{first_line(error) if found else ""}; set the '
+            'variable JAX_PLATFORMS to one that is there, such as cpu, or install JAX for the '
+            'device: docs/install.md'
+        )
+    return None
+
+
 def message(error: BaseException) -> str:
     """What another library's error says; its kind where it says nothing."""
     if isinstance(error, KeyError):

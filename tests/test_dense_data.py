@@ -723,12 +723,15 @@ def test_masks_are_checked(masks, tmp_path, capsys):
 
 
 def test_broken_masks_are_errors(masks, tmp_path, capsys):
-    save(masks / 'train/masks/a.png', numbers(5, 6))
-    (masks / 'train/masks/b.png').write_bytes(b'no image')
+    """A split whose headers are wrong cannot be opened; other faults are counted."""
     save(masks / 'test/masks/c.png', np.full((6, 9), 3, np.uint8))
     _, cases = check(f'masks:{masks}', tmp_path / 'out', '--full', code=1)
-    assert len(cases['broken']) == 3 and list(cases) == ['broken']
-    assert 'training would stop at 3 images' in capsys.readouterr().err
+    assert len(cases['broken']) == 1 and list(cases) == ['broken']
+    assert 'training would stop at 1 images' in capsys.readouterr().err
+    save(masks / 'train/masks/a.png', numbers(5, 6))
+    _, cases = check(f'masks:{masks}', tmp_path / 'out', '--full', code=1)
+    assert len(cases['broken']) == 1
+    assert 'left out' in (said := capsys.readouterr().err) and 'a.png has 5x6 pixels' in said
 
 
 def test_boxes_are_checked(coco, tmp_path):

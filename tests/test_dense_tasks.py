@@ -37,7 +37,11 @@ TINY = {
     'optim.ema': 0.5,
     'train.xla_optimization_level': 0,
 }
-SMALLER = {'model.stage_sizes': (1, 1), 'model.features': ('stage1', 'stage2')}
+SMALLER = {
+    'model.stage_sizes': (1, 1),
+    'model.stage_strides': (1, 2),
+    'model.features': ('stage1', 'stage2'),
+}
 EXTRA = {'detection': {'model.pyramid_width': 4}, 'segmentation': SMALLER, 'depth': SMALLER}
 
 
@@ -209,11 +213,10 @@ def test_data_show_draws_the_targets(task, output, tmp_path):
         assert min(picture.size) > 200
 
 
-def test_data_check_and_prepare_take_labels(capfd, tmp_path, monkeypatch):
+def test_data_prepare_takes_labels(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for command in (('check', '--out', 'x'), ('prepare', '--size', '8', 'x')):
-        words = refusal(capfd, 'data', *command, '--data', 'digits_scenes')
-        assert 'a class for each' in words
+    words = refusal(capfd, 'data', 'prepare', '--size', '8', 'x', '--data', 'digits_scenes')
+    assert 'a class for each' in words
     assert not list(tmp_path.iterdir())
 
 

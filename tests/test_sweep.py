@@ -282,7 +282,11 @@ def test_a_title_says_what_the_command_changed(whole):
 
 
 # Of some the variant is no base config.
-NETS = {'compression': 'cifar_resnet32', 'distillation': 'resnet56_to_20'}
+NETS = {
+    'compression': 'cifar_resnet32',
+    'distillation': 'resnet56_to_20',
+    'dense_output_stride': 'digits_depth',
+}
 
 
 @pytest.mark.parametrize('path', SWEEPS, ids=lambda p: p.stem)
@@ -319,7 +323,7 @@ def test_the_documented_sweeps_are_there():
         *('depth_degradation', 'width_wrn', 'activations', 'norms', 'stochastic_depth'),
         *('optimisers', 'learning_rate', 'finetuning', 'augmentation'),
         *('compression', 'distillation'),
-        *('series_placements', 'series_shortcuts', 'series_depth'),
+        *('series_placements', 'series_shortcuts', 'series_depth', 'dense_output_stride'),
     }
 
 

@@ -14,6 +14,7 @@ from resnet_jax.inference.dense import DensePrediction
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _INCHES = 4.2  # height of a picture
 _MOST_NAMES = 20  # of classes in a legend
@@ -32,25 +33,36 @@ def draw_prediction(prediction: DensePrediction, names: Sequence[str], title: st
     wide = min(max(width / height, 0.4), 2.5) * _INCHES
     figure = new_figure((2 * wide + 1.6, _INCHES + 0.6), title)
     image, found = figure.subplots(1, 2)
-    _show(image, prediction.pixels)
+    show_image(image, prediction.pixels)
     image.set_title('image', fontsize=9)
+    drawn = show_found(found, prediction, names)
     if prediction.classes is not None:
-        _show(found, coloured(prediction.pixels, prediction.classes, len(names)))
         _legend(figure, prediction.classes, names)
-        found.set_title('segments', fontsize=9)
-    if prediction.objects is not None:
-        _show(found, prediction.pixels)
-        _boxes(found, prediction, names)
-        found.set_title('objects', fontsize=9)
-    if prediction.depth is not None:
-        drawn = found.imshow(prediction.depth, cmap='viridis_r')
-        found.set_axis_off()
+    if drawn is not None:
         figure.colorbar(drawn, ax=found, label='depth (m)', fraction=0.046)
-        found.set_title('depth', fontsize=9)
     return figure
 
 
-def _show(axes: 'Axes', pixels: np.ndarray) -> None:
+def show_found(
+    axes: 'Axes', prediction: DensePrediction, names: Sequence[str]
+) -> 'AxesImage | None':
+    """Draws what was found in an image, with a title; of depth the map, for a colour bar."""
+    if prediction.classes is not None:
+        show_image(axes, coloured(prediction.pixels, prediction.classes, len(names)))
+        axes.set_title('segments', fontsize=9)
+    if prediction.objects is not None:
+        show_image(axes, prediction.pixels)
+        _boxes(axes, prediction, names)
+        axes.set_title('objects', fontsize=9)
+    if prediction.depth is None:
+        return None
+    axes.set_title('depth', fontsize=9)
+    axes.set_axis_off()
+    return axes.imshow(prediction.depth, cmap='viridis_r')
+
+
+def show_image(axes: 'Axes', pixels: np.ndarray) -> None:
+    """Draws an image, pixel by pixel."""
     grey: dict[str, Any] = {'cmap': 'grey', 'vmin': 0, 'vmax': 255}
     if pixels.shape[-1] == 3:
         axes.imshow(pixels, interpolation='nearest')

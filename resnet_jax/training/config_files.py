@@ -70,7 +70,9 @@ def _not_found(text: str, path: Path) -> InputError:
     if not (text.endswith('.py') or path.exists() or os.path.isabs(text)):
         near = [name for name in package_names() if name.endswith(f'/{text}')]
         near = near or difflib.get_close_matches(text, package_names(), n=3, cutoff=0.6)
-        near += difflib.get_close_matches(f'{path.name}.py', neighbours, n=3, cutoff=0.6)
+        stems = [name.removesuffix('.py') for name in neighbours]
+        alike = difflib.get_close_matches(path.name, stems, n=3, cutoff=0.6)
+        near += [f'{stem}.py' for stem in alike]
         return unknown_name('config', text, package_names(), near)
     if name := _legacy_name(text) or (path.stem if path.stem in package_names() else None):
         return InputError(f'no config file {path}; the package has a config {name!r}')

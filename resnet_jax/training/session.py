@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.errors import Diverged, InputError, Interrupted, RunError
+from resnet_jax.errors import Diverged, InputError, Interrupted, RunError, fault_of_jax
 from resnet_jax.models.counting import count_parameters
 from resnet_jax.records import trackers
 from resnet_jax.records.writers import Console, MetricWriter, read_metrics, signs_of_life
@@ -365,6 +365,10 @@ def _explained(session: Session) -> Iterator[None]:
             f'{again} from there'
         ) from error
     except jax.errors.JaxRuntimeError as error:
+        if fault := fault_of_jax(error):
+            raise RunError(
+                f'the run in {session.folder} failed: {fault}; {session.kept()}'
+            ) from error
         if jax.process_count() == 1:
             raise
         raise RunError(

@@ -6,23 +6,21 @@ cycle, no paper's recipe.
 
     resnet-jax sweep --config sweeps/dense_output_stride --workdir DIR
 
-Hardware: any. Result: not yet run.
+The variant is the base config, `:digits_depth`. Hardware: any. Result: not yet run.
 """
 
 from typing import Any
 
 
-def get_sweep() -> dict[str, Any]:
-    """The sweep."""
+def get_sweep(base: str = 'digits_segmentation') -> dict[str, Any]:
+    """The sweep; the variant is its base config."""
     return {
-        'title': 'placement and output stride of a segmenter on scenes of digits',
-        'base': 'digits_segmentation',
+        'title': f'placement and output stride, {base}',
+        'base': base,
         'fields': {
             'model.name': 'fcn_resnet50',
             'model.backbone': 'resnet18',
             'model.width': 16,
-            'model.aux': '',
-            'model.features': ('stage4',),
             'train.epochs': 10.0,
             'train.eval_every': 625,
             'checkpoint.every': 625,
