@@ -35,7 +35,9 @@ def scored(name):
     return network, ImageScores(network), variables, images
 
 
-@pytest.mark.parametrize('name', ['unet_resnet18', 'retinanet_resnet50_fpn'])
+@pytest.mark.parametrize(
+    'name', ['unet_resnet18', pytest.param('retinanet_resnet50_fpn', marks=pytest.mark.slow)]
+)
 def test_the_score_is_the_mean_of_logits_weighted_by_their_softmax(name):
     network, scores, variables, images = scored(name)
     run = jax.jit(lambda m, x: m.apply(variables, x, train=False), static_argnums=0)
@@ -71,7 +73,7 @@ def test_integrated_gradients_add_up_to_the_difference_of_scores():
     [
         ('fcn_resnet50', 'final_norm'),
         ('unet_resnet18', 'stage4'),
-        ('retinanet_resnet50_fpn', 'stage3/block1'),
+        pytest.param('retinanet_resnet50_fpn', 'stage3/block1', marks=pytest.mark.slow),
     ],
 )
 def test_layers_are_those_of_the_backbone(name, layer):

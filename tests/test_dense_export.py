@@ -85,7 +85,10 @@ def test_folded_networks_are_the_same_function_in_float64(name):
 
 
 @pytest.mark.parametrize('name', NETS)
-@pytest.mark.parametrize(('suffix', 'channels_last'), [('onnx', False), ('stablehlo', True)])
+@pytest.mark.parametrize(
+    ('suffix', 'channels_last'),
+    [('onnx', False), pytest.param('stablehlo', True, marks=pytest.mark.slow)],
+)
 def test_files_give_what_the_network_gives(name, suffix, channels_last, tmp_path):
     """At a size that no stride divides; as numbers, as figures, and with their description."""
     trained = trained_net(name)
