@@ -204,7 +204,7 @@ def fault_of_jax(error: BaseException) -> InputError | RunError | None:
       The error to report; None for all others.
     """
     found = str(error)
-    if 'RESOURCE_EXHAUSTED' in found:
+    if type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in found:
         return RunError(
             f'the device is out of memory: {first_line(error).rstrip(".")}; take a smaller batch '
             '(train.batch_size, --batch-size), optim.accumulate, model.remat=True or '

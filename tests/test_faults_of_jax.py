@@ -53,7 +53,7 @@ def test_a_device_that_is_not_there(platform, tmp_path):
 
 
 def test_other_errors_are_not_theirs():
-    assert fault_of_jax(ValueError('RESOURCE is exhausted')) is None
+    assert fault_of_jax(ValueError('RESOURCE_EXHAUSTED of another service')) is None
     try:
         raise AssertionError
     except AssertionError as error:

@@ -84,7 +84,7 @@ def test_more_steps_than_are_left_are_refused_before_anything_is_written(tmp_pat
 
 
 def test_a_run_that_stops_meanwhile_ends_its_trace(tmp_path):
-    """So that the next one in the process can have its own; the resumed run is profiled anew."""
+    """A later run in the same process can trace; the resumed run is profiled again."""
     with pytest.raises(Stopped):
         loop.train(tiny(), tmp_path, profile=9, on_evaluation=lambda step, figures: False)
     assert loop.train(tiny(), tmp_path, profile=3)['profile']['steps'] == 3

@@ -37,7 +37,7 @@ class Formatter(argparse.HelpFormatter):
 
 
 class Version(argparse.Action):
-    """Prints versions and devices, a line each, and ends the program."""
+    """Prints versions and devices, one per line, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
         """Prints them."""

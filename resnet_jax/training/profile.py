@@ -56,7 +56,7 @@ class Profile:
     """
 
     def __init__(self, run: Run, folder: Path, first: int, steps: int) -> None:
-        """Of so many steps of a run that has taken `first`; the trace goes into the workdir.
+        """Prepares to trace `steps` steps of a run that has taken `first`; writes to the workdir.
 
         Raises:
           InputError: if too few steps are left.
@@ -195,7 +195,7 @@ def _own_times(events: Sequence[Event]) -> tuple[dict[str, float], dict[str, int
 
 
 def _utilisation(run: Run, seconds: float) -> dict[str, Any]:
-    """Arithmetic and memory of a step that takes so many seconds.
+    """FLOP utilisation and peak memory, given the seconds per step.
 
     The operations are those of the model: 2 for each of the multiply-adds of the convolutions and
     matrix products, which a step does 3 times, forward and for the gradients of both factors.
