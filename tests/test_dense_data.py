@@ -722,16 +722,17 @@ def test_masks_are_checked(masks, tmp_path, capsys):
     assert set(check(f'masks:{masks}', out, '--full')[1]) == {'leaked'}
 
 
-def test_broken_masks_are_errors(masks, tmp_path, capsys):
-    """A split whose headers are wrong cannot be opened; other faults are counted."""
-    save(masks / 'test/masks/c.png', np.full((6, 9), 3, np.uint8))
-    _, cases = check(f'masks:{masks}', tmp_path / 'out', '--full', code=1)
-    assert len(cases['broken']) == 1 and list(cases) == ['broken']
-    assert 'training would stop at 1 images' in capsys.readouterr().err
+@pytest.mark.parametrize('full', [False, True])
+def test_every_broken_mask_is_found(masks, tmp_path, capsys, full):
+    """Headers tell sizes; a class that there is not shows when the mask is decoded."""
     save(masks / 'train/masks/a.png', numbers(5, 6))
-    _, cases = check(f'masks:{masks}', tmp_path / 'out', '--full', code=1)
-    assert len(cases['broken']) == 1
-    assert 'left out' in (said := capsys.readouterr().err) and 'a.png has 5x6 pixels' in said
+    (masks / 'train/masks/b.png').write_bytes(b'no image')
+    save(masks / 'test/masks/c.png', np.full((6, 9), 3, np.uint8))
+    _, cases = check(f'masks:{masks}', tmp_path / 'out', *['--full'] * full, code=1)
+    assert len(cases['broken']) == 2 + full and list(cases) == ['broken']
+    texts = ' '.join(case['text'] for case in cases['broken'])
+    assert 'a.png has 5x6 pixels' in texts and 'b.png' in texts
+    assert f'training would stop at {2 + full} images' in capsys.readouterr().err
 
 
 def test_boxes_are_checked(coco, tmp_path):

@@ -109,7 +109,8 @@ def open_splits(options: argparse.Namespace, dense: bool = False) -> 'list[Sourc
     about = details(options, options.data)
 
     def opened(split: str) -> 'Source':
-        source = data.open_source(options.data, split, **about)
+        # Of dense data the caller looks at the files one by one.
+        source = data.open_source(options.data, split, checked=not dense, **about)
         return source if dense else labelled(source)
 
     if options.split:

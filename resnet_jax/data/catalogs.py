@@ -43,6 +43,7 @@ def open_source(
     data_dir: str | None = None,
     labels: str | None = None,
     slice_order: str = 'stratified',
+    checked: bool = True,
     **keys: Any,
 ) -> Source:
     """Opens a split of a data set.
@@ -54,6 +55,7 @@ def open_source(
       data_dir: the folder of prepared TFDS data sets; None for TFDS's default.
       labels: of a folder: the file that gives the classes of images outside class folders.
       slice_order: one of `SLICE_ORDERS`.
+      checked: whether the headers of all files are looked at first, where a kind of data does.
       keys: the other attributes of `Details`, such as image_key. What a kind of data set does not
         take, it ignores.
 
@@ -64,7 +66,12 @@ def open_source(
     check_choice('data.slice_order', slice_order, SLICE_ORDERS)
     catalog = _find_catalog(spec, Details(data_dir, labels, **keys))
     parts = _split_parts(split, catalog.sizes, spec)
-    read = catalog.open(tuple(dict.fromkeys(name for name, _, _ in parts)))
+    wholes = tuple(dict.fromkeys(name for name, _, _ in parts))
+    if checked and catalog.check is not None:
+        for name in wholes:
+            for i in range(catalog.sizes[name]):
+                catalog.check(name, i)
+    read = catalog.open(wholes)
     if any(start >= stop for _, start, stop in parts):
         raise InputError(f'split {split!r} of {spec} selects nothing; {_sizes_text(catalog.sizes)}')
     same = (
@@ -72,6 +79,7 @@ def open_source(
         'root',
         'notes',
         'name_of',
+        'check',
         'space',
         'decode',
         'vocabulary',

@@ -124,6 +124,7 @@ def inspect(source: Source, full: bool = False, progress: bool = True) -> Inspec
             try:
                 if not source.is_dense:
                     present[i - start] = _note_label(found, i, record[1])
+                source.check_files(i)
                 found.sizes[i], found.digests[i], found.flat[i] = _seen(source, record, where, full)
                 # Masks are files of their own.
                 if source.is_dense and (full or not callable(record[1])):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from resnet_jax.data.images import IMAGE_SUFFIXES
 from resnet_jax.data.pictures import Picture
-from resnet_jax.data.sources import Catalog, Read, Record
+from resnet_jax.data.sources import Catalog, Record
 from resnet_jax.data.targets import IGNORED
 from resnet_jax.errors import InputError, first_line, shown
 from resnet_jax.json_files import read_json, unreadable
@@ -174,23 +174,13 @@ def _catalog(
         {split: len(found) for split, found in pairs.items()},
         names,
         3,
-        functools.partial(_open, pairs, colours),
+        lambda splits: functools.partial(_read, {s: pairs[s] for s in splits}, colours),
         version=_digest(pairs, colours),
         root=str(root),
         name_of=functools.partial(_path, pairs),
+        check=functools.partial(_check_sizes, pairs),
         targets=('segmentation',),
     )
-
-
-def _open(
-    pairs: Mapping[str, Sequence[Pair]],
-    colours: Mapping[Colour, int] | None,
-    splits: Sequence[str],
-) -> Read:
-    for split in splits:
-        for pair in pairs[split]:
-            _check_sizes(pair)
-    return functools.partial(_read, {split: pairs[split] for split in splits}, colours)
 
 
 def _read(
@@ -249,9 +239,9 @@ def read_mask(path: str, colours: Mapping[Colour, int] | None = None) -> UInt8[n
     return found
 
 
-def _check_sizes(pair: Pair) -> None:
+def _check_sizes(pairs: Mapping[str, Sequence[Pair]], split: str, index: int) -> None:
     """Refuses a mask of another size than its image; of the image as it is shown, upright."""
-    sizes = []
+    pair, sizes = pairs[split][index], []
     for path in pair:
         try:
             with Image.open(path) as image:

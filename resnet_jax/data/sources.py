@@ -40,6 +40,8 @@ class Catalog:
         known from the records.
       name_of: (whole split, index in it) -> where that example is stored, for messages; None if
         nothing more is known than its number.
+      check: (whole split, index in it): refuses an example whose files do not belong together, by
+        their headers; None if there is nothing to check.
       space: (length,) of series, arrays of floats [L, C] that all have it; () of images.
       decode: reads a file that is no image, from its path; None: files are images.
       vocabulary: of texts [L]: how many whole numbers there are; 0: the examples are no texts.
@@ -57,6 +59,7 @@ class Catalog:
     notes: tuple[str, ...] = ()
     labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
+    check: Callable[[str, int], None] | None = None
     space: tuple[int, ...] = ()
     decode: Callable[[str], np.ndarray] | None = None
     vocabulary: int = 0
@@ -102,7 +105,8 @@ class Source:
       read: reads records of a whole split.
       parts: (whole split, start, stop), concatenated.
       chosen: int64 [n], which examples of the parts it has, in this order; None: all.
-      version, root, notes, name_of, space, decode, vocabulary, noun, targets: as in `Catalog`.
+      version, root, notes, name_of, check, space, decode, vocabulary, noun, targets: as in
+        `Catalog`.
       read_labels: `Catalog.labels`.
     """
 
@@ -118,6 +122,7 @@ class Source:
     notes: tuple[str, ...] = ()
     read_labels: Callable[[str], np.ndarray] | None = None
     name_of: Callable[[str, int], str] | None = None
+    check: Callable[[str, int], None] | None = None
     space: tuple[int, ...] = ()
     decode: Callable[[str], np.ndarray] | None = None
     vocabulary: int = 0
@@ -233,13 +238,27 @@ class Source:
 
     def stored_as(self, index: int) -> str:
         """Where an example is stored, as far as that is known: the path of a file, or more."""
+        split, i = self._place(index)
+        if self.name_of is not None:
+            return self.name_of(split, i)
+        ((image, _),) = self.read(split, [i])
+        return image if isinstance(image, str) else f'{split} example {i}'
+
+    def check_files(self, index: int) -> None:
+        """Looks at the headers of an example's files.
+
+        Raises:
+          InputError: if they cannot be read, or do not belong together.
+        """
+        if self.check is not None:
+            self.check(*self._place(index))
+
+    def _place(self, index: int) -> tuple[str, int]:
+        """The whole split of an example, and its index in it."""
         i = index if self.chosen is None else int(self.chosen[index])
         for split, start, stop in self.parts:
-            if i < stop - start and self.name_of is not None:
-                return self.name_of(split, i + start)
             if i < stop - start:
-                ((image, _),) = self.read(split, [i + start])
-                return image if isinstance(image, str) else f'{split} example {i + start}'
+                return split, i + start
             i -= stop - start
         raise IndexError(index)
 
