@@ -24,6 +24,7 @@ ort = pytest.importorskip('onnxruntime', reason='needs the extra onnx')
 SMALL = {'stage_sizes': (1, 1, 1, 1), 'width': 8, 'stem_width': 8}
 NETS = {
     'fcn': ('fcn_resnet50', 'segmentation', {'backbone': 'resnet18', 'scan_blocks': True}),
+    'bits': ('fcn_resnet50', 'segmentation', {'backbone': 'resnet18', 'weight_bits': 4}),
     'aspp': (
         'deeplabv3_resnet50',
         'segmentation',

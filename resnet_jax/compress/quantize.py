@@ -20,6 +20,7 @@ from resnet_jax.analysis.examples import Batch
 from resnet_jax.compress import measure
 from resnet_jax.compress.fold import fold
 from resnet_jax.compress.folder import weight_bits
+from resnet_jax.dense.registry import Network, net_of
 from resnet_jax.interop import integers
 from resnet_jax.models import ResNet
 from resnet_jax.models.inputs import example_input
@@ -62,14 +63,36 @@ def quantize(
     quantised = model.clone(
         weight_bits=bits, activation_bits=activation_bits, layer_bits=tuple(layer_bits)
     )
-    flat = {'/'.join(p): x for p, x in flax.traverse_util.flatten_dict(held).items()}
-    for name, count in weight_bits(quantised, list(flat)).items():
-        flat[name] = jnp.asarray(on_grid(flat[name], count))
+    held['params'] = rounded(quantised, held['params'])
+    flat = flax.traverse_util.flatten_dict(held, sep='/')
     for path in inputs_of(quantised) if activation_bits else ():
         assert limits is not None, 'activations are quantised in the limits of a calibration'
         flat[f'batch_stats/{path}{INPUT}/{RANGE}'] = jnp.asarray(limits[path], jnp.float32)
     tree = flax.traverse_util.unflatten_dict(flat, sep='/')
     return quantised, {'params': tree['params'], 'batch_stats': tree.get('batch_stats', {})}
+
+
+def rounded(model: Network, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the quantised weights on their grids, as the model itself rounds them.
+
+    Args:
+      model: its fields of bits, or those of its backbone, say which, and to how many bits; heads
+        of dense networks are rounded as the backbone is.
+      params: of the model, with blocks that are not scanned; nested dicts.
+    """
+    net = net_of(model)
+    body = params if net is model else params['backbone']
+    flat = flax.traverse_util.flatten_dict({'params': dict(body)}, sep='/')
+    for name, bits in weight_bits(net, list(flat)).items():
+        flat[name] = on_grid(flat[name], bits)
+    found: dict[str, Any] = flax.traverse_util.unflatten_dict(flat, sep='/')['params']
+    if net is model:
+        return found
+    heads = flax.traverse_util.flatten_dict({k: v for k, v in params.items() if k != 'backbone'})
+    for path in heads:  # have convolutions and norms only
+        if net.weight_bits and path[-1] == 'kernel':
+            heads[path] = on_grid(heads[path], net.weight_bits)
+    return flax.traverse_util.unflatten_dict(heads) | {'backbone': found}
 
 
 def floating(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str, Any]]:

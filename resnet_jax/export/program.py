@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Shaped, UInt8
 
 from resnet_jax.compress.fold import fold
+from resnet_jax.compress.quantize import rounded
 from resnet_jax.data import Preprocessing
 from resnet_jax.dense.registry import Network, net_of, with_net_fields
 from resnet_jax.errors import InputError, choose
@@ -205,11 +206,15 @@ def make_program(
         )
     if batch is not None and batch < 1:
         raise InputError(f'--batch must be at least 1, got {batch}')
-    model, variables = fold(trained.model, trained.variables)
+    model, variables = trained.model, trained.variables
     if net_of(model).scan_blocks:
         variables = unstack_blocks(variables)
     computed = 'float32' if dtype == 'int8' else dtype
     model = with_net_fields(model, scan_blocks=False, remat=False, dtype=jnp.dtype(computed))
+    # After training with `weight_bits` the weights lie beside their grids. They are rounded before
+    # they are folded, because then no rounding of the folding can move one to another integer.
+    params = rounded(model, variables['params'])
+    model, variables = fold(model, {**variables, 'params': params})
     # What is left of the statistics are the ranges of quantised inputs.
     ranges = dict(variables.get('batch_stats', {}))
     variables = {'params': _stored(variables['params'], computed), 'batch_stats': ranges}
