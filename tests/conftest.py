@@ -29,7 +29,7 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 BESIDE = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 DATA = pathlib.Path(os.environ.get('RESNET_JAX_DATA', BESIDE))
 
-# Half a minute and more with the kernel's start; the first notebook stays among the quick tests.
+# Half a minute and more with the kernel's start; .ci/run has most of them.
 NOTEBOOKS_OF_REAL_DATA = ('02_pretrained_and_finetune.ipynb', '04_see_inside.ipynb')
 # Notebook -> the module that it needs, and the extra that brings it.
 NOTEBOOKS_WITH_EXTRAS = {
@@ -39,11 +39,11 @@ NOTEBOOKS_WITH_EXTRAS = {
 }
 SLOW_NOTEBOOKS = (
     *(*NOTEBOOKS_OF_REAL_DATA, *NOTEBOOKS_WITH_EXTRAS),
-    '03_preact_vs_original.ipynb',
+    *('01_quickstart.ipynb', '03_preact_vs_original.ipynb'),
 )
 # Long files come first, so that two workers end together.
 LONG = (
-    *('test_placement.py', '01_quickstart.ipynb', 'test_search.py', 'test_seeds.py'),
+    *('test_placement.py', 'test_dense_tasks.py', 'test_dense.py', 'test_seeds.py'),
     *('test_resume.py', 'test_sweep.py', 'test_weights.py', 'test_loader.py'),
     *('test_torch_parity.py', 'test_resnet.py', 'test_texts.py', 'test_reproduce.py'),
 )

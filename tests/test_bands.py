@@ -191,6 +191,7 @@ TRAIN = {'model.name': 'cifar_resnet8', 'model.stage_sizes': '(1,)', 'model.widt
          'optim.learning_rate': 0.1}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_on_five_bands(folder, tmp_path, capsys):
     fields = {**TRAIN, 'data.name': f'folder:{folder}', 'data.channels': 5}
     flags = [f'--config.{name}={value}' for name, value in fields.items()]

@@ -61,6 +61,7 @@ def test_a_run_and_its_continuation_are_the_same_from_the_disk(cache, tmp_path, 
         assert differing(load_state(folder), load_state(whole)) == []
 
 
+@pytest.mark.slow
 def test_what_the_user_says_counts(cache):
     jax.config.update('jax_compilation_cache_dir', '')
     compilation.keep_compiled()

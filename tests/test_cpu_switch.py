@@ -61,7 +61,7 @@ def traced(model):
     return equations(step.jaxpr), equations(logits.jaxpr)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', members(MODELS, ('scanned',)))
 def test_a_trace_without_the_forms_holds_nothing_of_them(name):
     with cpu.disabled():
         found, evaluated = traced(MODELS[name])
@@ -75,7 +75,7 @@ def test_a_trace_without_the_forms_holds_nothing_of_them(name):
     assert evaluated['custom rule of the forms']
 
 
-@pytest.mark.parametrize('platform', members(['cpu', 'cuda', 'tpu'], ('cuda',)))
+@pytest.mark.parametrize('platform', members(['cpu', 'cuda', 'tpu'], ('cpu', 'cuda')))
 @pytest.mark.parametrize('name', MODELS)
 def test_an_exported_program_holds_nothing_of_the_forms(name, platform):
     model = MODELS[name]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import members
 
 from resnet_jax import create_backbone, create_model, list_models, load_weights
 from resnet_jax import models as classifiers
@@ -193,7 +194,13 @@ def test_names_that_retinanet_was_published_with_first():
     assert jax.tree.structure(found) == jax.tree.structure(variables)
 
 
-@pytest.mark.parametrize('name', ['fcn_resnet50', 'unet_resnet18', 'retinanet_resnet50_fpn'])
+@pytest.mark.parametrize(
+    'name',
+    members(
+        ['fcn_resnet50', 'unet_resnet18', 'retinanet_resnet50_fpn'],
+        ('fcn_resnet50', 'unet_resnet18'),
+    ),
+)
 def test_weights_are_written_and_read(name, tmp_path):
     from safetensors.numpy import save_file
 
@@ -220,7 +227,8 @@ def test_weights_are_written_and_read(name, tmp_path):
 # Backbones
 
 
-@pytest.mark.parametrize('stride', [8, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('stride', [8, 16])
 def test_a_dilated_backbone_is_that_of_torchvision(stride):
     import torch
     from torchvision_cpu import import_torchvision, randomized
@@ -275,6 +283,7 @@ def test_features_of_a_pre_activation_net_are_normalised():
     np.testing.assert_allclose(found['stage2'], np.maximum(plain, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_parts_do_not_learn():
     fields = {'stage_sizes': (1, 1, 1), 'width': 4, 'stem_width': 4}
     backbone = create_backbone('cifar_resnet20', ('stage3',), frozen=2, **fields)

@@ -71,7 +71,7 @@ def test_integrated_gradients_add_up_to_the_difference_of_scores():
 @pytest.mark.parametrize(
     ('name', 'layer'),
     [
-        ('fcn_resnet50', 'final_norm'),
+        pytest.param('fcn_resnet50', 'final_norm', marks=pytest.mark.slow),
         ('unet_resnet18', 'stage4'),
         pytest.param('retinanet_resnet50_fpn', 'stage3/block1', marks=pytest.mark.slow),
     ],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from members import members
 
 from resnet_jax import create_model
 from resnet_jax.dense.heads import HEADS
@@ -91,7 +92,13 @@ def test_heads_are_their_formulas(name, size, width):
         assert inside == {width or 6, (width or 6) // 2}
 
 
-@pytest.mark.parametrize('name', ['unet_resnet18', 'fcn_resnet50', 'retinanet_resnet50_fpn'])
+@pytest.mark.parametrize(
+    'name',
+    members(
+        ['unet_resnet18', 'fcn_resnet50', 'retinanet_resnet50_fpn'],
+        ('unet_resnet18', 'retinanet_resnet50_fpn'),
+    ),
+)
 def test_heads_that_start_at_zero(name):
     """All classes begin equally likely, and boxes are the anchors."""
     small = {'stage_sizes': (1, 1, 1, 1), 'width': 4, 'stem_width': 4, 'zero_init_head': True}

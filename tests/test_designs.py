@@ -207,7 +207,7 @@ LINEAR, CONSTANT = ('linear', [0.2, 0.4, 0.6]), ('constant', [0.6, 0.6, 0.6])
 @pytest.mark.parametrize(
     ('decay', 'rates', 'scan'),  # arXiv 1603.09382, section 3
     [
-        pytest.param(*LINEAR, True, id='linear, scanned'),
+        pytest.param(*LINEAR, True, id='linear, scanned', marks=pytest.mark.slow),
         pytest.param(*CONSTANT, False, id='constant, looped'),
         pytest.param(*LINEAR, False, id='linear, looped', marks=pytest.mark.slow),
         pytest.param(*CONSTANT, True, id='constant, scanned', marks=pytest.mark.slow),
@@ -497,12 +497,17 @@ def test_dilation_is_torchvisions():
     'design',
     [
         BASIC,
-        design_of(stride_at=1),
         design_of(shortcut='zero_pad', placement='full_preact'),
-        BOTTLENECK,
         BOTTLENECK_V1,
-        design_of(BOTTLENECK, groups=2, placement='relu_only_preact'),
-        BlockDesign(kernels=(3, 1, 3), stride_at=1),
+        *(
+            pytest.param(design, marks=pytest.mark.slow)
+            for design in (
+                design_of(stride_at=1),
+                BOTTLENECK,
+                design_of(BOTTLENECK, groups=2, placement='relu_only_preact'),
+                BlockDesign(kernels=(3, 1, 3), stride_at=1),
+            )
+        ),
         BlockDesign(kernels=(3, 3, 3), stride_at=2, gate='exclusive'),
     ],
     ids=lambda design: f'{design.kernels}-{design.stride_at}-{design.placement}',

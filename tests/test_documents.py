@@ -89,6 +89,7 @@ SCRIPTS = scripts()
 _SLOW_SCRIPTS = (
     *('docs/devices.md', 'docs/weights.md', 'docs/features.md'),
     *('docs/own_training_loop.md', 'docs/beyond_images.md', 'docs/compress.md', 'docs/export.md'),
+    *('docs/analysis.md', 'docs/how_do_i.md'),
 )
 
 

@@ -65,7 +65,11 @@ def compare(found, expected, bound):
 
 
 # Their programs have the operations of others.
-_ALIKE = ('plain', 'ghost', 'zero at start', 'conv1x1', 'relu_before_add', 'preactivated fixup')
+_ALIKE = (
+    *('plain', 'ghost', 'zero at start', 'conv1x1', 'relu_before_add', 'preactivated fixup'),
+    *('se before', 'se of the shortcut', 'average in both paths', 'gated', 'constant factors'),
+    *('layer norm', 'no norm'),
+)
 
 
 @pytest.mark.parametrize('name', members(NETS, _ALIKE))

@@ -171,6 +171,7 @@ def test_an_extended_run_is_the_longer_run(tmp_path, capfd):
         loop.train(long, tmp_path / 'new', extend=True)
 
 
+@pytest.mark.slow
 def test_an_extension_says_what_the_schedule_does(tmp_path, capfd):
     """Of a cosine, 0.05 (1 + cos(pi 5 / 6)) / 2 is followed by 0.05 (1 + cos(pi 6 / 24)) / 2."""
     cosine = {**CONSTANT, 'optim.schedule': 'cosine'}

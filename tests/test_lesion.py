@@ -69,7 +69,9 @@ def images():
 
 @pytest.mark.parametrize(
     'name',
-    members([*RESIDUAL, 'cifar_plain20', 'wrn16_4', 'cifar_se_resnet20'], ('wrn16_4',)),
+    members(
+        [*RESIDUAL, 'cifar_plain20', 'wrn16_4', 'cifar_se_resnet20'], ('wrn16_4', 'cifar_plain20')
+    ),
 )
 @pytest.mark.parametrize('stacked', [False, True], ids=['', 'scanned'])
 def test_the_parts_of_a_network_give_its_logits(name, stacked, images):

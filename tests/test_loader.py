@@ -319,7 +319,7 @@ def running(pid: int) -> bool:
 
 @pytest.mark.skipif(not pathlib.Path('/proc/self').exists(), reason='looks processes up in /proc')
 @pytest.mark.parametrize(
-    'kill', [pytest.param('SIGINT to all', marks=pytest.mark.slow), 'SIGKILL', 'SIGKILL to all']
+    'kill', members(['SIGINT to all', 'SIGKILL', 'SIGKILL to all'], ('SIGINT to all', 'SIGKILL'))
 )
 def test_workers_end_with_the_program(tmp_path, kill):
     (tmp_path / 'program.py').write_text(textwrap.dedent(PROGRAM))

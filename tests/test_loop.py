@@ -460,7 +460,7 @@ def test_frozen_parameters_are_those_of_the_start(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'optimiser', members(['sgd', 'schedule_free_adamw', 'muon'], ('sgd', 'muon'))
+    'optimiser', members(['sgd', 'schedule_free_adamw', 'muon'], ('schedule_free_adamw', 'muon'))
 )
 def test_a_stop_asked_for_by_the_caller(tmp_path, optimiser):
     """`on_evaluation` sees each evaluation but the last; False stops the run, which can resume."""

@@ -110,6 +110,7 @@ def test_a_run_evaluates_and_gives_the_parameters_of_the_lowest_loss(tmp_path):
     assert differing(best.variables, trained.variables) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_continues_bit_for_bit(tmp_path):
     """Inside of an epoch, with the mean of its losses half made."""
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'

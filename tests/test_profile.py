@@ -83,6 +83,7 @@ def test_more_steps_than_are_left_are_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_meanwhile_ends_its_trace(tmp_path):
     """A later run in the same process can trace; the resumed run is profiled again."""
     with pytest.raises(Stopped):

@@ -160,7 +160,9 @@ def muted(model, variables, kept):
     return unflatten_dict(flat)
 
 
-@pytest.mark.parametrize('net', members(NETS, ('relu_only_preact', 'bn_after_add')))
+@pytest.mark.parametrize(
+    'net', members(NETS, ('relu_only_preact', 'bn_after_add', 'original', 'folded'))
+)
 def test_a_network_without_channels_is_the_whole_one_that_ignores_them(net):
     name, overrides = NETS[net]
     model, variables = network(name, **overrides)

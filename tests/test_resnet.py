@@ -29,7 +29,10 @@ KINDS = [
 
 
 # Each word of theirs is that of another kind.
-_ALIKE = ('plain18', 'resnet50_v1', 'cifar_plain20', 'cifar_preact_resnet20')
+_ALIKE = (
+    *('plain18', 'resnet50_v1', 'cifar_plain20', 'cifar_preact_resnet20'),
+    *('resnet18', 'preact_resnet50', 'cifar_resnet8'),
+)
 
 
 def tiny(name, **overrides):
@@ -150,6 +153,9 @@ _SAME_SHAPES = (
     *({'placement': p} for p in ('bn_after_add', 'relu_before_add')),
     *({'zero_init_head': True}, {'stochastic_depth': 0.5}, {'shortcut': 'conv1x1'}),
     *({'gate': 'exclusive', 'gate_bias': -6.0}, {'norm': 'layer'}, {'output_stride': 16}),
+    *({'dimensions': 3, 'output_stride': 16}, {'dimensions': 1}, {'stride_at': 2, 'expansion': 2}),
+    *({'ghost_batch': 2}, {'weight_standardization': True}, {'kernels': [3, 3, 3, 3]}),
+    *({'se_ratio': 0.25, 'se_place': p} for p in ('pre', 'post')),
 )
 
 

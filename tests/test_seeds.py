@@ -122,6 +122,7 @@ def test_a_probe_chooses(alone, tmp_path, capsys):
     assert_as_alone(folders, alone)
 
 
+@pytest.mark.slow
 def test_streams_are_trained_one_after_another(tmp_path):
     folders = folders_in(tmp_path)[:2]
     fields = {**FIELDS, **STREAMED, 'train.steps': 2}

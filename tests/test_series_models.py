@@ -103,7 +103,7 @@ def as_ours(weights):
 @pytest.mark.parametrize(
     ('train', 'length'),
     [
-        pytest.param(False, 24, id='evaluation-24'),
+        pytest.param(False, 24, id='evaluation-24', marks=pytest.mark.slow),
         pytest.param(True, 7, id='training-7'),
         pytest.param(False, 7, id='evaluation-7', marks=pytest.mark.slow),
         pytest.param(True, 24, id='training-24', marks=pytest.mark.slow),

@@ -56,7 +56,8 @@ def without(model, variables, kept):
 
 
 @pytest.mark.parametrize(
-    'name', members(NETS, ('deep stem', 'bn_after_add', 'equal stages', 'plain'))
+    'name',
+    members(NETS, ('deep stem', 'bn_after_add', 'equal stages', 'plain', 'bottleneck', 'preact')),
 )
 def test_the_smaller_network_is_the_whole_one_without_these_channels(name):
     registered, overrides = NETS[name]
