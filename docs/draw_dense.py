@@ -16,7 +16,7 @@ from resnet_jax.inference.overlays import show_found, show_image
 from resnet_jax.inference.trained import load_trained
 
 SCENES = (0, 16, 2, 42)  # of the test split
-SCORE = 0.3  # of an object that is shown
+SCORE = 0.4  # of an object that is shown
 INCHES = 1.9  # of a picture
 
 
