@@ -7,8 +7,8 @@ of the paper at a quarter of their size. AdamW with one cycle, no paper's recipe
     resnet-jax train --config digits_detection --workdir runs/boxes
     resnet-jax eval --workdir runs/boxes
 
-Hardware: any. Result: AP 72.03 %, AP50 92.85 % after 2,500 steps in 33 minutes on two CPU cores that
-other work shared (seed 0); 12.47 % and 20.38 % after 625 steps of a net of width 16.
+Hardware: any. Result: AP 72.03 %, AP50 92.85 % after 2,500 steps in 33 minutes on two CPU cores
+that other work shared (seed 0); 12.47 % and 20.38 % after 625 steps of a net of width 16.
 """
 
 import digits_segmentation
