@@ -22,7 +22,7 @@ def run():
 
 
 def slow_step(ended):
-    """A step that adds 1 after so many seconds, on the device, and notes when it ended."""
+    """Returns a jitted step that sleeps, adds 1 and appends its end time to `ended`."""
 
     def wait(x, seconds):
         time.sleep(float(seconds))
@@ -37,7 +37,7 @@ def waited(run, monkeypatch, reading, computing):
     """The figures of a run whose batches and steps take given times, in seconds.
 
     Returns:
-      What the feed tells; and the same from the times at which batches and steps began and ended.
+      The feed's figures, and those computed from the measured times of batches and steps.
     """
     reads, ended = [], []
 
@@ -80,7 +80,7 @@ def waited(run, monkeypatch, reading, computing):
     ],
 )
 def test_the_wait_is_the_part_that_is_not_hidden(run, monkeypatch, reading, computing):
-    """Compared with when it happened, which a busy machine may delay, and not with the sleeps."""
+    """Expected shares come from measured times: on a busy machine a sleep takes longer."""
     found, happened = waited(run, monkeypatch, reading, computing)
     assert found['data_wait'] == pytest.approx(happened['data_wait'], abs=0.15)
     assert happened['data_read'] <= found['data_read'] <= happened['data_read'] + 0.15

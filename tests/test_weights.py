@@ -472,6 +472,24 @@ def test_convert_keeps_the_model_and_its_preprocessing(run, tmp_path, capsys):
     assert {a.dtype for a in read_tensors(source).arrays.values()} == {np.dtype('float16')}
 
 
+@pytest.mark.parametrize('scan', [False, True])
+def test_quantised_weights_are_rounded_for_other_programs(tmp_path, scan):
+    """There the network is the plain one, with the logits of the quantised one here."""
+    fields = {'stage_sizes': (3,), 'width': 4, 'stem_width': 4, 'shortcut': 'none'}
+    model = create_model('cifar_resnet20', 10, weight_bits=3, **fields)
+    variables, images = random_variables(model, IMAGES), jnp.ones(IMAGES)
+    source, target = tmp_path / 'a.safetensors', tmp_path / 'b.pth'
+    save_weights(source, variables, model, layout='ours')
+    given = ['--model=cifar_resnet20', '--model.weight_bits=3', f'--model.scan_blocks={scan}']
+    given += [f'--model.{name}={value}' for name, value in fields.items()]
+    assert main(['convert', str(source), str(target), *given]) == 0
+    plain = create_model('cifar_resnet20', 10, **fields)
+    found = plain.apply(load_weights(target, plain), images, train=False)
+    expected = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(plain.apply(variables, images, train=False), expected, rtol=1e-2)
+
+
 def test_preprocessing_given_by_flags_is_kept(tmp_path, capsys):
     model = create_model('cifar_resnet8')
     source, target = tmp_path / 'a.npz', tmp_path / 'b.safetensors'

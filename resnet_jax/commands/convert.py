@@ -1,6 +1,7 @@
 """`resnet-jax convert`."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from resnet_jax.commands import model_options
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Converts the weights and prints a summary."""
+    from resnet_jax.compress.quantize import rounded
     from resnet_jax.inference import published
     from resnet_jax.interop import layouts, weights
 
@@ -51,9 +53,12 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f'{options.target} exists; give --overwrite to replace it')
     settings = model_options.preprocessing_settings(options)
     found = published.read_published(options.model, options.source, **settings)
+    found = dataclasses.replace(found, model=found.model.unrolled())  # files name each block
     variables = found.variables(channels=channels, adapt_stem=channels is not None)
     theirs = layouts.natural_layout(found.model)
     layout = options.layout or _default_layout(options.target.suffix, found.layout, theirs)
+    if layout != 'ours':  # no other program rounds quantised weights as the model does
+        variables |= {'params': rounded(found.model, variables['params'])}
     metadata = {'model': options.model}
     known = not found.assumed or options.class_names
     if known and channels in (None, found.preprocessing.channels):

@@ -73,11 +73,11 @@ def quantize(
 
 
 def rounded(model: Network, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the quantised weights on their grids, as the model itself rounds them.
+    """Rounds the weights that a model quantises, as the model itself does when it computes.
 
     Args:
-      model: its fields of bits, or those of its backbone, say which, and to how many bits; heads
-        of dense networks are rounded as the backbone is.
+      model: a classifier or dense network; its weight_bits and layer_bits, or those of its
+        backbone, say which weights, and to how many bits. Heads of dense networks have weight_bits.
       params: of the model, with blocks that are not scanned; nested dicts.
     """
     net = net_of(model)
@@ -89,7 +89,7 @@ def rounded(model: Network, params: Mapping[str, Any]) -> dict[str, Any]:
     if net is model:
         return found
     heads = flax.traverse_util.flatten_dict({k: v for k, v in params.items() if k != 'backbone'})
-    for path in heads:  # have convolutions and norms only
+    for path in heads:  # all kernels are those of convolutions
         if net.weight_bits and path[-1] == 'kernel':
             heads[path] = on_grid(heads[path], net.weight_bits)
     return flax.traverse_util.unflatten_dict(heads) | {'backbone': found}

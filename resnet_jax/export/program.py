@@ -211,8 +211,8 @@ def make_program(
         variables = unstack_blocks(variables)
     computed = 'float32' if dtype == 'int8' else dtype
     model = with_net_fields(model, scan_blocks=False, remat=False, dtype=jnp.dtype(computed))
-    # After training with `weight_bits` the weights lie beside their grids. They are rounded before
-    # they are folded, because then no rounding of the folding can move one to another integer.
+    # Training with `weight_bits` stores unrounded weights. Round them before folding, whose own
+    # rounding could otherwise move one to the next integer.
     params = rounded(model, variables['params'])
     model, variables = fold(model, {**variables, 'params': params})
     # What is left of the statistics are the ranges of quantised inputs.
