@@ -230,6 +230,15 @@ def test_every_field_of_the_config(runs, tmp_path, command):
     report([bench], len(places) * len(chosen))
 
 
+@pytest.mark.parametrize('command', ['eval', 'report'])
+def test_a_task_of_another_version(runs, tmp_path, command):
+    bench = Bench(runs, tmp_path, command)
+    path = bench.inner / 'config.json'
+    text = json.dumps(json.loads(path.read_text()) | {'task': 'keypoints'})
+    bench.attempt('task', lambda: path.write_text(text), ['config.json'], must_fail=True)
+    report([bench], 1)
+
+
 BAD_LINES = (
     '', '{', '[]', '3', 'null', '{}', DEEP, '\0' * 50, '\ufffd', '{"step": 4}',
     '{"split": "eval"}', '{"step": "4", "split": "eval"}', '{"step": 4.5, "split": "eval"}',

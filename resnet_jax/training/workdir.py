@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data, versions
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError, Unreadable
+from resnet_jax.errors import InputError, Unreadable, check_choice
 from resnet_jax.interop.files import is_compressed
 from resnet_jax.json_files import read_json, unreadable
 from resnet_jax.records.writers import ID_FILE, read_metrics, write_atomically
 from resnet_jax.training import config as configs
 from resnet_jax.training.checkpoint import LOST
 from resnet_jax.training.memory import device_peak_bytes
-from resnet_jax.training.tasks import score_of
+from resnet_jax.training.tasks import TASKS, score_of
 
 LOCK = '.lock'
 ACCEPT = '--config.data.accept_changes=true'
@@ -196,9 +196,11 @@ def read_config(workdir: Path) -> ConfigDict:
         what = 'is not a run (it has no config.json)' if workdir.is_dir() else 'does not exist'
         raise InputError(f'workdir {workdir} {what}; create one with `resnet-jax train`')
     try:
-        return configs.from_json(path.read_text(encoding='utf-8'))
+        config = configs.from_json(path.read_text(encoding='utf-8'))
+        check_choice('task', config.task, TASKS)  # every reader looks it up
     except (ValueError, TypeError, AttributeError, OSError) as error:
         raise unreadable(path, error, LOST) from error
+    return config
 
 
 def read_preprocessing(workdir: Path) -> Preprocessing:
