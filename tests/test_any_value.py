@@ -50,6 +50,7 @@ KNOWN = [  # each was once a traceback, or nonsense that was accepted
     ('model.dimensions', '3'),
     ('model.norm_groups', '0'),
     ('train.batch_size', 'True'),
+    ('distill.teacher', '9' * 5000),
 ]
 
 

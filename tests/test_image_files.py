@@ -219,6 +219,22 @@ def test_wide_greys_that_may_mean_something_else_are_refused(values, largest, wo
         decode_image(wide_tiff(values, largest=largest))
 
 
+@pytest.mark.parametrize('rows', [7, 5, 9])
+def test_a_tiff_holds_all_rows_of_its_header(rows):
+    pixels = np.arange(7 * 3, dtype=np.uint8).reshape(7, 3)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, 'TIFF')
+    entry = struct.pack('<HHI', 257, 4, 1)  # ImageLength, one 32-bit number
+    before, found, after = out.getvalue().partition(entry)
+    assert found
+    data = before + entry + struct.pack('<I', rows) + after[4:]
+    if rows <= 7:
+        assert (decode_image(data, 1)[..., 0] == pixels[:rows]).all()
+    else:
+        with pytest.raises(InputError, match='damaged, holds 7 of the 9 rows'):
+            decode_image(data, 1)
+
+
 def test_float_pixels_are_refused():
     with pytest.raises(InputError, match='floating-point pixels'):
         decode_image(encoded(TIFF, Image.fromarray(np.float32([[0, 0.5], [1, 2]]))))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
 from resnet_jax.data import jpeg
 from resnet_jax.data.bands import count_bands, holds_bands, split_bands, undo_differences
@@ -255,6 +255,11 @@ def _check_pixels(opened: Image.Image, where: str) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and opened.width * opened.height > limit:
         raise InputError(_too_large(where, f' ({opened.width} x {opened.height})'))
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        rows = opened.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        stored = max((tile[1][3] for tile in opened.tile if tile[1]), default=rows)
+        if stored < rows:  # Pillow would leave the others black
+            raise InputError(f'{where}: damaged, holds {stored} of the {rows} rows of its header')
 
 
 def _to_eight_bits(image: Image.Image, parts: ImageParts, where: str) -> Image.Image:

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data, models
 from resnet_jax.data import Preprocessing
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, shown
 from resnet_jax.interop import files, hub, weights
 from resnet_jax.models import ResNet
 from resnet_jax.training import workdir
@@ -256,8 +256,8 @@ def _load(
         tensors = files.read_tensors(folder)
     elif settings.model is None:
         raise InputError(
-            f'distill.teacher {settings.teacher} is no folder of a run; of a file of weights, name '
-            'its model with distill.model'
+            f'distill.teacher {shown(settings.teacher)} is no folder of a run; of a file of '
+            'weights, name its model with distill.model'
         )
     else:
         model = models.create_model(settings.model, classes)

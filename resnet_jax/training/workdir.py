@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ _REPLACED = (LOCK, 'data.json', 'metrics.jsonl', 'summary.json', ID_FILE)
 
 def is_run(workdir: Path) -> bool:
     """Whether the folder holds a run."""
-    return (workdir / 'config.json').exists()
+    # os.path says no of a name that no file can have, where a path raises an error.
+    return os.path.exists(workdir / 'config.json')
 
 
 def is_sound(workdir: Path) -> bool:
