@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import test_dense_export as dense
 from small_nets import net
 from test_export import basic_net, compare, trained_net
 
@@ -70,6 +71,16 @@ def test_litert_of_each_family(name, tmp_path):
     litert.write(make_program(trained_net(name), batch=len(images)), path, {})
     found = FORMATS['litert'].open(path)(images.astype(np.float32))['logits']
     assert compare(found, expected, 2e-5).accepted
+
+
+@needs_litert
+@pytest.mark.slow
+@pytest.mark.parametrize('name', dense.NETS)
+def test_litert_of_dense_networks(name, tmp_path):
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 45, 3)).astype(np.uint8)
+    program = make_program(dense.trained_net(name), batch=1)
+    about = write_exported(program, 'litert', tmp_path / 'net.tflite', pixels)
+    assert about['difference']['relative'] < 1e-5
 
 
 @needs_tensorflow

@@ -12,6 +12,9 @@ Maps = Float[Array, 'n h w c']
 
 def resize_bilinear(x: Maps, size: Sequence[int]) -> Maps:
     """`torch.nn.functional.interpolate(mode='bilinear', align_corners=False)`."""
+    for axis, side in zip((1, 2), size, strict=True):
+        if x.shape[axis] == 1:  # the same values; LiteRT's XNNPACK fails on a product over one row
+            x = jnp.repeat(x, side, axis)
     return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), 'bilinear', antialias=False)
 
 
