@@ -415,23 +415,12 @@ def test_walk_throughs(tmp_path):
 
 
 # Stored with their outputs, for readers who do not have the data.
-WITH_OUTPUTS = (
-    '02_pretrained_and_finetune.ipynb',
-    '04_see_inside.ipynb',
-    '05_smaller_and_elsewhere.ipynb',
-    '06_dense.ipynb',
-    '07_beyond_pictures.ipynb',
-)
-
-
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 def test_outputs_of_notebooks(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'code']
     for cell in cells:
-        assert path.name in WITH_OUTPUTS or not (cell.outputs or cell.execution_count)
         assert not [o for o in cell.outputs if o.output_type == 'error']
-    pictures = [o for c in cells for o in c.outputs if 'image/png' in o.get('data', {})]
-    assert bool(pictures) == (path.name in WITH_OUTPUTS)
+    assert any('image/png' in o.get('data', {}) for cell in cells for o in cell.outputs)
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
