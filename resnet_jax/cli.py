@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import inspect
 import logging
 import os
@@ -86,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except OSError as error:  # such as a full disk below standard output
             _discard_output()
-            code = EXIT_USAGE if error.errno == errno.ENAMETOOLONG else EXIT_FAILED
-            return supervisor.leave(_complain(_reason(error), code))
+            return supervisor.leave(_complain(_reason(error), EXIT_FAILED))
         except Exception as error:
             fault = fault_of_jax(error)
             if fault is None:
@@ -103,8 +101,6 @@ def _discard_output() -> None:
 
 
 def _reason(error: OSError) -> str:
-    if error.errno == errno.ENAMETOOLONG:
-        return f'{shown(str(error.filename))}: {error.strerror}; give a shorter one'
     where = f'{error.filename}: ' if error.filename else 'cannot write or read: '
     return f'{where}{error.strerror or error}'
 

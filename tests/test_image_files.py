@@ -219,7 +219,7 @@ def test_wide_greys_that_may_mean_something_else_are_refused(values, largest, wo
         decode_image(wide_tiff(values, largest=largest))
 
 
-@pytest.mark.parametrize('rows', [7, 5, 9])
+@pytest.mark.parametrize('rows', [5, 7, 9])
 def test_a_tiff_holds_all_rows_of_its_header(rows):
     pixels = np.arange(7 * 3, dtype=np.uint8).reshape(7, 3)
     out = io.BytesIO()
@@ -231,7 +231,7 @@ def test_a_tiff_holds_all_rows_of_its_header(rows):
     if rows <= 7:
         assert (decode_image(data, 1)[..., 0] == pixels[:rows]).all()
     else:
-        with pytest.raises(InputError, match='damaged, holds 7 of the 9 rows'):
+        with pytest.raises(InputError, match='damaged, it holds 7 of the 9 rows'):
             decode_image(data, 1)
 
 

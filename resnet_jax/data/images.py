@@ -227,7 +227,7 @@ def _opened(parts: ImageParts, where: str) -> Iterator[Image.Image]:
     """Opens an image; what Pillow raises in the block becomes an `InputError`."""
     try:
         with Image.open(io.BytesIO(parts.pixels), formats=FORMATS) as opened:
-            _check_pixels(opened, where)
+            _check_size(opened, where)
             yield opened
     except InputError:
         raise
@@ -250,7 +250,7 @@ def _too_large(where: str, size: str = '') -> str:
     return f'{where}: image too large{size}; the limit is {limit} pixels, make it smaller'
 
 
-def _check_pixels(opened: Image.Image, where: str) -> None:
+def _check_size(opened: Image.Image, where: str) -> None:
     # Pillow itself only warns up to twice this limit.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and opened.width * opened.height > limit:
@@ -259,7 +259,10 @@ def _check_pixels(opened: Image.Image, where: str) -> None:
         rows = opened.tag_v2[TiffImagePlugin.IMAGELENGTH]
         stored = max((tile[1][3] for tile in opened.tile if tile[1]), default=rows)
         if stored < rows:  # Pillow would leave the others black
-            raise InputError(f'{where}: damaged, holds {stored} of the {rows} rows of its header')
+            raise InputError(
+                f'{where}: damaged, it holds {stored} of the {rows} rows that its header names; '
+                'save it again'
+            )
 
 
 def _to_eight_bits(image: Image.Image, parts: ImageParts, where: str) -> Image.Image:
