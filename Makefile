@@ -29,6 +29,7 @@ define environment
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo 'Python 3.11 or newer is needed; try: make PYTHON=python3.12'; exit 1; }
 test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+@echo 'installing into $(VENV), which takes a minute or more ...'
 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	$(if $(CONSTRAINTS),--constraint $(CONSTRAINTS)) --editable '.$(1)'
 @touch $@
@@ -54,8 +55,9 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-jax eval --workdir runs/demo --per-class
 	@echo
 	@echo 'Next: look at runs/demo/confusion_test.png and runs/demo/metrics.jsonl, then'
-	@echo '  $(BIN)/resnet-jax models                  # what else there is'
-	@echo '  $(BIN)/resnet-jax train --help            # how to train on your own images'
+	@echo '  source $(BIN)/activate       # puts resnet-jax on the path'
+	@echo '  resnet-jax models                 # what else there is'
+	@echo '  resnet-jax train --help           # how to train on your own images'
 
 test: $(VENV)/.installed-$(EXTRAS)
 	XLA_FLAGS="$(strip $(TEST_XLA_FLAGS) $$XLA_FLAGS)" $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \

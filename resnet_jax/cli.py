@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands import supervisor
-from resnet_jax.commands.parser import COMMANDS, PREFIXES, build, words_of
+from resnet_jax.commands.parser import PREFIXES, build, words_of
 from resnet_jax.errors import (
     InputError,
     Interrupted,
@@ -22,6 +22,7 @@ from resnet_jax.errors import (
     RunError,
     check_number,
     fault_of_jax,
+    near_names,
     shown,
     unknown_name,
 )
@@ -158,10 +159,14 @@ def _complain(error: BaseException | str, code: int) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = build(only=next((each for each in arguments if not each.startswith('-')), ''))
-    _check_word(parser, 'command', arguments[:1], COMMANDS)
-    command = words_of(parser).get(arguments[0] if arguments else '')
-    if command and (kinds := words_of(command)):
-        _check_word(parser, 'kind', arguments[1:2], tuple(kinds))
+    asked = parser
+    for kind, words in zip(('command', 'kind'), (arguments[:1], arguments[1:2]), strict=True):
+        known = words_of(asked)
+        if known:
+            _check_word(asked, kind, words, tuple(known))
+        if not words or words[0] not in known:  # an option comes first
+            break
+        asked = known[words[0]]
     # Set aside: argparse takes an argument that holds a space for a file, as one of a tuple may.
     fields = [argument for argument in arguments if argument.startswith(tuple(PREFIXES.values()))]
     options, rest = parser.parse_known_args([a for a in arguments if a not in fields])
@@ -171,7 +176,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     prefix = PREFIXES.get(f'{options.command} {getattr(options, "kind", "")}', prefix)
     unknown = [r for r in rest if prefix is None or not r.startswith(prefix)]
     if unknown:
-        parser.error(f'unrecognized arguments: {shown(" ".join(unknown), 300)}')
+        asked.error(_unrecognized(asked, unknown))
     options.overrides = [_override(argument, prefix) for argument in rest if prefix]
     return options
 
@@ -179,9 +184,26 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _check_word(
     parser: argparse.ArgumentParser, kind: str, word: Sequence[str], known: Sequence[str]
 ) -> None:
-    """Refuses an unknown command, or kind of a command, with the nearest."""
-    if word and not word[0].startswith('-') and word[0] not in known:
+    """Refuses an unknown command, or kind of a command, with the nearest; and none at all."""
+    if not word:
+        parser.error(f'give a {kind}: {", ".join(known)}; `{parser.prog} --help` explains them')
+    if not word[0].startswith('-') and word[0] not in known:
         parser.error(str(unknown_name(kind, word[0], known)))
+
+
+def _unrecognized(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
+    """What is said of arguments that a command does not take, with what may have been meant."""
+    name = unknown[0].partition('=')[0]
+    options = [option for option in parser._option_string_actions if option.startswith('--')]
+    if name.startswith('--') and '.' not in name:
+        near = near_names(name, options)
+        text = f'unknown option {shown(name)}'
+    else:
+        runs = '--workdir' in options and os.path.isdir(unknown[0])
+        near = [f'--workdir {shown(unknown[0])}'] if runs else []
+        text = f'unrecognized arguments: {shown(" ".join(unknown), 300)}'
+    meant = f'did you mean {" or ".join(near)}? ' if near else ''
+    return f'{text}; {meant}`{parser.prog} --help` lists what there is'
 
 
 def _check_options(options: argparse.Namespace) -> None:

@@ -21,6 +21,10 @@ class InputError(ValueError):
     """
 
 
+class UnknownSplit(InputError):
+    """A data set has no split of the name that was asked for."""
+
+
 class Unreadable(InputError):
     """A workdir, a checkpoint or another file that this program wrote cannot be read back.
 

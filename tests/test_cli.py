@@ -36,6 +36,32 @@ def test_help(capsys, arguments):
         assert all(name in text for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        ([], ('resnet-jax: error: give a command: train, ', '`resnet-jax --help`')),
+        (['analyze'], ('resnet-jax analyze: error: give a kind: lesion, ',)),
+        (['eval', '--confusio', 'a.png'], ("unknown option '--confusio'", 'mean --confusion?')),
+        (['eval', 'tests'], ("'tests'", "did you mean --workdir 'tests'?", 'eval --help')),
+        (
+            ['report', '--workdir', 'x', '--config.seed=1'],
+            ("unrecognized arguments: '--config.seed=1'",),
+        ),
+        (
+            ['data', 'check', '--data', 'digits', '--fulll'],
+            ('resnet-jax data check: error: unknown option', 'did you mean --full?'),
+        ),
+    ],
+)
+def test_what_the_command_line_does_not_take(capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2
+    assert all(word in last for word in words), last
+
+
 def test_installed_script_and_module_are_the_same():
     script = subprocess.run(
         [f'{sys.prefix}/bin/resnet-jax', '--help'], capture_output=True, text=True, timeout=60
@@ -189,6 +215,9 @@ def test_models(ask, capsys):
 def test_models_unknown(capsys):
     assert main(['models', 'resnet_18']) == 2
     assert "'resnet18'" in capsys.readouterr().err
+    assert main(['models', 'plain']) == 2
+    found = list_models('*plain*')
+    assert f'"*plain*" lists {len(found)}, such as {found[0]}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         (
             'train on your own images, in PATH/train/CLASS and PATH/test/CLASS',
-            'train --config imagenette --workdir runs/c --config.data.name=folder:PATH',
+            'train --config imagenette --workdir runs/c --config.data.name=folder:PATH '
+            '--config.data.eval_split=test',
         ),
         (
             'train a finished run further',

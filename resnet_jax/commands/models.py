@@ -1,12 +1,13 @@
 """`resnet-jax models`."""
 
 import argparse
+import fnmatch
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from resnet_jax import text
-from resnet_jax.errors import InputError, unknown_name
+from resnet_jax.errors import InputError, shown, unknown_name
 from resnet_jax.json_files import json_text
 
 TEXT = 'List the models.'
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
     names = list_models(options.pattern)
     if not names:
-        raise unknown_name('model', options.pattern, list_models())
+        raise _unknown(options.pattern, list_models())
     _check(options)
     if options.memory is not None:
         classifiers = [name for name in names if task_of(name) == 'classification']
@@ -59,6 +60,15 @@ def run(options: argparse.Namespace) -> None:
         print(json_text({'models': list(found)}))
     else:
         _print_table(found, options.memory is not None)
+
+
+def _unknown(pattern: str, known: list[str]) -> InputError:
+    wider = f'*{pattern.strip("*")}*'
+    if found := fnmatch.filter(known, wider):
+        return InputError(
+            f'no model is called {shown(pattern)}; "{wider}" lists {len(found)}, such as {found[0]}'
+        )
+    return unknown_name('model', pattern, known)
 
 
 def _facts(name: str, number: int, of: int, options: argparse.Namespace) -> dict[str, Any]:

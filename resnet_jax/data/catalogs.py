@@ -24,7 +24,7 @@ from resnet_jax.data.sources import Catalog, Details, Read, Record, Source, slic
 from resnet_jax.data.tar_shards import tar_catalog
 from resnet_jax.data.texts import BYTES, TEXTS, read_text
 from resnet_jax.data.tfds_sets import tfds_catalog
-from resnet_jax.errors import InputError, check_choice, unknown_name
+from resnet_jax.errors import InputError, UnknownSplit, check_choice, unknown_name
 
 # Orders of the examples that a slice such as train[:75%] takes, in a set ordered by class:
 #   stratified  shuffled with a fixed seed, so that every slice has the classes in proportion
@@ -143,8 +143,8 @@ def _split_parts(
 
     for term in split.split('+'):
         name = term.partition('[')[0].strip()
-        if name != 'all':
-            check_choice(f'split of {spec}', name, sizes)
+        if name != 'all' and name not in sizes:
+            raise UnknownSplit(str(unknown_name(f'split of {spec}', name, sizes)))
     try:
         instruction = tfds.core.ReadInstruction.from_spec(split)
         if 'shard' in split:

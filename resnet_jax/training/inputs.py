@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax import data
 from resnet_jax.data import Preprocessing, Source
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, UnknownSplit
 from resnet_jax.models import ResNet
 from resnet_jax.training import processes
 from resnet_jax.training.start import model_dimensions, takes_texts
@@ -163,13 +163,17 @@ def open_splits(config: ConfigDict) -> tuple[Source, Source]:
     settings, about = config.data, source_details(config)
     takes = TASKS[config.task].takes
 
-    def opened(split: str) -> Source:
-        return data.open_source(settings.name, split, **about).with_targets(takes)
+    def opened(field: str, instead: str = '') -> Source:
+        try:
+            return data.open_source(settings.name, settings[field], **about).with_targets(takes)
+        except UnknownSplit as error:
+            raise InputError(f'data.{field}{instead}: {error}') from None
 
-    train = opened(settings.train_split)
+    train = opened('train_split')
     if settings.validation:
         return data.hold_out(train, settings.validation)
-    return train, opened(settings.eval_split)
+    held_out = ' (or data.validation=0.1, which holds out a tenth of the training examples)'
+    return train, opened('eval_split', held_out)
 
 
 def source_details(config: ConfigDict) -> dict[str, Any]:
