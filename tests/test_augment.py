@@ -198,6 +198,7 @@ def test_a_batch_transform_changes_images_and_targets_together(monkeypatch):
     assert not np.isclose(0.5 * drawn, weight, rtol=1e-6).any()
 
 
+@pytest.mark.slow
 def test_pixels_come_before_normalisation():
     """`flip` sees what comes at its place; the mean is taken off after the last one of pixels."""
     pixels = (jnp.arange(4 * 8 * 8 * 3) * 7 % 256).astype(jnp.uint8).reshape(4, 8, 8, 3)

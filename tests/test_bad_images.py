@@ -151,6 +151,7 @@ def test_a_run_counts_what_it_replaces(folder, tmp_path, capsys, streamed):
     assert summary['bad_images'] == (6 if streamed else 3)
 
 
+@pytest.mark.slow
 def test_too_many_end_the_run_and_keep_its_checkpoint(folder, tmp_path):
     fields = {**FIELDS, 'data.name': f'folder:{folder}', **STREAMED, 'train.steps': 30,
               'data.bad_images_share': 0.005}  # fmt: skip

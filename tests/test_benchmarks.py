@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from members import members
 from random_models import fast_jit
 
 from resnet_jax import create_model
@@ -93,7 +94,10 @@ def shapes_of(init):
     return jax.eval_shape(init, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))[0]
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'cifar_resnet20', 'cifar_resnet56'])
+PEERS = ['resnet18', 'resnet50', 'cifar_resnet20', 'cifar_resnet56']
+
+
+@pytest.mark.parametrize('name', members(PEERS, PEERS[1:]))
 def test_peers_have_as_many_parameters(name):
     ours = count_parameters(shapes_of(programs.linen_functions(create_model(name, 10))[0]))
     peer = peers.flax_net(name, 10)

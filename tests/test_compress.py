@@ -143,6 +143,7 @@ def test_published_weights_are_compressed(source, tmp_path, ask):
     assert found['after']['error'] == found['before']['error']
 
 
+@pytest.mark.slow
 def test_blocks_of_their_own_are_analysed(made, ask, tmp_path):
     """The lesion study runs every block as a part of its own."""
     found = ask(
@@ -190,6 +191,7 @@ def test_no_run_continues_in_the_folder_of_a_compressed_model(source, capsys):
     assert f'--config.init.weights={source}' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models_side_by_side(made, tmp_path, ask, capsys):
     out = tmp_path / 'compared'
     folders = [made[name] for name in ('fold', 'channels', 'mixed', 'thin')]

@@ -210,7 +210,10 @@ def test_plain_convolution_and_its_gradients(size, kernel_size, dilation):
 @pytest.mark.parametrize('size', members([2, 7], (2,)))
 @pytest.mark.parametrize(
     'settings',
-    [{}, {'strides': 2}, {'dilation': 2}, {'groups': 2}, {'standardize': 'fan_in'}],
+    members(
+        [{}, {'strides': 2}, {'dilation': 2}, {'groups': 2}, {'standardize': 'fan_in'}],
+        ({'strides': 2}, {'groups': 2}),
+    ),
     ids=str,
 )
 def test_the_module_is_the_same_in_a_scan(settings, size):

@@ -61,7 +61,8 @@ def traced(model):
     return equations(step.jaxpr), equations(logits.jaxpr)
 
 
-@pytest.mark.parametrize('name', members(MODELS, ('scanned',)))
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
 def test_a_trace_without_the_forms_holds_nothing_of_them(name):
     with cpu.disabled():
         found, evaluated = traced(MODELS[name])

@@ -35,9 +35,8 @@ def scored(name):
     return network, ImageScores(network), variables, images
 
 
-@pytest.mark.parametrize(
-    'name', ['unet_resnet18', pytest.param('retinanet_resnet50_fpn', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['unet_resnet18', 'retinanet_resnet50_fpn'])
 def test_the_score_is_the_mean_of_logits_weighted_by_their_softmax(name):
     network, scores, variables, images = scored(name)
     run = jax.jit(lambda m, x: m.apply(variables, x, train=False), static_argnums=0)
@@ -50,6 +49,7 @@ def test_the_score_is_the_mean_of_logits_weighted_by_their_softmax(name):
     assert np.all(found <= places.max(1) + 1e-5) and np.all(found >= places.mean(1) - 1e-5)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_add_up_to_the_difference_of_scores():
     """Of a smooth network: what the method promises of any function."""
     _, scores, variables, images = scored('unet_resnet18')

@@ -120,6 +120,7 @@ def test_files_give_what_the_network_gives(name, suffix, channels_last, tmp_path
         assert figures['rmse'] == pytest.approx(original['rmse'], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_reader_of_the_description_finds_the_boxes(tmp_path):
     """Without this package: from the anchors of the first place, and the steps between places."""
     trained = trained_net('retinanet', size=64)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from compressed_folders import random_folder
+from members import members
 from PIL import Image
 from running import differing, load_state
 
@@ -52,7 +53,7 @@ def config_of(task, /, **fields):
     return configs.changed(settings, {**TINY, **EXTRA[task], **fields})
 
 
-@pytest.fixture(scope='module', params=TASKS)
+@pytest.fixture(scope='module', params=members(TASKS, ('detection', 'depth')))
 def run(request, tmp_path_factory):
     """A run of a task, with what it is."""
     folder = tmp_path_factory.mktemp(request.param) / 'run'

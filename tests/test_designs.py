@@ -250,6 +250,7 @@ def test_rates_of_stochastic_depth(decay, rates, scan):
     assert np.all(np.abs(correlation) < 5 / np.sqrt(examples)), 'branches drop independently'
 
 
+@pytest.mark.slow
 def test_no_stochastic_depth_is_the_plain_net():
     images = random_images((2, 8, 8, 3))
     plain, zero, deep = (

@@ -117,11 +117,12 @@ TOGETHER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'fields',
     [
         pytest.param({'distill.features': 1.0}, id='online'),
-        pytest.param({'distill.outputs': 'cached'}, id='cached', marks=pytest.mark.slow),
+        pytest.param({'distill.outputs': 'cached'}, id='cached'),
     ],
 )
 def test_a_run_resumes_bit_for_bit(tmp_path, teacher, fields):
@@ -140,6 +141,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path, teacher, fields):
     assert len(ranges) == 4 and all(float(x[1]) > 0 for x in ranges)
 
 
+@pytest.mark.slow
 def test_a_teacher_from_a_file_of_weights(tmp_path):
     """With a weight of 1 the labels do not count, with less they do."""
     model = create_model('cifar_resnet8', 10)

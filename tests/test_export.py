@@ -106,6 +106,7 @@ def test_the_program_holds_nothing_of_the_cpu_forms():
     assert 'custom_call' not in text and 'optimization_barrier' not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'size', 'expected'), [('basic', 9, 'any'), ('deep stem', 16, 'multiples of 8')]
 )

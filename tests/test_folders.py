@@ -272,6 +272,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_continued_on_the_same_data_alone(tmp_path, train):
     root = write_images(tmp_path / 'pets', TWO)
     code, err = train()

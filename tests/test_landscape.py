@@ -108,6 +108,7 @@ def test_a_zero_filter_stays_zero_and_seeds_differ():
     assert found.points[:6].tolist() == [[x, -2] for x in (-2, -1, 0, 1, 2)] + [[-2, -1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_norm', landscape.BATCH_NORM)
 def test_chunks_change_nothing(batch_norm):
     model, variables = network()
@@ -262,6 +263,7 @@ def matfree():
     return pytest.importorskip('matfree', reason='needs the extra: analysis')
 
 
+@pytest.mark.slow
 def test_the_spectrum_of_a_quadratic_is_found(matfree):
     rng = np.random.default_rng(0)
     spectrum = np.concatenate([[50.0, 20.0, 10.0, 9.0, -4.0], rng.uniform(-1, 1, 195)])

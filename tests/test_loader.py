@@ -365,6 +365,7 @@ def devices_of_worker(number):
     return xla_bridge.backends_are_initialized(), jax.config.jax_platforms, os.getpid()
 
 
+@pytest.mark.slow
 def test_workers_touch_no_device():
     jnp.ones(3).block_until_ready()
     assert devices_of_worker(0)[0]

@@ -495,6 +495,7 @@ def test_speed_leaves_evaluation_out(tmp_path, monkeypatch):
     assert speed > 20 * 32 / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('streamed', [False, True])
 def test_training_images_of_another_size(tmp_path, streamed):
     """Each is what `prepare` gives at that size; evaluation and prediction keep their own."""
@@ -514,6 +515,7 @@ def test_training_images_of_another_size(tmp_path, streamed):
     assert math.isfinite(summary['eval']['loss'])
 
 
+@pytest.mark.slow
 def test_a_schedule_free_run_evaluates_the_average(tmp_path):
     """And stores it: what is loaded from the run is what was evaluated."""
     fields = {'optim.name': 'schedule_free_sgd', 'optim.learning_rate': 0.5, 'train.steps': 6}

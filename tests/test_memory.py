@@ -25,17 +25,9 @@ def small(**settings):
     return ResNet((2, 3), design, 3, **fields, **settings)
 
 
-@pytest.mark.parametrize(
-    'rate',
-    [
-        pytest.param(0.0, id='sure'),
-        pytest.param(0.5, id='stochastic_depth', marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize(
-    'scan',
-    [pytest.param(False, id='looped', marks=pytest.mark.slow), pytest.param(True, id='scanned')],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('rate', [0.0, 0.5], ids=['sure', 'stochastic_depth'])
+@pytest.mark.parametrize('scan', [False, True], ids=['looped', 'scanned'])
 def test_recomputed_blocks_change_nothing(scan, rate):
     """Losses, statistics, logits and gradients, with the same draws of what drops."""
     kept, recomputed = (
@@ -153,6 +145,7 @@ def test_the_peak_of_a_device_that_counts(monkeypatch):
     assert memory.device_peak_bytes() == 7
 
 
+@pytest.mark.slow
 def test_models_with_their_memory(capsys, standard_promotion):
     arguments = ['models', 'cifar_resnet8', '--memory', '4']
     assert main([*arguments, '--json']) == 0

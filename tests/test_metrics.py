@@ -144,6 +144,7 @@ def test_confusion_matrix(mask):
     np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_sums_add_up_over_batches():
     whole = metrics.averages(metrics.batch_sums(jnp.asarray(LOGITS), jnp.asarray(LABELS)))
     parts = [
@@ -265,6 +266,7 @@ def test_class_weights_are_pytorchs(smoothing, soft):
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_other_losses_take_the_weight_of_the_examples_class():
     rng = np.random.default_rng(4)
     logits, labels = rng.normal(size=(20, 5)).astype(np.float32), rng.integers(0, 5, 20)

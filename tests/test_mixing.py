@@ -77,6 +77,7 @@ def test_cutmix_weighs_the_share_of_pixels_that_is_there():
     assert smaller == {True, False}  # the image is square, so a box that is not was cut
 
 
+@pytest.mark.slow
 def test_shares_have_the_stated_distribution(steps):
     """Beta(0.4, 0.4), a new one in every step, and what the image holds of the partner."""
     images, targets = steps['mixup(alpha=0.4)']

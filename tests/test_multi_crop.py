@@ -61,6 +61,7 @@ def test_boxes_have_the_stated_distribution():
     assert stats.kstest(left / (side - width), stats.uniform(0, 1).cdf).pvalue > 1e-6
 
 
+@pytest.mark.slow
 def test_a_crops_ratio_is_its_width_over_its_height():
     """Read off an image that holds its rows and columns: between middles, a quarter of the box."""
     image = jnp.stack(jnp.meshgrid(jnp.arange(60.0), jnp.arange(60.0), indexing='ij'), axis=-1)

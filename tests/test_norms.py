@@ -48,6 +48,7 @@ def test_ghost_batch_norm_is_the_net_on_each_group_alone():
     )
 
 
+@pytest.mark.slow
 def test_one_ghost_group_is_batch_norm():
     images = random_images((4, 5, 6, 3))
     variables = random_variables(tiny(), images.shape)
@@ -62,6 +63,7 @@ def test_ghost_groups_must_divide_the_batch():
         tiny(ghost_batch=4).apply(variables, images, **TRAIN)  # though it divides the channels
 
 
+@pytest.mark.slow
 def test_synced_batch_norm_is_that_of_the_big_batch():
     images = random_images((6, 5, 6, 3))
     variables = random_variables(tiny(), images.shape)
@@ -123,6 +125,7 @@ def test_a_net_takes_the_groups_that_it_is_told():
         tiny(norm='group').init(jax.random.key(0), images, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [{'ghost_batch': 2}, {'norm': 'none', 'weight_standardization': True}],
@@ -165,6 +168,7 @@ def test_weight_standardisation(dimensions, groups, to):
     assert_close(module.apply(variables, x), expected)
 
 
+@pytest.mark.slow
 def test_weight_standardisation_reaches_every_convolution():
     """Shifting and scaling an output channel's weights changes nothing."""
     images = random_images((2, 6, 6, 3))

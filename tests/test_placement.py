@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from members import members
 from placement_runs import DEVICES, FIELDS, IN_PROCESSES, NO_BATCH_NORM, QUICK, RUNS, take_steps
 from placements import assert_same, made
 from running import ROOT, differing, flags, free_port, load_state, start, tiny
@@ -113,7 +112,8 @@ def test_groups_are_those_of_one_device(all_eight):
     assert_same(all_eight['jit groups'][1], expected)
 
 
-@pytest.mark.parametrize('mode', members(['shard_map', 'pmap'], ('pmap',)))
+@pytest.mark.slow
+@pytest.mark.parametrize('mode', ['shard_map', 'pmap'])
 def test_per_replica_statistics_by_hand(mode, request):
     """The stem's norm after one step: means and variances of each device's 4 images, averaged."""
     run, first, *_ = take_steps({})

@@ -116,6 +116,7 @@ def test_every_precision_is_one_of_jax_and_reaches_all_products(name):
         assert products()[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_computes_with_its_precision_wherever_it_is_used(tmp_path, monkeypatch, capsys):
     seen = []
 

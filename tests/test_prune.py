@@ -161,7 +161,7 @@ def muted(model, variables, kept):
 
 
 @pytest.mark.parametrize(
-    'net', members(NETS, ('relu_only_preact', 'bn_after_add', 'original', 'folded'))
+    'net', members(NETS, ('relu_only_preact', 'bn_after_add', 'original', 'folded', 'bottleneck'))
 )
 def test_a_network_without_channels_is_the_whole_one_that_ignores_them(net):
     name, overrides = NETS[net]

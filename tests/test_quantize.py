@@ -135,6 +135,7 @@ def test_a_quantised_network_is_the_folded_one_with_rounded_weights(name):
     assert kinds.pop('params/head/kernel') == 'uint8' and set(kinds.values()) == {'int8'}
 
 
+@pytest.mark.slow
 def test_the_lowest_and_highest_input_of_each_layer():
     model, variables = quantize.floating(*network())
     limits = quantize.calibrate(model, variables, batches())

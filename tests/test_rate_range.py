@@ -38,6 +38,7 @@ def test_a_loss_that_never_falls_gives_no_rate():
     assert find_rate(RATES, 2.3 + RATES).steepest is None
 
 
+@pytest.mark.slow
 def test_a_range_test_of_a_config(tmp_path, capsys):
     fields = [f'--config.{k}={v}' for k, v in TINY.items() if k.startswith('model')]
     arguments = ['search', '--lr-range', '--config', str(DIGITS), '--workdir', str(tmp_path)]

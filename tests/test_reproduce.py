@@ -237,6 +237,7 @@ def test_overrides_come_on_top_and_are_told():
     assert any('optim.learning_rate: 0.1 -> 0.05' in note for note in slower.notes)
 
 
+@pytest.mark.slow
 def test_where_the_data_lies_does_not_matter_to_the_verdict():
     assert plan('he2016_table2', overrides=[('data.dir', '/x'), ('model.remat', 'True')]).figures
     assert plan('he2016_table2').figures
@@ -371,6 +372,7 @@ def by_hand(found, workdir, errors):
             ended(unit.folder, values[unit.seed])
 
 
+@pytest.mark.slow
 def test_the_report_of_a_table_that_has_been_run(tmp_path):
     """Nothing is left to train, so the command only compares."""
     found = plan('he2016_table4_cifar100', seeds=[0, 1])
@@ -560,6 +562,7 @@ def test_stored_counts_are_exact(key):
     assert_counts_are_exact(key)
 
 
+@pytest.mark.slow
 def test_counts_that_are_not_stored_are_traced(monkeypatch):
     stored = costs.cost_of('wrn_blocks')
     monkeypatch.delitem(COUNTS, 'wrn_blocks')

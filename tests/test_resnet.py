@@ -264,7 +264,8 @@ def test_running_statistics_follow_the_stated_convention():
 
 
 @pytest.mark.parametrize(
-    'name', members(['resnet18', 'preact_resnet50', 'cifar_resnet8'], ('resnet18',))
+    'name',
+    members(['resnet18', 'preact_resnet50', 'cifar_resnet8'], ('resnet18', 'preact_resnet50')),
 )
 def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_promotion):
     images = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))

@@ -136,6 +136,7 @@ def test_the_report_depends_on_the_run_and_the_time_alone(run):
     assert '2026-01-02T03:04:05+00:00' in (folder / 'report.md').read_text()
 
 
+@pytest.mark.slow
 def test_report_of_a_run_for_people_and_programs(run, ask, capsys):
     folder, _ = run
     found = ask('report', '--workdir', folder)

@@ -79,6 +79,7 @@ def of_rate(workdir, rate):
     return [t for t in trials(workdir) if t['values'] == {'optim.learning_rate': rate}]
 
 
+@pytest.mark.slow
 def test_the_better_learning_rate_is_found(whole):
     best = json.loads((whole[1] / 'best.json').read_text())
     assert best['values'] == {'optim.learning_rate': GOOD}

@@ -84,6 +84,7 @@ def test_runs_that_were_stopped_are_continued_together(vmapped, alone, tmp_path,
     assert_as_alone(folders, alone)
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_are_continued_one_after_another(vmapped, alone, tmp_path, capsys):
     folders = copies(vmapped, tmp_path)
     shutil.rmtree(folders[1] / 'checkpoints' / '4')
@@ -111,6 +112,7 @@ def test_one_that_diverges_does_not_stop_the_others(vmapped, alone, tmp_path, ca
         assert_same(load_state(folders[i]), load_state(alone[SEEDS[i]]))
 
 
+@pytest.mark.slow
 def test_a_probe_chooses(alone, tmp_path, capsys):
     folders = folders_in(tmp_path)
     summaries = train_seeds(tiny(FIELDS), SEEDS, folders)

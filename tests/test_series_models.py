@@ -100,13 +100,14 @@ def as_ours(weights):
     return {'params': tree(params), 'batch_stats': tree(stats)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('train', 'length'),
     [
-        pytest.param(False, 24, id='evaluation-24', marks=pytest.mark.slow),
+        pytest.param(False, 24, id='evaluation-24'),
         pytest.param(True, 7, id='training-7'),
-        pytest.param(False, 7, id='evaluation-7', marks=pytest.mark.slow),
-        pytest.param(True, 24, id='training-24', marks=pytest.mark.slow),
+        pytest.param(False, 7, id='evaluation-7'),
+        pytest.param(True, 24, id='training-24'),
     ],
 )
 def test_it_is_the_network_that_keras_builds(train, length):
@@ -137,6 +138,7 @@ def test_no_weight_is_left_over_and_their_number_is_known():
     assert jax.tree.map(lambda x: x.shape, dict(shapes)) == ours
 
 
+@pytest.mark.slow
 def test_it_starts_as_keras_starts():
     """Glorot's uniform distribution, of limit sqrt(6 / (fan in + fan out)), and zero biases."""
     model = create_model('tsc_resnet', 3)
@@ -210,6 +212,7 @@ def test_a_scan_of_its_blocks_is_the_same_function():
     assert plain.feature_info(13)['stage2'] == ((7,), 16, 2)
 
 
+@pytest.mark.slow
 def test_values_of_the_grammar_serve_other_models():
     model = create_model(
         'cifar_resnet8', 10, kernels=(4, 2), conv_bias=True, stage_widths=(8, 12, 8),

@@ -75,6 +75,7 @@ def test_warped_times_join_the_ends_of_the_window(factor, start):
     np.testing.assert_allclose(found, np.interp(places, after, before), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_window_warp_has_windows_of_both_factors_at_all_places(series):
     """Beside the window time runs at the rate r of the whole, inside of it at r over the factor."""
     times = drawn('window_warp(share=0.25, factors=(0.5, 2.0))', RAMP)[..., 0]

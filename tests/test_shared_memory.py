@@ -86,6 +86,7 @@ def descriptors():
     return len(list(pathlib.Path('/proc/self/fd').iterdir()))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_open():
     """Neither of values that were taken and dropped, nor of those that nobody took."""
     shared_memory._sender.cache_clear()

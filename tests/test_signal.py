@@ -30,7 +30,6 @@ from resnet_jax.training.step import named_key
 SIZE, CLASSES, N = 8, 5, 7
 SMALL = {'num_classes': CLASSES, 'stage_sizes': (2, 1), 'width': 4, 'stem_width': 4}
 BLOCKS = ['stage1/block1', 'stage1/block2', 'stage2/block1']
-SLOW = pytest.param('cifar_plain20', marks=pytest.mark.slow)
 LABELS = np.arange(N) % CLASSES
 
 
@@ -207,7 +206,8 @@ def test_a_branch_that_starts_at_zero(images):
     draw({**found, 'fresh': found}, [], 'zero')
 
 
-@pytest.mark.parametrize('name', ['cifar_resnet20', 'cifar_preact_resnet20', SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['cifar_resnet20', 'cifar_preact_resnet20', 'cifar_plain20'])
 def test_a_training_step_measures_what_the_analysis_does(name, images):
     model, variables = make(name, stochastic_depth=0.5, dropout=0.5)
     loss = optax.softmax_cross_entropy_with_integer_labels
@@ -242,6 +242,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_bit_of_the_training(runs):
     assert not differing(load_state(runs / 'off'), load_state(runs / 'on'))
 

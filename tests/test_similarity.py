@@ -251,6 +251,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_compares_two_checkpoints(run, capfd):
     shared = ('analyze', 'similarity', '--workdir', str(run), '--limit', '50')
     assert main([*shared, '--checkpoint', '4', '--other-checkpoint', '12', '--json']) == 0

@@ -57,7 +57,13 @@ def without(model, variables, kept):
 
 @pytest.mark.parametrize(
     'name',
-    members(NETS, ('deep stem', 'bn_after_add', 'equal stages', 'plain', 'bottleneck', 'preact')),
+    members(
+        NETS,
+        (
+            *('deep stem', 'bn_after_add', 'equal stages', 'plain', 'bottleneck', 'preact'),
+            'option A',
+        ),
+    ),
 )
 def test_the_smaller_network_is_the_whole_one_without_these_channels(name):
     registered, overrides = NETS[name]

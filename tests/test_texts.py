@@ -106,7 +106,8 @@ def carried_over(torch, net):
     return {'params': params, 'batch_stats': stats}
 
 
-@pytest.mark.parametrize('length', [pytest.param(37, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize('length', [37, 8])
 def test_it_is_the_network_of_the_paper(length):
     torch = pytest.importorskip('torch')
     net = twin(torch, (2, 1, 1, 1), 8, 3)
@@ -145,6 +146,7 @@ def test_an_embedding_is_of_one_dimension():
         create_model('resnet18', stem='embedding')
 
 
+@pytest.mark.slow
 def test_folding_keeps_the_embedding():
     model = create_model('vdcnn9', 3, width=8, stem_width=8, stage_sizes=(1, 1))
     x = jax.random.randint(jax.random.key(1), (3, 20), 0, 256)
@@ -229,6 +231,7 @@ def test_a_run_learns_texts_and_predicts_files(tmp_path, ask):
     assert [item['top'][0]['class'] for item in found] == ['cow', 'bird']
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same(tmp_path):
     name = texts(tmp_path)
     same = {'checkpoint.every': 4, 'train.eval_every': 4, 'optim.schedule': 'constant'}

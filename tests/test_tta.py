@@ -64,6 +64,7 @@ def test_a_run_is_evaluated_with_views(tmp_path, ask, capsys):
     assert found['n'] == 20
 
 
+@pytest.mark.slow
 def test_whole_images_are_those_of_a_larger_model_input(tmp_path, capsys):
     """The same figures as a preprocessing whose input has that size."""
     fields = {'data.resize': 10, 'data.normalize': 'channel', 'train.steps': 8}

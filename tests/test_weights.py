@@ -585,6 +585,7 @@ def test_a_run_starts_from_weights(run, tmp_path):
     assert [path for path in changed if 'kernel' in path] == ["['head']['kernel']"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('fields', 'words'),
     [
