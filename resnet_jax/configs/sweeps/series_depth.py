@@ -5,9 +5,9 @@ three blocks in each stage, 9 to 27 convolutions. With its recipe at a fifth of 
 
     resnet-jax sweep --config sweeps/series_depth --workdir DIR
 
-The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU, two hours of one core. Result
-on ItalyPowerDemand, ten seeds: test errors of 3.72 to 4.11 %, and no depth can be told from nine
-convolutions, with shortcuts or without (docs/results/series_depth).
+The variant is a set of the package aeon, `:GunPoint`. Hardware: a CPU, two hours of one core.
+Result on ItalyPowerDemand, ten seeds: test errors of 3.72 to 4.11 %, and no depth can be told from
+nine convolutions, with shortcuts or without (docs/results/series_depth).
 """
 
 from typing import Any
