@@ -20,6 +20,7 @@ from resnet_jax.cli import main
 from resnet_jax.experiments import results
 from resnet_jax.experiments.engines.engine import run_sweep
 from resnet_jax.experiments.reports import findings
+from resnet_jax.experiments.reports.report_figures import draw_curves
 from resnet_jax.experiments.reports.statement import statement
 from resnet_jax.experiments.reports.sweep_report import write_report
 from resnet_jax.experiments.sweep import load_sweep
@@ -313,6 +314,18 @@ def test_long_curves_are_thinned(tmp_path):
     assert 300 < len(points) <= findings.MOST_POINTS
     assert points[0] == [1, 50.0] and points[-1] == [1001, 50.0]
     assert [point[0] for point in curve['mean']] == [10, 20, 30]  # common to both seeds
+
+
+def test_the_curves_of_all_splits_are_seen():
+    """Panels share their steps, whichever ends later; a split without curves has none."""
+    look = {'arm': 'a', 'seeds': [{'seed': 0}]}
+    test = {**look, 'split': 'test', 'mean': [[625, 30.0, 30.0, 30.0]]}
+    train = {**look, 'split': 'train', 'mean': [[5, 40.0, 40.0, 40.0]]}
+    (alone,) = draw_curves('one', ['a'], [test]).axes
+    assert alone.get_title() == 'test' and alone.get_xlim()[1] > 625
+    left, right = draw_curves('two', ['a'], [train, test]).axes
+    assert left.get_title().startswith('training') and right.get_title() == 'test'
+    assert left.get_xlim() == right.get_xlim() and right.get_xlim()[1] > 625
 
 
 def test_figures(evil):

@@ -6,7 +6,9 @@ cycle, no paper's recipe.
 
     resnet-jax sweep --config sweeps/dense_output_stride --workdir DIR
 
-The variant is the base config, `:digits_depth`. Hardware: any. Result: not yet run.
+The variant is the base config, `:digits_depth`. Hardware: any; 80 minutes on one CPU core. Result,
+five seeds: mean IoU of 35.4, 14.2 and 8.5 % at strides 4, 8 and 16, and the two placements cannot
+be told apart at 4 (docs/results/dense_output_stride).
 """
 
 from typing import Any

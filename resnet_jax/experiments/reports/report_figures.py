@@ -25,20 +25,25 @@ def draw_curves(
     Args:
       title: of the figure.
       arms: names, in order.
-      curves: as `findings.curves` returns them.
+      curves: as `findings.curves` returns them. A split without any, as the training images of
+        most dense tasks, has no panel.
       kind: of error.
     """
     looks = styles(arms)
     legend_rows = -(-len(arms) // 3)
     figure = new_figure((_INCHES[0], _INCHES[1] + 0.25 * legend_rows), title)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, split in zip(panels, ('train', 'test'), strict=True):
-        for curve in (curve for curve in curves if curve['split'] == split and curve['mean']):
+    drawn = [curve for curve in curves if curve['mean']]
+    both = 'train', 'test'
+    splits = [split for split in both if any(curve['split'] == split for curve in drawn)] or both
+    panels = figure.subplots(1, len(splits), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, split in zip(panels, splits, strict=True):
+        for curve in (curve for curve in drawn if curve['split'] == split):
             steps, mean, low, high = zip(*curve['mean'], strict=True)
             _line(axes, steps, mean, looks[curve['arm']])
             if len(curve['seeds']) > 1:
                 colour = looks[curve['arm']][0]
                 axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    for axes, split in zip(panels, splits, strict=True):  # afterwards: they share their limits
         name = 'training' if split == 'train' else 'test'
         _label(axes, f'{name} error, {kind} (%)')
         axes.set_title('training, augmented images' if split == 'train' else 'test', fontsize=10)
