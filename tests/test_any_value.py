@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import pytest
 from running import DIGITS, TINY, flags
 
-from resnet_jax import cli
 from resnet_jax.cli import main
 from resnet_jax.commands.analyze import KINDS
 from resnet_jax.commands.compress import KINDS as METHODS
 from resnet_jax.commands.data import KINDS as DATA_KINDS
+from resnet_jax.commands.parser import COMMANDS as PROGRAM_COMMANDS
 from resnet_jax.errors import InputError
 from resnet_jax.training import build, checks, effects, loop, start
 from resnet_jax.training import config as configs
@@ -240,7 +240,7 @@ def check_argument(capsys, folder, command, action, value):
     assert not list(folder.iterdir()), (command, given)
 
 
-COMMANDS = (*cli.COMMANDS, *(f'data {kind}' for kind in DATA_KINDS))
+COMMANDS = (*PROGRAM_COMMANDS, *(f'data {kind}' for kind in DATA_KINDS))
 
 
 @pytest.mark.parametrize('command', COMMANDS)

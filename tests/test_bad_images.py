@@ -75,6 +75,7 @@ def test_another_image_takes_the_place_of_a_bad_one(folder):
     assert set(batches[0]) == {'image', 'label'}
 
 
+@pytest.mark.slow
 def test_the_replacement_is_a_function_of_seed_and_position(folder):
     source = open_source(f'folder:{folder}', 'train')
     whole = numbers(stream(source, BadImages(1.0)))

@@ -180,6 +180,7 @@ def predicted(out):
     }
 
 
+@pytest.mark.slow
 def test_the_command_agrees_with_eval_and_predict_uses_its_temperature(says, run, pictures):
     evaluated = json.loads(says('eval', '--json')[1])
     code, out, err = says(

@@ -132,6 +132,7 @@ def test_weights_alone_carry_their_model(made):
         assert trained.weights_digest() == load_trained(made[name]).weights_digest()
 
 
+@pytest.mark.slow
 def test_published_weights_are_compressed(source, tmp_path, ask):
     model = ('--model', 'cifar_resnet8', '--weights', source / 'weights.safetensors')
     out = tmp_path / 'out'

@@ -195,13 +195,8 @@ def test_names_that_retinanet_was_published_with_first():
     assert jax.tree.structure(found) == jax.tree.structure(variables)
 
 
-@pytest.mark.parametrize(
-    'name',
-    members(
-        ['fcn_resnet50', 'unet_resnet18', 'retinanet_resnet50_fpn'],
-        ('fcn_resnet50', 'unet_resnet18'),
-    ),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['fcn_resnet50', 'unet_resnet18', 'retinanet_resnet50_fpn'])
 def test_weights_are_written_and_read(name, tmp_path):
     from safetensors.numpy import save_file
 

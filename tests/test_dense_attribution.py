@@ -68,12 +68,13 @@ def test_integrated_gradients_add_up_to_the_difference_of_scores():
     assert maps.shape == (3, 32, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'layer'),
     [
-        pytest.param('fcn_resnet50', 'final_norm', marks=pytest.mark.slow),
+        ('fcn_resnet50', 'final_norm'),
         ('unet_resnet18', 'stage4'),
-        pytest.param('retinanet_resnet50_fpn', 'stage3/block1', marks=pytest.mark.slow),
+        ('retinanet_resnet50_fpn', 'stage3/block1'),
     ],
 )
 def test_layers_are_those_of_the_backbone(name, layer):

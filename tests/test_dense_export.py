@@ -86,7 +86,7 @@ def test_folded_networks_are_the_same_function_in_float64(name):
         assert not left
 
 
-@pytest.mark.parametrize('name', members(NETS, ('fcn', 'psp', 'aspp')))
+@pytest.mark.parametrize('name', members(NETS, ('fcn', 'psp', 'aspp', 'retinanet')))
 @pytest.mark.parametrize(
     ('suffix', 'channels_last'),
     [('onnx', False), pytest.param('stablehlo', True, marks=pytest.mark.slow)],

@@ -494,21 +494,17 @@ def test_dilation_is_torchvisions():
         laid_out(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'design',
     [
         BASIC,
         design_of(shortcut='zero_pad', placement='full_preact'),
         BOTTLENECK_V1,
-        *(
-            pytest.param(design, marks=pytest.mark.slow)
-            for design in (
-                design_of(stride_at=1),
-                BOTTLENECK,
-                design_of(BOTTLENECK, groups=2, placement='relu_only_preact'),
-                BlockDesign(kernels=(3, 1, 3), stride_at=1),
-            )
-        ),
+        design_of(stride_at=1),
+        BOTTLENECK,
+        design_of(BOTTLENECK, groups=2, placement='relu_only_preact'),
+        BlockDesign(kernels=(3, 1, 3), stride_at=1),
         BlockDesign(kernels=(3, 3, 3), stride_at=2, gate='exclusive'),
     ],
     ids=lambda design: f'{design.kernels}-{design.stride_at}-{design.placement}',

@@ -140,6 +140,7 @@ def test_class_weights_of_the_training_split(tmp_path):
 CONSTANT = {'model.stage_sizes': (1,), 'optim.schedule': 'constant', 'optim.learning_rate': 0.05}
 
 
+@pytest.mark.slow
 def test_an_extended_run_is_the_longer_run(tmp_path, capfd):
     """With a schedule that does not depend on the length; without --extend it is refused."""
     short, long = (tiny({**CONSTANT, 'train.steps': steps}) for steps in (6, 12))

@@ -296,6 +296,7 @@ def test_a_run_is_continued_on_the_same_data_alone(tmp_path, train):
     assert code == 0 and 'continues after step 2' in err, err
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_keeps_its_slices(tmp_path, train):
     """Its config.json lacks the order of slices, which were class by class."""
     write_images(tmp_path / 'pets', [*pairs('train', ('cat', 'dog'), 4), *pairs('val', ('cat',))])

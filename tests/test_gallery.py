@@ -185,6 +185,7 @@ def test_thumbnails(channels):
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(',')[1]))).size == (160, 160)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(tmp_path, ask, capsys):
     run = tmp_path / 'run'
     assert main(['train', *flags(), '--workdir', str(run)]) == 0

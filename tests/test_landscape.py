@@ -289,6 +289,7 @@ def test_the_spectrum_of_a_quadratic_is_found(matfree):
     assert exact == 10 and error == 0  # of a diagonal matrix
 
 
+@pytest.mark.slow
 def test_curvature_is_that_of_the_dense_hessian(matfree):
     model, variables = network(stage_sizes=(1,), width=2, stem_width=2)
     data = batches(count=7)

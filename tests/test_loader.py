@@ -154,6 +154,7 @@ def invert(rng, image, size, most):
     return rng.integers(2, dtype=np.uint8) * most - image
 
 
+@pytest.mark.slow
 def test_host_transforms_follow_one_another(monkeypatch):
     """Also in worker processes, which lack the rows that a program adds to the table."""
     most = {'most': Parameter(200, Range(0, 255, whole=True), 'of the result')}

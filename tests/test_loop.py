@@ -308,6 +308,7 @@ def test_run_with_ema_evaluates_the_average(tmp_path, streamed):
     assert plain['top1'] == pytest.approx(summary['eval']['raw_top1'])
 
 
+@pytest.mark.slow
 def test_the_average_of_a_short_run_has_left_the_initial_variables(tmp_path):
     """With a constant decay of 0.9999 it would still hold 99.8 % of them after 24 steps."""
     config = tiny({'optim.ema': 0.9999, 'train.steps': 24, 'train.eval_every': 0})

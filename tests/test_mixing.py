@@ -116,6 +116,7 @@ def test_probability_zero_mixes_nothing():
         np.testing.assert_array_equal(targets, jax.nn.one_hot(LABELS, CLASSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('devices', [1, 2])
 def test_pairs_do_not_depend_on_the_devices(devices):
     """On one device here and two of a mesh, where there are; test_placement.py has eight."""

@@ -33,6 +33,7 @@ def boxes(count, shape, scale=SCALE, ratio=RATIO):
     return tuple(np.asarray(x) for x in (top, left, height, width))
 
 
+@pytest.mark.slow
 def test_crops_are_those_of_pillow():
     image = jax.random.normal(jax.random.key(1), (40, 30, 2))
     key = jax.random.key(3)

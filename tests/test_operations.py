@@ -311,6 +311,7 @@ def test_aug_mix_is_a_mean_of_chains():
     assert (found != np.asarray(pixels).reshape(1, -1)).any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_aug_mix_draws_chains_and_strengths_as_its_paper():
     """arXiv 1912.02781, algorithm 1, where each operation moves a bright column to the left.
 

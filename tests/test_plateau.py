@@ -95,6 +95,7 @@ def test_the_factor_multiplies_the_update():
         )
 
 
+@pytest.mark.slow
 def test_a_run_evaluates_and_gives_the_parameters_of_the_lowest_loss(tmp_path):
     config = tiny({**PLATEAU, 'checkpoint.every': 3})
     summary = loop.train(config, tmp_path / 'run')

@@ -286,6 +286,7 @@ def test_bfloat16_computes_like_float32_and_keeps_float32_state(name, standard_p
     assert not np.array_equal(logits, expected)
 
 
+@pytest.mark.slow
 def test_max_pool_pads_with_minus_infinity():
     """A zero pad would win over negative values, which pre-activation stems do have."""
     model = tiny('preact_resnet18', stage_sizes=(1,))
@@ -297,6 +298,7 @@ def test_max_pool_pads_with_minus_infinity():
     assert jnp.all(stem < 0)
 
 
+@pytest.mark.slow
 def test_he_initialisation():
     """Normal with variance 2 / fan-out, he2015 section 3.4 and arXiv 1502.01852."""
     variables = init(create_model('resnet50', stage_sizes=(1,) * 4), (1, 32, 32, 3))

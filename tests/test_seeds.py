@@ -95,6 +95,7 @@ def test_runs_at_different_steps_are_continued_one_after_another(vmapped, alone,
     assert train_seeds(tiny(FIELDS), SEEDS, folders) == summaries
 
 
+@pytest.mark.slow
 def test_one_that_diverges_does_not_stop_the_others(vmapped, alone, tmp_path, capsys):
     folders = copies(vmapped, tmp_path)
     state = load_state(folders[1], '4')

@@ -145,6 +145,7 @@ def test_gradients_of_a_trained_net(original, images):
     compare_gradients(found, whole_gradients(model, variables, images), N)
 
 
+@pytest.mark.slow
 def test_a_fresh_net_takes_the_statistics_of_the_batch(images):
     model = create_model('cifar_resnet20', **SMALL, branch_dropout=0.5, dropout=0.5)
     net = fresh_network(model, SIZE, 3, seed=4)
@@ -257,6 +258,7 @@ def test_metrics_hold_the_signal(runs):
     assert not signal.over_training(read_metrics(runs / 'off'))
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_on_the_batch_of_its_step():
     """The figures after the first step, from the examples that this step took."""
     config = tiny({'log.signal_every': 1, 'augment.transforms': 'pad_crop', **STREAMED})

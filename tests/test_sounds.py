@@ -175,6 +175,7 @@ def audio(**changes):
     return Preprocessing(2000, 1, None, (0.0,), (1.0,), ('a', 'b'), **{**about, **changes})
 
 
+@pytest.mark.slow
 def test_what_a_model_sees_of_a_sound():
     found = audio()
     assert found.input_shape == (2000, 1) and found.model_shape == (23, 10, 1)

@@ -61,7 +61,7 @@ def without(model, variables, kept):
         NETS,
         (
             *('deep stem', 'bn_after_add', 'equal stages', 'plain', 'bottleneck', 'preact'),
-            'option A',
+            *('option A', 'projection'),
         ),
     ),
 )

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from members import members
 from running import ROOT, tiny
 from small_sets import WORDS, texts
 
@@ -246,7 +245,8 @@ def test_a_resumed_run_is_the_same(tmp_path):
     assert lines[0]['loss'] == lines[1]['loss'] and lines[0]['step'] == lines[1]['step'] == 8
 
 
-@pytest.mark.parametrize('file', members(['net.onnx', 'net.stablehlo'], ('net.stablehlo',)))
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['net.onnx', 'net.stablehlo'])
 def test_an_exported_file_gives_the_same_logits(file, tmp_path, ask):
     pytest.importorskip('onnxruntime')
     loop.train(settings(texts(tmp_path), **{'train.steps': 2}), tmp_path / 'run')

@@ -349,6 +349,7 @@ def checkpoints(folder):
     return checkpoint_steps(folder) if (folder / 'checkpoints').is_dir() else []
 
 
+@pytest.mark.slow
 def test_without_an_account_it_says_what_to_do(tmp_path):
     home = {'HOME': str(tmp_path / 'home'), 'NETRC': str(tmp_path / 'none'), 'WANDB_MODE': 'online'}
     process = start(

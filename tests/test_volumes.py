@@ -79,6 +79,7 @@ def test_a_stored_preprocessing_of_images_is_read():
     assert Preprocessing.from_json(preprocessing(7).to_json()).input_shape == (7, 4, 4, 1)
 
 
+@pytest.mark.slow
 def test_crops_and_flips_in_three_dimensions():
     """Each crop is one of the shifts of the padded volume, each flip the volume or its mirror."""
     volume = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
