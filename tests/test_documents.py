@@ -369,6 +369,14 @@ def test_make_targets_and_linked_files_exist(path):
         assert ':' in link or (path.parent / link).exists(), link
 
 
+def test_reports_name_no_folder_of_a_machine():
+    """Data are called DATA in a published report, and workdirs are relative."""
+    reports = [p for p in ROOT.glob('docs/results/**/*') if p.suffix in ('.md', '.html', '.json')]
+    absolute = re.compile(r'(?:dir|workdir|weights|teacher)"?\s*[=:]\s*"?/')
+    assert len(reports) > 20
+    assert [name(path) for path in reports if absolute.search(path.read_text())] == []
+
+
 # The walk-throughs of CONTRIBUTING.md
 
 
