@@ -15,7 +15,7 @@ TEST_XLA_FLAGS ?= --xla_backend_optimization_level=0 $(if $(CONSTRAINTS),$(PINNE
 .PHONY: help demo test test-slow mutants lint format bench docs clean
 help:
 	@echo 'make demo       train on the embedded digits, evaluate'
-	@echo 'make test       run the tests (under 10 minutes on 2 cores)'
+	@echo 'make test       run the tests (about 10 minutes on 2 cores)'
 	@echo 'make test-slow  run the slow tests'
 	@echo 'make mutants    change the code in random places; list what no test notices (hours)'
 	@echo 'make lint       ruff and mypy'
@@ -55,7 +55,7 @@ demo: $(VENV)/.installed
 	$(BIN)/resnet-jax eval --workdir runs/demo --per-class
 	@echo
 	@echo 'Next: look at runs/demo/confusion_test.png and runs/demo/metrics.jsonl, then'
-	@echo '  source $(BIN)/activate       # puts resnet-jax on the path'
+	@echo '  source $(BIN)/activate         # puts resnet-jax on the path'
 	@echo '  resnet-jax models                 # what else there is'
 	@echo '  resnet-jax train --help           # how to train on your own images'
 
