@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -190,9 +191,14 @@ def unknown_name(
 
 
 def near_names(name: str, known: Sequence[str]) -> list[str]:
-    """Up to three names that are spelt alike; a section that fields share does not count."""
+    """Names of these initials, as learning_rate of lr, or else up to three that are spelt alike.
+
+    A section that fields share does not count.
+    """
     section, dot, field = name.rpartition('.')
     inside = [n.removeprefix(section + dot) for n in known if n.startswith(section + dot)]
+    if meant := [n for n in inside if '_' in n and ''.join(re.findall(r'(?:^|_)(.)', n)) == field]:
+        return [section + dot + n for n in meant]
     if dot and (near := difflib.get_close_matches(field, inside, n=3, cutoff=0.6)):
         return [section + dot + n for n in near]
     return difflib.get_close_matches(name, known, n=3, cutoff=0.6)

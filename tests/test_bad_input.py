@@ -92,6 +92,8 @@ def trained(tmp_path_factory):
         (flags({'train.batch_size': 2000}), ('2000', '1437', 'train.batch_size')),
         (flags({'train.batch_size': 0}), ('train.batch_size must be at least 1',)),
         ([*flags(), '--config.optim.learnin_rate=1'], ("'optim.learning_rate'",)),
+        ([*flags(), '--config.optim.lr=1'], ("did you mean 'optim.learning_rate'?",)),
+        ([*flags(), '--config.optim.wd=1'], ("did you mean 'optim.weight_decay'?",)),
         ([*flags(), '--config.optim.learning_rate'], ('--config.optim.learning_rate=VALUE',)),
         ([*flags(), '--config.train.epochs=2'], ('exactly one of train.steps and train.epochs',)),
     ],
